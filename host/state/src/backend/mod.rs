@@ -1,0 +1,166 @@
+//! Backends: what applies a batch of steps, in order, and says what happened to each.
+//!
+//! A backend is chosen by URL. It says how many lanes it wants and where: on each worker's own
+//! runtime, which saves the hop between cores and merges less (Redis, memory), or on threads of
+//! their own, where a commit may block and all workers' increments meet (SQLite, PostgreSQL).
+
+pub(crate) mod memory;
+mod postgres;
+mod redis;
+mod sqlite;
+mod tls;
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    error::{Error, OpenError},
+    lane::Lane,
+    operation::Step,
+    plan::Reply,
+    state::Options,
+};
+
+/// A connection of one lane to its backend.
+pub(crate) trait Connection: Send + 'static {
+    /// Applies the steps in order, durably as the backend promises, and answers one reply for
+    /// each. Connects first if it has to.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, what was sent stays sent; the connection must be given up, so
+    /// that no answer of this batch is taken for one of the next.
+    fn apply(&mut self, steps: &[Step]) -> impl Future<Output = Vec<Reply>> + Send;
+}
+
+/// Where a backend's lanes run, and how many of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lanes {
+    /// One on each worker's runtime.
+    PerWorker,
+    /// This many threads, shared by all workers. Keys are spread over them.
+    Threads { writers: usize, readers: usize },
+}
+
+/// What a lane's connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Everything, or all writes where there are lanes for reads.
+    Write,
+    /// Reads alone.
+    Read,
+}
+
+/// What an open backend is, for the people who run it. Holds no credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// `memory`, `sqlite`, `redis` or `postgres`.
+    pub backend: &'static str,
+    /// Where it is: a path, or host, port and database.
+    pub location: String,
+    /// What an acknowledged write is promised.
+    pub guarantee: String,
+    /// What weakens that promise and could be set otherwise.
+    pub warning: Option<String>,
+}
+
+impl fmt::Display for Description {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.backend, self.location, self.guarantee)
+    }
+}
+
+/// An open backend.
+pub(crate) enum Opened {
+    Memory(memory::Memory),
+    Sqlite(sqlite::Sqlite),
+    Redis(redis::Redis),
+    Postgres(postgres::Postgres),
+}
+
+/// Opens the backend that a URL names.
+pub(crate) async fn open(url: &str, options: &Options) -> Result<(Opened, Description), OpenError> {
+    let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
+    Ok(match scheme {
+        "memory" => {
+            let description = Description {
+                backend: "memory",
+                location: String::from("(this process)"),
+                guarantee: String::from("counts are exact, and gone when the process ends"),
+                warning: None,
+            };
+            (Opened::Memory(memory::Memory::default()), description)
+        }
+        "sqlite" => {
+            let (backend, description) = sqlite::Sqlite::open(rest)?;
+            (Opened::Sqlite(backend), description)
+        }
+        "redis" | "rediss" => {
+            let (backend, description) = redis::Redis::open(url, options).await?;
+            (Opened::Redis(backend), description)
+        }
+        "postgres" | "postgresql" => {
+            let (backend, description) = postgres::Postgres::open(url, options).await?;
+            (Opened::Postgres(backend), description)
+        }
+        // The scheme alone: what follows may hold a password.
+        _ => {
+            return Err(OpenError::Url(format!(
+                "'{scheme}' is no store Tally knows; write sqlite:PATH, memory:, redis://HOST:6379, rediss://…, or postgres://USER:PASSWORD@HOST:5432/DATABASE"
+            )));
+        }
+    })
+}
+
+impl Opened {
+    pub(crate) fn lanes(&self) -> Lanes {
+        match self {
+            Self::Memory(_) | Self::Redis(_) => Lanes::PerWorker,
+            // One file, one writer; a reader beside it, so that reads do not wait for a commit.
+            Self::Sqlite(_) => Lanes::Threads { writers: 1, readers: 1 },
+            // A hot row meets in one lane whatever their number; the others keep different keys
+            // from waiting for each other's row locks.
+            Self::Postgres(_) => Lanes::Threads { writers: 2, readers: 1 },
+        }
+    }
+
+    /// Spawns a lane's loop on the current runtime.
+    pub(crate) fn spawn_on_worker(&self, lane: Arc<Lane>) {
+        match self {
+            Self::Memory(memory) => drop(tokio::spawn(lane.run_on_worker(memory.clone()))),
+            Self::Redis(redis) => drop(tokio::spawn(lane.run_on_worker(redis.connection()))),
+            Self::Sqlite(_) | Self::Postgres(_) => lane.close(),
+        }
+    }
+
+    /// Starts a lane's loop on a thread of its own.
+    pub(crate) fn run_on_thread(&self, role: Role, lane: Arc<Lane>) -> Result<(), OpenError> {
+        match self {
+            Self::Sqlite(sqlite) => start(role, lane, sqlite.connection(role)?),
+            Self::Postgres(postgres) => start(role, lane, postgres.connection()),
+            Self::Memory(_) | Self::Redis(_) => {
+                lane.close();
+                Ok(())
+            }
+        }
+    }
+}
+
+fn start(role: Role, lane: Arc<Lane>, connection: impl Connection) -> Result<(), OpenError> {
+    let name = match role {
+        Role::Write => "state-write",
+        Role::Read => "state-read",
+    };
+    let failed =
+        |error| OpenError::Backend(format!("cannot start a thread for the store: {error}"));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(move || runtime.block_on(lane.run_on_thread(connection)))
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// The same failure for every step.
+fn all_failed(steps: &[Step], error: &Error) -> Vec<Reply> {
+    vec![Err(error.clone()); steps.len()]
+}

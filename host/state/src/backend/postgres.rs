@@ -1,0 +1,447 @@
+//! `postgres://`: one table in a PostgreSQL database.
+//!
+//! Steps of one kind on different keys are one statement from arrays, in a transaction of its own;
+//! the statements of a batch travel together. A hot counter so costs one round trip and one commit
+//! per batch.
+//!
+//! What keeps it exact: each statement either commits or certainly does not; an error of the
+//! connection itself leaves only the statements unknown that had been sent and not answered.
+//! Statements take row locks in one global order of keys, so that hosts sharing a database do not
+//! deadlock. Time limits are set in the session, as dropping a future does not stop the server.
+//!
+//! `statement` holds the SQL; here is what is sent when, and what an answer means.
+
+mod statement;
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use tokio_postgres::{Client, Config, config::SslMode, error::SqlState};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use self::statement::Statements;
+use crate::{
+    Rejection,
+    backend::{Connection, Description, all_failed, tls},
+    error::{Error, OpenError},
+    operation::{Action, Kind, Outcome, Step, Swapped},
+    plan::Reply,
+    state::Options,
+};
+
+/// How often a statement is tried that PostgreSQL rolled back for a deadlock or a serialization
+/// failure. Each rollback is certain, so trying again cannot count twice.
+const TRIES: u32 = 4;
+
+/// The longest random pause before trying again; long enough for the other side to commit.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// A PostgreSQL database.
+#[derive(Clone)]
+pub(crate) struct Postgres {
+    target: Arc<Target>,
+}
+
+struct Target {
+    config: Config,
+    tls: MakeRustlsConnect,
+    /// Sent once after connecting.
+    session: String,
+    connect_timeout: Duration,
+}
+
+impl Postgres {
+    /// Reads the URL, connects once, creates the table, and asks the server what it guarantees.
+    pub(crate) async fn open(
+        url: &str,
+        options: &Options,
+    ) -> Result<(Self, Description), OpenError> {
+        let target = Target::parse(url, options)?;
+        let location = target.location();
+        let explain = |reason: String| {
+            OpenError::Backend(format!(
+                "cannot use PostgreSQL at {location}: {reason}; check that it runs there and that the user, password and database in the store URL are right"
+            ))
+        };
+        let client = target.client().await.map_err(explain)?;
+        statement::create_table(&client).await.map_err(|error| explain(text(&error)))?;
+        let warning =
+            statement::durability_warning(&client).await.map_err(|error| explain(text(&error)))?;
+        let description = Description {
+            backend: "postgres",
+            location: location.clone(),
+            guarantee: String::from(
+                "every acknowledged write is committed (synchronous_commit on)",
+            ),
+            warning,
+        };
+        Ok((Self { target: Arc::new(target) }, description))
+    }
+
+    /// A connection for one lane, made when first used.
+    pub(crate) fn connection(&self) -> PostgresConnection {
+        PostgresConnection { target: Arc::clone(&self.target), live: None }
+    }
+}
+
+impl Target {
+    fn parse(url: &str, options: &Options) -> Result<Self, OpenError> {
+        // The URL stays out of the message, as it may hold a password.
+        let wrong = |why: &str| {
+            OpenError::Url(format!(
+                "the PostgreSQL URL is not valid: {why}; write postgres://USER:PASSWORD@HOST[:5432]/DATABASE[?sslmode=verify-full]"
+            ))
+        };
+        let mut parsed = url::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
+        // libpq's modes with verification are this crate's to handle; the client knows three.
+        let mut mode = None;
+        let mut roots = None;
+        let mut others = Vec::new();
+        for (key, value) in parsed.query_pairs() {
+            match &*key {
+                "sslmode" => mode = Some(value.into_owned()),
+                "sslrootcert" => roots = Some(PathBuf::from(&*value)),
+                _ => others.push((key.into_owned(), value.into_owned())),
+            }
+        }
+        parsed.set_query(None);
+        if !others.is_empty() {
+            parsed.query_pairs_mut().extend_pairs(others);
+        }
+        let mut config: Config = parsed.as_str().parse().map_err(|error| wrong(&text(&error)))?;
+        if config.get_hosts().is_empty() {
+            return Err(wrong("it has no host"));
+        }
+        let (mode, verify) = match mode.as_deref() {
+            None | Some("prefer" | "allow") => (SslMode::Prefer, false),
+            Some("disable") => (SslMode::Disable, false),
+            Some("require") => (SslMode::Require, roots.is_some()),
+            Some("verify-ca" | "verify-full") => (SslMode::Require, true),
+            Some(_) => {
+                return Err(wrong(
+                    "sslmode is one of disable, prefer, require, verify-ca and verify-full",
+                ));
+            }
+        };
+        let tls = if verify { tls::verified(roots.as_deref())? } else { tls::unverified()? };
+        config.ssl_mode(mode).connect_timeout(options.connect_timeout);
+        if config.get_application_name().is_none() {
+            config.application_name("tally");
+        }
+        Ok(Self {
+            config,
+            tls: MakeRustlsConnect::new(tls),
+            session: statement::session(options.timeout),
+            connect_timeout: options.connect_timeout,
+        })
+    }
+
+    /// Host, port and database, for people.
+    fn location(&self) -> String {
+        let host = match self.config.get_hosts().first() {
+            Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
+            Some(tokio_postgres::config::Host::Unix(path)) => path.display().to_string(),
+            None => String::new(),
+        };
+        let port = self.config.get_ports().first().copied().unwrap_or(5432);
+        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
+        format!("{host}:{port}/{database}")
+    }
+
+    /// Connects, logs in and sets the session up, within the time limit.
+    async fn client(&self) -> Result<Client, String> {
+        let connecting = async {
+            let (client, connection) =
+                self.config.connect(self.tls.clone()).await.map_err(|error| text(&error))?;
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(error = %text(&error), "a connection to PostgreSQL ended");
+                }
+            });
+            client.batch_execute(&self.session).await.map_err(|error| text(&error))?;
+            Ok(client)
+        };
+        tokio::time::timeout(self.connect_timeout, connecting)
+            .await
+            .unwrap_or_else(|_| Err(format!("no connection within {:?}", self.connect_timeout)))
+    }
+
+    async fn connect(&self) -> Result<Live, Error> {
+        let connecting = async {
+            let client = self.client().await?;
+            let statements = Statements::prepare(&client).await.map_err(|error| text(&error))?;
+            Ok::<_, String>(Live { client, statements })
+        };
+        connecting
+            .await
+            .map_err(|reason| Error::not_applied(format!("cannot connect to PostgreSQL: {reason}")))
+    }
+}
+
+/// One lane's connection, made anew when it is found closed.
+pub(crate) struct PostgresConnection {
+    target: Arc<Target>,
+    /// Taken while a batch is on its way: if that is given up, so is the connection.
+    live: Option<Live>,
+}
+
+struct Live {
+    client: Client,
+    statements: Statements,
+}
+
+impl Connection for PostgresConnection {
+    async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
+        let live = match self.live.take().filter(|live| !live.client.is_closed()) {
+            Some(live) => live,
+            None => match self.target.connect().await {
+                Ok(live) => live,
+                Err(error) => return all_failed(steps, &error),
+            },
+        };
+        let mut replies: Vec<Option<Reply>> = vec![None; steps.len()];
+        let mut prepared = true;
+        for round in rounds(steps) {
+            for (index, reply) in live.round(&round).await {
+                prepared &= !matches!(&reply, Err(Failure::Stale(_)));
+                if let Some(place) = replies.get_mut(index) {
+                    *place = Some(reply.map_err(Failure::into_error));
+                }
+            }
+            if live.client.is_closed() {
+                break;
+            }
+        }
+        if prepared && !live.client.is_closed() {
+            self.live = Some(live);
+        }
+        let unsent = Error::not_applied("the connection to PostgreSQL ended before it was sent");
+        replies.into_iter().map(|reply| reply.unwrap_or_else(|| Err(unsent.clone()))).collect()
+    }
+}
+
+/// A step and its place in the batch.
+type Placed<'a> = (usize, &'a Step);
+
+/// Splits a batch into rounds in which each key occurs once: within a round order means nothing,
+/// and the rounds keep it for each key. Nearly always there is one. Each round is sorted by bucket
+/// and key, the global order in which locks are taken.
+fn rounds(steps: &[Step]) -> Vec<Vec<Placed<'_>>> {
+    let mut rounds: Vec<Vec<Placed<'_>>> = Vec::new();
+    let mut seen: HashMap<(&str, &str), usize> = HashMap::new();
+    for (index, step) in steps.iter().enumerate() {
+        let round = seen.entry((step.bucket.as_str(), &*step.key)).or_insert(0);
+        match rounds.get_mut(*round) {
+            Some(places) => places.push((index, step)),
+            None => rounds.push(vec![(index, step)]),
+        }
+        *round = round.saturating_add(1);
+    }
+    for round in &mut rounds {
+        round.sort_unstable_by_key(|(_, step)| (step.bucket.as_str(), &*step.key));
+    }
+    rounds
+}
+
+/// Why a statement failed.
+#[derive(Clone)]
+enum Failure {
+    /// Rolled back by the server in favour of another session; worth trying again.
+    Conflict(Error),
+    /// Not executed, as the session no longer knows the prepared statement or the table changed
+    /// under it: the connection must be made anew.
+    Stale(Error),
+    Final(Error),
+}
+
+impl Failure {
+    fn into_error(self) -> Error {
+        match self {
+            Self::Conflict(error) | Self::Stale(error) | Self::Final(error) => error,
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let reason = format!("PostgreSQL: {}", text(&error));
+        let Some(state) = error.code() else {
+            // No answer of the server's: the connection failed after sending.
+            return Self::Final(Error::unknown(reason));
+        };
+        let code = state.code();
+        if *state == SqlState::T_R_SERIALIZATION_FAILURE
+            || *state == SqlState::T_R_DEADLOCK_DETECTED
+        {
+            return Self::Conflict(Error::not_applied(reason));
+        }
+        if *state == SqlState::INVALID_SQL_STATEMENT_NAME
+            || *state == SqlState::FEATURE_NOT_SUPPORTED
+            || *state == SqlState::UNDEFINED_TABLE
+        {
+            return Self::Stale(Error::not_applied(reason));
+        }
+        // The server was going down, or lost the connection, at a point nobody knows.
+        let unknown = code.starts_with("08") || ["57P01", "57P02", "40003"].contains(&code);
+        Self::Final(if unknown { Error::unknown(reason) } else { Error::not_applied(reason) })
+    }
+}
+
+type Answer = Result<Outcome, Failure>;
+
+/// Answers, with the places of their steps.
+type Answers = Vec<(usize, Answer)>;
+
+impl Live {
+    /// Sends the statements of one round together and gathers their answers.
+    async fn round(&self, steps: &[Placed<'_>]) -> Answers {
+        let of = |kinds: &[Kind]| -> Vec<Placed<'_>> {
+            steps.iter().filter(|(_, step)| kinds.contains(&step.action.kind())).copied().collect()
+        };
+        let mut groups = vec![
+            of(&[Kind::Get, Kind::Exists]),
+            of(&[Kind::Increment]),
+            of(&[Kind::Set]),
+            of(&[Kind::Delete]),
+        ];
+        groups.extend(of(&[Kind::Swap, Kind::List]).into_iter().map(|alone| vec![alone]));
+        groups.retain(|group| !group.is_empty());
+        join_all(groups.into_iter().map(|group| self.group(group))).await.concat()
+    }
+
+    /// Runs the statement of steps of one kind, again where the server has certainly rolled it
+    /// back; a failure of the statement is the failure of each.
+    async fn group(&self, steps: Vec<Placed<'_>>) -> Answers {
+        let mut tries = 1;
+        let result = loop {
+            match self.statement(&steps).await {
+                Err(Failure::Conflict(_)) if tries < TRIES => {
+                    tries = tries.saturating_add(1);
+                    tokio::time::sleep(RETRY_PAUSE.mul_f32(fastrand::f32())).await;
+                }
+                result => break result,
+            }
+        };
+        let places = steps.iter().map(|(index, _)| *index);
+        match result {
+            Ok(answers) => places.zip(answers).collect(),
+            Err(failure) => places.map(|index| (index, Err(failure.clone()))).collect(),
+        }
+    }
+
+    async fn statement(&self, steps: &[Placed<'_>]) -> Result<Vec<Answer>, Failure> {
+        let Some((_, first)) = steps.first() else { return Ok(Vec::new()) };
+        match first.action.kind() {
+            Kind::Get | Kind::Exists => self.statements.read(&self.client, steps).await,
+            Kind::Increment => self.increment(steps).await,
+            Kind::Set => self.statements.set(&self.client, steps).await,
+            Kind::Delete => self.statements.delete(&self.client, steps).await,
+            Kind::Swap | Kind::List => Ok(vec![Ok(self.alone(first).await?)]),
+        }
+    }
+
+    /// One statement for all; then, for those it left out, why.
+    async fn increment(&self, steps: &[Placed<'_>]) -> Result<Vec<Answer>, Failure> {
+        let counts = self.statements.increment(&self.client, steps).await?;
+        let mut answers = Vec::with_capacity(steps.len());
+        for (count, (_, step)) in counts.into_iter().zip(steps) {
+            answers.push(match count {
+                Some(count) => Ok(Outcome::Count(count)),
+                // Nothing was changed. Which of the two reasons it was is read afterwards; if
+                // another session has meanwhile changed the value, either is a fair answer.
+                None => {
+                    let rejection = match self.statements.get(&self.client, step).await {
+                        Ok(Some(value)) if crate::counter::parse(&value).is_none() => {
+                            Rejection::NotANumber
+                        }
+                        _ => Rejection::Overflow,
+                    };
+                    Err(Failure::Final(rejection.into()))
+                }
+            });
+        }
+        Ok(answers)
+    }
+
+    /// A step whose statement concerns it alone.
+    async fn alone(&self, step: &Step) -> Result<Outcome, Failure> {
+        match &step.action {
+            Action::List { cursor, limit } => {
+                let page =
+                    self.statements.list(&self.client, step, cursor.as_deref(), *limit).await?;
+                Ok(Outcome::Page(page))
+            }
+            Action::Swap { expected, value } => {
+                let swapped =
+                    self.statements.swap(&self.client, step, expected.as_deref(), value).await?;
+                if swapped {
+                    return Ok(Outcome::Swapped(Swapped::Yes));
+                }
+                // Certainly not swapped, so failing to read the current value is no unknown.
+                let current = self.statements.get(&self.client, step).await.map_err(|error| {
+                    Failure::Final(Error::not_applied(format!("PostgreSQL: {}", text(&error))))
+                })?;
+                Ok(Outcome::Swapped(Swapped::No(current)))
+            }
+            _ => Err(Failure::Final(Error::not_applied("not a step of its own"))),
+        }
+    }
+}
+
+/// An error with its causes, or the server's own words and code. Holds no credentials: neither the
+/// client nor the server puts them into messages.
+fn text(error: &tokio_postgres::Error) -> String {
+    if let Some(answer) = error.as_db_error() {
+        return format!("{} (SQLSTATE {})", answer.message(), answer.code().code());
+    }
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Bucket;
+
+    fn step(key: &str) -> Step {
+        Step { bucket: Bucket::new("b").unwrap(), key: key.into(), action: Action::Get }
+    }
+
+    #[test]
+    fn a_key_occurs_once_a_round_and_keeps_its_order() {
+        let steps = ["b", "a", "b", "b", "c"].map(step);
+        let places: Vec<Vec<usize>> = rounds(&steps)
+            .iter()
+            .map(|round| round.iter().map(|(index, _)| *index).collect())
+            .collect();
+        assert_eq!(places, [vec![1, 0, 4], vec![2], vec![3]], "and each round is sorted by key");
+    }
+
+    #[test]
+    fn a_wrong_url_is_explained_without_its_password() {
+        for url in [
+            "postgres://u:secret@h:port/d",
+            "postgres://u:secret@h/d?sslmode=sometimes",
+            "postgres://u:secret@h/d?colour=blue",
+            "postgres:///d",
+        ] {
+            let error = match Target::parse(url, &Options::default()) {
+                Ok(_) => panic!("{url} was taken"),
+                Err(error) => error.to_string(),
+            };
+            assert!(error.contains("postgres://USER"), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_location_names_no_credentials() {
+        let target = Target::parse("postgres://u:secret@h:99/d", &Options::default()).unwrap();
+        assert_eq!(target.location(), "h:99/d");
+    }
+}

@@ -1,0 +1,362 @@
+//! A lane: a bounded queue in front of one connection, and the loop that empties it.
+//!
+//! Self-clocked: one batch is on its way at a time, and what arrives meanwhile is the next. With
+//! an empty queue an operation leaves at once; there is no timer. A key uses one lane of a kind,
+//! so its operations keep their order and its increments meet.
+//!
+//! What keeps it correct: a batch is sealed under the queue's lock before it is sent, nothing
+//! joins after, and nobody is answered before the backend has.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    backend::Connection,
+    error::Error,
+    hold::HoldBack,
+    metrics::Metrics,
+    operation::Step,
+    plan::{Pending, Plan, Reply},
+    state::Options,
+};
+
+/// Operations in one batch: enough for every caller of a busy host, few enough that one batch
+/// stays a short piece of work for the backend.
+const MAX_BATCH_OPERATIONS: usize = 4_096;
+
+/// Bytes of values in one batch, so that large values do not pile up in one message.
+const MAX_BATCH_BYTES: usize = 8 << 20;
+
+/// While a batch is held back, the queue is looked at this often. Short against the commits that
+/// make holding back worth it, long against the cost of a look.
+const HOLD_LOOK: Duration = Duration::from_micros(40);
+
+/// Why a queue refused an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    Full,
+    Closed,
+}
+
+/// The queue of a lane, shared by its callers and its loop.
+pub(crate) struct Lane {
+    queue: Mutex<Queue>,
+    /// Wakes the loop when the queue was empty.
+    work: Notify,
+    options: Options,
+    metrics: Metrics,
+}
+
+struct Queue {
+    pending: VecDeque<Pending>,
+    /// Bytes of the values in `pending`.
+    bytes: usize,
+    /// Set when the last caller is gone: the loop empties the queue and ends.
+    closed: bool,
+}
+
+impl Lane {
+    pub(crate) fn new(options: Options, metrics: Metrics) -> Arc<Self> {
+        Arc::new(Self {
+            queue: Mutex::new(Queue { pending: VecDeque::new(), bytes: 0, closed: false }),
+            work: Notify::new(),
+            options,
+            metrics,
+        })
+    }
+
+    /// Puts an operation into the queue and gives where its answer arrives.
+    ///
+    /// Dropping the receiver before the batch is sealed withdraws the operation; after that it is
+    /// applied and its answer is thrown away.
+    pub(crate) fn push(&self, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
+        let kind = step.action.kind();
+        match self.try_push(step) {
+            Ok(answer) => Ok(answer),
+            Err(refusal) => {
+                let error = match refusal {
+                    Refusal::Full => Error::not_applied("the queue in front of the store is full"),
+                    Refusal::Closed => Error::not_applied("the store is closed"),
+                };
+                self.metrics.answered(kind, &Err(error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    fn try_push(&self, step: Step) -> Result<oneshot::Receiver<Reply>, Refusal> {
+        let bytes = step.action.bytes();
+        let (reply, answer) = oneshot::channel();
+        let was_empty = {
+            let mut queue = self.lock();
+            if queue.closed {
+                return Err(Refusal::Closed);
+            }
+            let total = queue.bytes.saturating_add(bytes);
+            if queue.pending.len() >= self.options.queue_operations
+                || total > self.options.queue_bytes
+            {
+                return Err(Refusal::Full);
+            }
+            let was_empty = queue.pending.is_empty();
+            queue.bytes = total;
+            queue.pending.push_back(Pending { step, reply, asked: Instant::now() });
+            was_empty
+        };
+        if was_empty {
+            self.work.notify_one();
+        }
+        Ok(answer)
+    }
+
+    /// Ends the loop once the queue is empty.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.work.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Nothing panics while the lock is held, and the queue is whole between statements.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queued(&self) -> usize {
+        self.lock().pending.len()
+    }
+
+    /// Waits until the queue holds something; `false` when it never will again.
+    async fn wait(&self) -> bool {
+        loop {
+            {
+                let queue = self.lock();
+                if !queue.pending.is_empty() {
+                    return true;
+                }
+                if queue.closed {
+                    return false;
+                }
+            }
+            self.work.notified().await;
+        }
+    }
+
+    /// Takes the next batch off the queue. Callers who have gone are dropped here, certainly not
+    /// applied; callers who have waited too long are told so.
+    fn seal(&self) -> Vec<Pending> {
+        let mut late = Vec::new();
+        let batch = {
+            let mut queue = self.lock();
+            let mut batch = Vec::with_capacity(queue.pending.len().min(MAX_BATCH_OPERATIONS));
+            let mut bytes = 0_usize;
+            while batch.len() < MAX_BATCH_OPERATIONS && bytes < MAX_BATCH_BYTES {
+                let Some(pending) = queue.pending.pop_front() else { break };
+                let size = pending.step.action.bytes();
+                queue.bytes = queue.bytes.saturating_sub(size);
+                if pending.reply.is_closed() {
+                    continue;
+                }
+                if pending.asked.elapsed() > self.options.timeout {
+                    late.push(pending);
+                    continue;
+                }
+                bytes = bytes.saturating_add(size);
+                batch.push(pending);
+            }
+            batch
+        };
+        for pending in late {
+            let error = Err(Error::not_applied("waited too long in the queue for a slow store"));
+            self.metrics.answered(pending.step.action.kind(), &error);
+            let _ = pending.reply.send(error);
+        }
+        batch
+    }
+
+    /// Applies one plan, and the operations of refused additions one by one after it.
+    async fn apply(&self, plan: Plan, connection: &mut impl Connection) {
+        let mut next = Some(plan);
+        while let Some(plan) = next {
+            self.metrics.batch(plan.operations(), plan.steps.len());
+            let started = Instant::now();
+            let applied = tokio::time::timeout(self.options.timeout, connection.apply(&plan.steps));
+            let results = applied.await.unwrap_or_else(|_| {
+                let error = Error::unknown("the store did not answer in time");
+                vec![Err(error); plan.steps.len()]
+            });
+            self.metrics.applied(started.elapsed());
+            next = plan.settle(&results, |kind, reply| self.metrics.answered(kind, reply));
+        }
+    }
+
+    /// The loop on a worker's own runtime, beside its callers. No batch is held back: the backends
+    /// that live here answer faster than anybody could wait.
+    pub(crate) async fn run_on_worker(self: Arc<Self>, mut connection: impl Connection) {
+        while self.wait().await {
+            let batch = self.seal();
+            if !batch.is_empty() {
+                self.apply(Plan::new(batch), &mut connection).await;
+            }
+        }
+    }
+
+    /// The loop on a thread of its own, whose connection may block it.
+    pub(crate) async fn run_on_thread(self: Arc<Self>, mut connection: impl Connection) {
+        let mut hold = HoldBack::default();
+        while self.wait().await {
+            if let Some((target, longest)) = hold.wait_for(self.queued()) {
+                let started = Instant::now();
+                // Sleeping blocks nothing else: the thread is this lane's alone, and no batch is
+                // on its way.
+                while self.queued() < target && started.elapsed() < longest {
+                    std::thread::sleep(HOLD_LOOK);
+                }
+                hold.waited(target, self.queued());
+            }
+            let batch = self.seal();
+            if batch.is_empty() {
+                continue;
+            }
+            let operations = batch.len();
+            let started = Instant::now();
+            self.apply(Plan::new(batch), &mut connection).await;
+            hold.applied(operations, started.elapsed());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::{
+        Bucket,
+        backend::memory,
+        operation::{Action, Outcome},
+    };
+
+    fn increment() -> Step {
+        Step {
+            bucket: Bucket::new("test").unwrap(),
+            key: "key".into(),
+            action: Action::Increment(1),
+        }
+    }
+
+    /// A connection that waits for a permit before each batch and counts what it is given.
+    struct Gated {
+        inner: memory::Memory,
+        gate: Arc<tokio::sync::Semaphore>,
+        batches: Arc<AtomicUsize>,
+    }
+
+    impl Connection for Gated {
+        async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
+            self.gate.acquire().await.unwrap().forget();
+            self.batches.fetch_add(1, Ordering::Relaxed);
+            self.inner.apply(steps).await
+        }
+    }
+
+    struct Bench {
+        lane: Arc<Lane>,
+        gate: Arc<tokio::sync::Semaphore>,
+        batches: Arc<AtomicUsize>,
+    }
+
+    fn bench(options: Options) -> Bench {
+        let lane = Lane::new(options, Metrics::default());
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let batches = Arc::new(AtomicUsize::new(0));
+        let connection = Gated {
+            inner: memory::Memory::default(),
+            gate: Arc::clone(&gate),
+            batches: Arc::clone(&batches),
+        };
+        tokio::spawn(Arc::clone(&lane).run_on_worker(connection));
+        Bench { lane, gate, batches }
+    }
+
+    async fn settle() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_arrives_while_a_batch_is_on_its_way_is_the_next_batch() {
+        let bench = bench(Options::default());
+        let first = bench.lane.push(increment()).unwrap();
+        settle().await;
+        let later: Vec<_> = (0..10).map(|_| bench.lane.push(increment()).unwrap()).collect();
+        bench.gate.add_permits(2);
+        assert_eq!(first.await.unwrap(), Ok(Outcome::Count(1)));
+        for (answer, count) in later.into_iter().zip(2..) {
+            assert_eq!(answer.await.unwrap(), Ok(Outcome::Count(count)));
+        }
+        assert_eq!(bench.batches.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_leaves_before_sealing_is_not_applied_and_after_it_is() {
+        let bench = bench(Options::default());
+        let sealed = bench.lane.push(increment()).unwrap();
+        settle().await;
+        drop(sealed);
+        drop(bench.lane.push(increment()).unwrap());
+        let last = bench.lane.push(increment()).unwrap();
+        bench.gate.add_permits(2);
+        assert_eq!(last.await.unwrap(), Ok(Outcome::Count(2)), "the sealed one and its own");
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_at_once_as_not_applied() {
+        let bench = bench(Options { queue_operations: 2, ..Options::default() });
+        let _first = bench.lane.push(increment()).unwrap();
+        settle().await;
+        let _second = bench.lane.push(increment()).unwrap();
+        let _third = bench.lane.push(increment()).unwrap();
+        let error = bench.lane.push(increment()).unwrap_err();
+        assert!(matches!(error, Error::NotApplied(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_bounded_in_bytes() {
+        let bench = bench(Options { queue_bytes: 100, ..Options::default() });
+        let large = || Step { action: Action::Set(vec![0; 60].into()), ..increment() };
+        let _first = bench.lane.push(large()).unwrap();
+        settle().await;
+        let _second = bench.lane.push(large()).unwrap();
+        assert!(matches!(bench.lane.push(large()), Err(Error::NotApplied(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_without_an_answer_is_unknown_and_those_behind_it_are_not_applied() {
+        let bench = bench(Options::default());
+        let first = bench.lane.push(increment()).unwrap();
+        settle().await;
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let second = bench.lane.push(increment()).unwrap();
+        assert!(matches!(first.await.unwrap(), Err(Error::Unknown(_))));
+        bench.gate.add_permits(1);
+        assert_eq!(second.await.unwrap(), Ok(Outcome::Count(1)));
+    }
+
+    #[tokio::test]
+    async fn closing_answers_what_is_queued_and_refuses_what_comes() {
+        let bench = bench(Options::default());
+        let queued = bench.lane.push(increment()).unwrap();
+        bench.lane.close();
+        bench.gate.add_permits(1);
+        assert_eq!(queued.await.unwrap(), Ok(Outcome::Count(1)));
+        assert!(matches!(bench.lane.push(increment()), Err(Error::NotApplied(_))));
+    }
+}

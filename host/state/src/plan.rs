@@ -1,0 +1,359 @@
+//! Which operations of a batch share a step, and whose share of the result is whose.
+//!
+//! A batch holds operations that were asked for and not yet answered, so any order of them is a
+//! legal one; the plan keeps the order of arrival for each key. Three kinds merge with their
+//! neighbour on the same key: equal reads, which share one answer, and increments, whose deltas
+//! d1…dn become one addition S. The backend returns the total T, and caller i gets
+//! T − S + (d1 + … + di): the values of one at a time, distinct and without gaps.
+//!
+//! Only increments of one sign merge. With mixed signs a caller's own value could leave the range
+//! of `i64` although the total does not, and one at a time that caller would have been refused.
+
+use std::collections::HashMap;
+
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    error::Error,
+    operation::{Action, Kind, Outcome, Step},
+};
+
+/// One caller's answer.
+pub(crate) type Reply = Result<Outcome, Error>;
+
+/// An operation in a queue.
+pub(crate) struct Pending {
+    pub(crate) step: Step,
+    /// Closed when the caller has gone: then the operation is dropped, if it is not sealed yet.
+    pub(crate) reply: oneshot::Sender<Reply>,
+    pub(crate) asked: Instant,
+}
+
+/// A sealed batch: the steps for the backend, and who waits for which.
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Step>,
+    waiters: Vec<Waiter>,
+}
+
+struct Waiter {
+    /// Index into `steps`.
+    step: usize,
+    share: Share,
+    kind: Kind,
+    reply: oneshot::Sender<Reply>,
+}
+
+/// What a waiter gets of its step's outcome.
+enum Share {
+    Whole,
+    /// Its part of a merged addition: its own delta, and the sum up to and including it.
+    Part {
+        delta: i64,
+        upto: i64,
+    },
+}
+
+impl Plan {
+    /// Plans a batch in order of arrival.
+    pub(crate) fn new(batch: Vec<Pending>) -> Self {
+        let mut plan = Self {
+            steps: Vec::with_capacity(batch.len()),
+            waiters: Vec::with_capacity(batch.len()),
+        };
+        // The last step of each key, for the next operation on it to join or to follow. A lone
+        // operation has nothing to join.
+        let mut last: HashMap<(crate::Bucket, Box<str>), usize> = HashMap::new();
+        let lone = batch.len() == 1;
+        for Pending { step, reply, .. } in batch {
+            let kind = step.action.kind();
+            let (index, share) = if lone {
+                (plan.push(step), Share::Whole)
+            } else {
+                let place =
+                    last.entry((step.bucket.clone(), step.key.clone())).or_insert(usize::MAX);
+                let delta = match step.action {
+                    Action::Increment(delta) => Some(delta),
+                    _ => None,
+                };
+                let joined = plan.steps.get_mut(*place).and_then(|into| join(into, &step.action));
+                let index = match joined {
+                    Some(_) => *place,
+                    None => plan.push(step),
+                };
+                *place = index;
+                let share = match (joined.flatten(), delta) {
+                    (Some(upto), Some(delta)) => Share::Part { delta, upto },
+                    (None, Some(delta)) => Share::Part { delta, upto: delta },
+                    _ => Share::Whole,
+                };
+                (index, share)
+            };
+            plan.waiters.push(Waiter { step: index, share, kind, reply });
+        }
+        plan
+    }
+
+    fn push(&mut self, step: Step) -> usize {
+        self.steps.push(step);
+        self.steps.len().saturating_sub(1)
+    }
+
+    /// Number of operations in the batch.
+    pub(crate) fn operations(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// Answers every waiter whose result is final, telling `answered` of each. What is left is a
+    /// plan of the operations whose merged addition was refused as a whole: a refusal changes
+    /// nothing, so they are applied one by one and only those at fault fail.
+    pub(crate) fn settle(
+        self,
+        results: &[Reply],
+        mut answered: impl FnMut(Kind, &Reply),
+    ) -> Option<Self> {
+        let mut merged = vec![0_usize; self.steps.len()];
+        for waiter in &self.waiters {
+            if let Some(count) = merged.get_mut(waiter.step) {
+                *count = count.saturating_add(1);
+            }
+        }
+        let mut rest = Self { steps: Vec::new(), waiters: Vec::new() };
+        for waiter in self.waiters {
+            let result = results.get(waiter.step);
+            let shared = merged.get(waiter.step).is_some_and(|count| *count > 1);
+            let step = self.steps.get(waiter.step);
+            let reply = match (result, &waiter.share, step) {
+                (Some(Err(Error::Rejected(_))), Share::Part { delta, .. }, Some(step))
+                    if shared =>
+                {
+                    let alone = Step { action: Action::Increment(*delta), ..step.clone() };
+                    let index = rest.push(alone);
+                    rest.waiters.push(Waiter { step: index, share: Share::Whole, ..waiter });
+                    continue;
+                }
+                (Some(Ok(Outcome::Count(total))), Share::Part { upto, .. }, Some(step)) => {
+                    let Action::Increment(sum) = step.action else { unreachable_step() };
+                    // All deltas have one sign, so this lies between the value before and the
+                    // total: neither operation can overflow.
+                    Ok(Outcome::Count(total.wrapping_sub(sum).wrapping_add(*upto)))
+                }
+                (Some(result), _, _) => result.clone(),
+                (None, _, _) => {
+                    Err(Error::unknown("the backend gave no answer for this operation"))
+                }
+            };
+            answered(waiter.kind, &reply);
+            // A caller that has gone meanwhile does not want its answer.
+            let _ = waiter.reply.send(reply);
+        }
+        (!rest.steps.is_empty()).then_some(rest)
+    }
+}
+
+/// A step with a part-share is an increment by construction of the plan.
+#[allow(clippy::panic, reason = "a broken plan must never answer anybody; the lane task ends")]
+fn unreachable_step() -> ! {
+    panic!("a merged step is always an increment")
+}
+
+/// Joins an action to the step before it on the same key. `Some(Some(sum))`: joined as part of an
+/// addition that now reaches `sum`; `Some(None)`: shares the step's answer; `None`: must follow as
+/// a step of its own.
+fn join(into: &mut Step, action: &Action) -> Option<Option<i64>> {
+    match (&mut into.action, action) {
+        (Action::Increment(sum), Action::Increment(delta)) if same_sign(*sum, *delta) => {
+            *sum = sum.checked_add(*delta)?;
+            Some(Some(*sum))
+        }
+        (before, action) if action.kind().is_read() && before == action => Some(None),
+        _ => None,
+    }
+}
+
+fn same_sign(a: i64, b: i64) -> bool {
+    (a >= 0 && b >= 0) || (a <= 0 && b <= 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Bucket, semantics};
+
+    fn pending(key: &str, action: Action) -> (Pending, oneshot::Receiver<Reply>) {
+        let (reply, answer) = oneshot::channel();
+        let bucket = Bucket::new("test").unwrap();
+        (
+            Pending {
+                step: Step { bucket, key: key.into(), action },
+                reply,
+                asked: Instant::now(),
+            },
+            answer,
+        )
+    }
+
+    /// A backend in a map, one step at a time.
+    fn apply(values: &mut HashMap<Box<str>, Bytes>, steps: &[Step]) -> Vec<Reply> {
+        steps
+            .iter()
+            .map(|step| {
+                let (outcome, change) =
+                    semantics::apply(&step.action, values.get(&step.key).cloned())?;
+                match change {
+                    semantics::Change::Keep => {}
+                    semantics::Change::Put(value) => drop(values.insert(step.key.clone(), value)),
+                    semantics::Change::Remove => drop(values.remove(&step.key)),
+                }
+                Ok(outcome)
+            })
+            .collect()
+    }
+
+    /// Runs a batch through a plan; gives the answers in order, and the number of steps.
+    fn combined(
+        values: &mut HashMap<Box<str>, Bytes>,
+        batch: Vec<(&str, Action)>,
+    ) -> (Vec<Reply>, usize) {
+        let (pending, answers): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|(key, action)| pending(key, action)).unzip();
+        let plan = Plan::new(pending);
+        let steps = plan.steps.len();
+        let results = apply(values, &plan.steps);
+        if let Some(rest) = plan.settle(&results, |_, _| {}) {
+            let results = apply(values, &rest.steps);
+            assert!(rest.settle(&results, |_, _| {}).is_none(), "one by one, all is final");
+        }
+        (answers.into_iter().map(|mut answer| answer.try_recv().unwrap()).collect(), steps)
+    }
+
+    #[test]
+    fn neighbouring_increments_become_one_step_and_each_gets_its_own_value() {
+        let mut values = HashMap::from([("a".into(), Bytes::from("10"))]);
+        let (answers, steps) = combined(
+            &mut values,
+            vec![
+                ("a", Action::Increment(1)),
+                ("b", Action::Increment(5)),
+                ("a", Action::Increment(2)),
+                ("a", Action::Increment(3)),
+            ],
+        );
+        assert_eq!(steps, 2);
+        let counts = [11, 5, 13, 16].map(|count| Ok(Outcome::Count(count)));
+        assert_eq!(answers, counts);
+        assert_eq!(values["a"], "16");
+    }
+
+    #[test]
+    fn a_reset_keeps_its_place_between_increments() {
+        let mut values = HashMap::from([("a".into(), Bytes::from("10"))]);
+        let (answers, steps) = combined(
+            &mut values,
+            vec![
+                ("a", Action::Increment(1)),
+                ("a", Action::Set("0".into())),
+                ("a", Action::Increment(1)),
+                ("a", Action::Get),
+                ("a", Action::Get),
+            ],
+        );
+        assert_eq!(steps, 4, "two reads next to each other share one");
+        assert_eq!(answers[0], Ok(Outcome::Count(11)));
+        assert_eq!(answers[2], Ok(Outcome::Count(1)));
+        assert_eq!(answers[4], Ok(Outcome::Value(Some("1".into()))));
+    }
+
+    #[test]
+    fn opposite_signs_do_not_merge() {
+        let mut values = HashMap::from([("a".into(), Bytes::from(i64::MAX.to_string()))]);
+        let (answers, steps) =
+            combined(&mut values, vec![("a", Action::Increment(1)), ("a", Action::Increment(-1))]);
+        assert_eq!(steps, 2);
+        assert_eq!(answers[0], Err(Error::Rejected(crate::Rejection::Overflow)));
+        assert_eq!(answers[1], Ok(Outcome::Count(i64::MAX - 1)));
+    }
+
+    #[test]
+    fn when_the_sum_is_refused_only_those_at_fault_fail() {
+        let mut values = HashMap::from([("a".into(), Bytes::from((i64::MAX - 3).to_string()))]);
+        let (answers, steps) = combined(
+            &mut values,
+            vec![
+                ("a", Action::Increment(2)),
+                ("a", Action::Increment(2)),
+                ("a", Action::Increment(1)),
+            ],
+        );
+        assert_eq!(steps, 1);
+        assert_eq!(answers[0], Ok(Outcome::Count(i64::MAX - 1)));
+        assert_eq!(answers[1], Err(Error::Rejected(crate::Rejection::Overflow)));
+        assert_eq!(answers[2], Ok(Outcome::Count(i64::MAX)));
+    }
+
+    #[test]
+    fn a_sum_that_would_overflow_is_sealed_early() {
+        let mut values = HashMap::new();
+        let (answers, steps) = combined(
+            &mut values,
+            vec![("a", Action::Increment(i64::MAX)), ("a", Action::Increment(1))],
+        );
+        assert_eq!(steps, 2);
+        assert_eq!(answers[0], Ok(Outcome::Count(i64::MAX)));
+        assert_eq!(answers[1], Err(Error::Rejected(crate::Rejection::Overflow)));
+    }
+
+    #[test]
+    fn a_backend_that_answers_too_little_leaves_the_rest_unknown() {
+        let (first, _) = pending("a", Action::Get);
+        let (second, mut answer) = pending("b", Action::Get);
+        let plan = Plan::new(vec![first, second]);
+        plan.settle(&[Ok(Outcome::Value(None))], |_, _| {});
+        assert!(matches!(answer.try_recv().unwrap(), Err(Error::Unknown(_))));
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        let delta = prop_oneof![-3_i64..=3, Just(i64::MAX), Just(i64::MIN), Just(i64::MAX - 1),];
+        let value = prop_oneof![Just("0"), Just("7"), Just("x"), Just("9223372036854775806")];
+        prop_oneof![
+            6 => delta.prop_map(Action::Increment),
+            1 => Just(Action::Get),
+            1 => Just(Action::Exists),
+            1 => Just(Action::Delete),
+            1 => value.clone().prop_map(|value| Action::Set(value.into())),
+            1 => (proptest::option::of(value.clone()), value).prop_map(|(expected, value)| {
+                Action::Swap { expected: expected.map(Into::into), value: value.into() }
+            }),
+        ]
+    }
+
+    proptest! {
+        /// While no addition is refused, a combined batch answers exactly what its operations
+        /// would have been answered one at a time, and leaves the same values.
+        #[test]
+        fn combining_equals_one_at_a_time(
+            batch in proptest::collection::vec((prop_oneof![Just("a"), Just("b")], action()), 1..40),
+        ) {
+            let mut one_by_one = HashMap::new();
+            let expected: Vec<_> = batch
+                .iter()
+                .flat_map(|(key, action)| {
+                    let (pending, _) = pending(key, action.clone());
+                    apply(&mut one_by_one, &[pending.step])
+                })
+                .collect();
+            let mut values = HashMap::new();
+            let (answers, _) = combined(&mut values, batch.clone());
+            let refused = |answers: &[Reply]| answers.iter().any(Result::is_err);
+            // A refused sum is taken apart after the rest of its batch, which is another legal
+            // order of the same operations, so only the clean case is comparable to the letter.
+            prop_assume!(!refused(&expected) && !refused(&answers));
+            prop_assert_eq!(answers, expected);
+            prop_assert_eq!(values, one_by_one);
+        }
+    }
+}

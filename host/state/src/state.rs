@@ -1,0 +1,384 @@
+//! Opening a backend, and the operations on it.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::{
+    backend::{self, Description, Lanes, Opened, Role},
+    error::{Error, OpenError, Rejection},
+    lane::Lane,
+    metrics::Metrics,
+    name::{Bucket, check_key},
+    operation::{Action, Outcome, Page, Step, Swapped},
+    plan::Reply,
+};
+
+/// Limits of the state layer, with the reason for each default.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Longest time a batch may take, and longest time an operation may wait in the queue. Five
+    /// seconds outlast a failover of most stores and end well before a client gives up.
+    pub timeout: Duration,
+    /// Longest time to establish a connection, authentication included. One second is a dozen
+    /// round trips to a store on another continent.
+    pub connect_timeout: Duration,
+    /// Operations that may wait in one lane. More than a host's whole pool asks for at once.
+    pub queue_operations: usize,
+    /// Bytes of values that may wait in one lane: bounds memory when the store is slow.
+    pub queue_bytes: usize,
+    /// Largest value, in bytes. Values travel through a guest's memory, which is small.
+    pub max_value_bytes: usize,
+    /// Keys one call may name: each waits in the queue by itself.
+    pub max_keys: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(1),
+            queue_operations: 16_384,
+            queue_bytes: 64 << 20,
+            max_value_bytes: 1 << 20,
+            max_keys: 1_000,
+        }
+    }
+}
+
+/// Keys in one page of a listing: one short command for the store.
+const PAGE_KEYS: usize = 500;
+
+/// An open backend. Cheap to clone; the backend is closed when all clones and handles are gone.
+#[derive(Clone)]
+pub struct State(Arc<Inner>);
+
+struct Inner {
+    backend: Opened,
+    description: Description,
+    options: Options,
+    metrics: Metrics,
+    /// Lanes on threads of their own, shared by all workers; `None` where each worker has its own.
+    shared: Option<Arc<Queues>>,
+}
+
+impl State {
+    /// Opens the backend a URL names: `sqlite:PATH`, `memory:`, `redis://…`, `rediss://…`,
+    /// `postgres://…`. Creates what the backend needs (a file, a table) and checks that it answers.
+    ///
+    /// # Errors
+    /// [`OpenError`], with a text that says what to do, when the URL is none of these or the
+    /// backend cannot be reached.
+    pub async fn open(url: &str, options: Options, metrics: Metrics) -> Result<Self, OpenError> {
+        let (backend, description) = backend::open(url, &options).await?;
+        let shared = match backend.lanes() {
+            Lanes::PerWorker => None,
+            Lanes::Threads { writers, readers } => {
+                let start = |role: Role| {
+                    let lane = Lane::new(options.clone(), metrics.clone());
+                    backend.run_on_thread(role, Arc::clone(&lane)).map(|()| lane)
+                };
+                let lanes = |role, count| (0..count).map(|_| start(role)).collect();
+                let writers: Result<Vec<_>, OpenError> = lanes(Role::Write, writers);
+                let readers: Result<Vec<_>, OpenError> = lanes(Role::Read, readers);
+                Some(Arc::new(Queues::new(writers?, readers?)))
+            }
+        };
+        Ok(Self(Arc::new(Inner { backend, description, options, metrics, shared })))
+    }
+
+    /// What this backend is and what it guarantees, for people.
+    #[must_use]
+    pub fn description(&self) -> &Description {
+        &self.0.description
+    }
+
+    /// A handle for the worker that calls this. Must be called within a Tokio runtime that runs
+    /// for as long as the handle is used: some backends put the worker's own lane there.
+    #[must_use]
+    pub fn worker(&self) -> Handle {
+        let inner = &self.0;
+        let queues = inner.shared.clone().unwrap_or_else(|| {
+            let lane = Lane::new(inner.options.clone(), inner.metrics.clone());
+            inner.backend.spawn_on_worker(Arc::clone(&lane));
+            Arc::new(Queues::new(vec![lane], Vec::new()))
+        });
+        Handle { queues, options: inner.options.clone() }
+    }
+}
+
+/// The queues one handle sends to. Closes them when the last handle is gone.
+struct Queues {
+    writers: Vec<Arc<Lane>>,
+    /// Lanes for reads alone; where there are none, reads go with the writes.
+    readers: Vec<Arc<Lane>>,
+    /// Spreads keys over the lanes.
+    hasher: RandomState,
+}
+
+impl Queues {
+    fn new(writers: Vec<Arc<Lane>>, readers: Vec<Arc<Lane>>) -> Self {
+        Self { writers, readers, hasher: RandomState::new() }
+    }
+
+    fn push(&self, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
+        let lanes = if step.action.kind().is_read() && !self.readers.is_empty() {
+            &self.readers
+        } else {
+            &self.writers
+        };
+        let index = match lanes.len() {
+            0 | 1 => 0,
+            count => {
+                let hash = self.hasher.hash_one((&step.bucket, &step.key));
+                usize::try_from(hash.checked_rem(count as u64).unwrap_or(0)).unwrap_or(0)
+            }
+        };
+        match lanes.get(index) {
+            Some(lane) => lane.push(step),
+            None => Err(Error::not_applied("the store has no lanes")),
+        }
+    }
+}
+
+impl Drop for Queues {
+    fn drop(&mut self) {
+        for lane in self.writers.iter().chain(&self.readers) {
+            lane.close();
+        }
+    }
+}
+
+/// One worker's access to the state. Cheap to clone.
+///
+/// # Cancel safety
+/// Dropping the future of an operation before its batch is sealed withdraws it, certainly not
+/// applied. After that it is applied, and its answer is thrown away.
+#[derive(Clone)]
+pub struct Handle {
+    queues: Arc<Queues>,
+    options: Options,
+}
+
+/// What every operation may fail with: [`Error::Rejected`] for a key or value out of bounds, or
+/// whatever became of the batch.
+type Answer<T> = Result<T, Error>;
+
+impl Handle {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get(&self, bucket: &Bucket, key: &str) -> Answer<Option<Bytes>> {
+        match self.ask(bucket, key, Action::Get)?.await? {
+            Outcome::Value(value) => Ok(value),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Whether a key exists.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn exists(&self, bucket: &Bucket, key: &str) -> Answer<bool> {
+        match self.ask(bucket, key, Action::Exists)?.await? {
+            Outcome::Exists(exists) => Ok(exists),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Sets the value of a key.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn set(&self, bucket: &Bucket, key: &str, value: Bytes) -> Answer<()> {
+        done(self.ask(bucket, key, Action::Set(value))?.await?)
+    }
+
+    /// Deletes a key; one that does not exist is no error.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete(&self, bucket: &Bucket, key: &str) -> Answer<()> {
+        done(self.ask(bucket, key, Action::Delete)?.await?)
+    }
+
+    /// Adds to the number a key holds (a missing key counts as 0) and gives the number after.
+    ///
+    /// # Errors
+    /// [`Rejection::NotANumber`] and [`Rejection::Overflow`], with nothing changed; else see
+    /// [`Error`].
+    pub async fn increment(&self, bucket: &Bucket, key: &str, delta: i64) -> Answer<i64> {
+        match self.ask(bucket, key, Action::Increment(delta))?.await? {
+            Outcome::Count(count) => Ok(count),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Sets a value if the key still holds what was seen; `None` means it still does not exist.
+    /// Values are compared, so a key that was changed and changed back counts as unchanged.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn swap(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        expected: Option<Bytes>,
+        value: Bytes,
+    ) -> Answer<Swapped> {
+        match self.ask(bucket, key, Action::Swap { expected, value })?.await? {
+            Outcome::Swapped(swapped) => Ok(swapped),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// A page of the bucket's keys, after a cursor from the page before.
+    ///
+    /// # Errors
+    /// [`Rejection::Cursor`] for a cursor that is not from this backend; else see [`Error`].
+    pub async fn list(&self, bucket: &Bucket, cursor: Option<&str>) -> Answer<Page> {
+        let action = Action::List { cursor: cursor.map(Into::into), limit: PAGE_KEYS };
+        let step = Step { bucket: bucket.clone(), key: "".into(), action };
+        match wait(self.queues.push(step)?).await? {
+            Outcome::Page(page) => Ok(page),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// The values of several keys, in the order asked for. Not a snapshot: each is read by itself.
+    ///
+    /// # Errors
+    /// See [`Error`]; the first one of any key.
+    pub async fn get_many(&self, bucket: &Bucket, keys: &[String]) -> Answer<Vec<Option<Bytes>>> {
+        let actions = keys.iter().map(|key| (key.as_str(), Action::Get)).collect();
+        let outcomes = self.ask_many(bucket, actions).await?;
+        outcomes
+            .into_iter()
+            .map(|outcome| match outcome? {
+                Outcome::Value(value) => Ok(value),
+                other => Err(mismatch(&other)),
+            })
+            .collect()
+    }
+
+    /// Sets several keys; not atomic.
+    ///
+    /// # Errors
+    /// Not applied only when not one of them was; unknown when some were, or may have been.
+    pub async fn set_many(&self, bucket: &Bucket, values: Vec<(String, Bytes)>) -> Answer<()> {
+        let actions =
+            values.iter().map(|(key, value)| (key.as_str(), Action::Set(value.clone()))).collect();
+        all_done(self.ask_many(bucket, actions).await?)
+    }
+
+    /// Deletes several keys; not atomic.
+    ///
+    /// # Errors
+    /// As [`Handle::set_many`].
+    pub async fn delete_many(&self, bucket: &Bucket, keys: &[String]) -> Answer<()> {
+        let actions = keys.iter().map(|key| (key.as_str(), Action::Delete)).collect();
+        all_done(self.ask_many(bucket, actions).await?)
+    }
+
+    /// Checks that the backend answers.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn check(&self) -> Answer<()> {
+        let bucket = Bucket::new("tally.health")?;
+        self.exists(&bucket, "check").await.map(drop)
+    }
+
+    /// Checks an operation and puts it into its queue. The answer is awaited by the caller, so
+    /// that several operations can be on their way at once.
+    fn ask(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        action: Action,
+    ) -> Answer<impl Future<Output = Answer<Outcome>> + use<>> {
+        self.check_operation(key, &action)?;
+        let step = Step { bucket: bucket.clone(), key: key.into(), action };
+        Ok(wait(self.queues.push(step)?))
+    }
+
+    /// Asks for several operations at once; all are checked before any is queued.
+    async fn ask_many(
+        &self,
+        bucket: &Bucket,
+        actions: Vec<(&str, Action)>,
+    ) -> Answer<Vec<Answer<Outcome>>> {
+        let limit = self.options.max_keys;
+        if actions.len() > limit {
+            return Err(Rejection::TooManyKeys { actual: actions.len(), limit }.into());
+        }
+        for (key, action) in &actions {
+            self.check_operation(key, action)?;
+        }
+        let asked: Vec<_> =
+            actions.into_iter().map(|(key, action)| self.ask(bucket, key, action)).collect();
+        let mut outcomes = Vec::with_capacity(asked.len());
+        for answer in asked {
+            outcomes.push(match answer {
+                Ok(answer) => answer.await,
+                Err(error) => Err(error),
+            });
+        }
+        Ok(outcomes)
+    }
+
+    fn check_operation(&self, key: &str, action: &Action) -> Result<(), Rejection> {
+        check_key(key)?;
+        let limit = self.options.max_value_bytes;
+        match action {
+            Action::Set(value) | Action::Swap { value, .. } if value.len() > limit => {
+                Err(Rejection::ValueTooLarge { actual: value.len(), limit })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn wait(answer: oneshot::Receiver<Reply>) -> Answer<Outcome> {
+    // The sender is dropped without an answer only if the lane's loop died in the middle of it.
+    answer.await.unwrap_or_else(|_| Err(Error::unknown("the store's connection task ended")))
+}
+
+fn done(outcome: Outcome) -> Answer<()> {
+    match outcome {
+        Outcome::Done => Ok(()),
+        other => Err(mismatch(&other)),
+    }
+}
+
+fn all_done(outcomes: Vec<Answer<Outcome>>) -> Answer<()> {
+    let total = outcomes.len();
+    let mut applied = 0_usize;
+    let mut failure = None;
+    for outcome in outcomes {
+        match outcome.and_then(done) {
+            Ok(()) => applied = applied.saturating_add(1),
+            Err(error @ Error::Unknown(_)) => failure = Some(error),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    match failure {
+        None => Ok(()),
+        Some(error) if applied == 0 => Err(error),
+        Some(error) => Err(Error::unknown(format!(
+            "{applied} of {total} keys were written; the rest: {error}"
+        ))),
+    }
+}
+
+/// A backend answered something that is no answer to what was asked: a bug, and its effect is
+/// unknown.
+fn mismatch(outcome: &Outcome) -> Error {
+    Error::unknown(format!("the backend answered something else: {outcome:?}"))
+}

@@ -1,0 +1,25 @@
+//! Real redis-server and PostgreSQL processes for tests and measurements, and a proxy that cuts
+//! connections.
+//!
+//! Each server runs on a free port of 127.0.0.1 with a folder of its own, and is stopped and
+//! removed when dropped. A server that is not installed is an error that says how to install it;
+//! nothing is skipped.
+
+#![forbid(unsafe_code)]
+
+mod postgres;
+mod process;
+mod proxy;
+mod redis;
+
+pub use postgres::{Durability, Postgres};
+pub use process::free_port;
+pub use proxy::{Cut, Proxy};
+pub use redis::Redis;
+
+/// User, password and database of every server that this crate starts.
+pub const TEST_USER: &str = "test_user";
+/// See [`TEST_USER`].
+pub const TEST_PASSWORD: &str = "test_pass";
+/// See [`TEST_USER`].
+pub const TEST_DATABASE: &str = "test_db";

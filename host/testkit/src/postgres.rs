@@ -1,0 +1,207 @@
+//! A PostgreSQL server of a test's own.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::{fs::chown, process::CommandExt as _},
+    path::PathBuf,
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+use tempfile::TempDir;
+
+use crate::{
+    TEST_DATABASE, TEST_PASSWORD, TEST_USER,
+    process::{Server, free_port},
+};
+
+const INSTALL: &str = "on Debian: apt-get install postgresql";
+
+/// Whether the server syncs its log to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// As in production; for measurements.
+    Synced,
+    /// Faster; for tests in which the machine does not crash.
+    Unsynced,
+}
+
+/// A running PostgreSQL server with the user and database of this crate.
+pub struct Postgres {
+    server: Option<Server>,
+    port: u16,
+    durability: Durability,
+    dir: TempDir,
+}
+
+impl Postgres {
+    /// Creates a cluster and starts a server on a free port. As root, it runs as `postgres`.
+    ///
+    /// # Errors
+    /// When PostgreSQL is not installed or does not start; the text says why.
+    pub fn start(durability: Durability) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        if let Some((user, group)) = other_user()? {
+            chown(dir.path(), Some(user), Some(group))?;
+        }
+        let mut postgres = Self { server: None, port: free_port()?, durability, dir };
+        let password = postgres.dir.path().join("password");
+        fs::write(&password, TEST_PASSWORD)?;
+        let mut initdb = command("initdb")?;
+        initdb
+            .args(["--no-sync", "--encoding=UTF8", "--locale=C", "--auth=scram-sha-256"])
+            .args(["--username", TEST_USER, "--pwfile"])
+            .arg(&password)
+            .arg("--pgdata")
+            .arg(postgres.data());
+        run(initdb)?;
+        postgres.restart()?;
+        let mut create = command("psql")?;
+        create
+            .env("PGPASSWORD", TEST_PASSWORD)
+            .args(["-h", "127.0.0.1", "-p", &postgres.port.to_string(), "-U", TEST_USER])
+            .args(["-d", "postgres", "-c", &format!("CREATE DATABASE {TEST_DATABASE}")]);
+        run(create)?;
+        Ok(postgres)
+    }
+
+    /// Starts the server again after [`Postgres::stop`] or [`Postgres::kill`].
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        let mut postgres = command("postgres")?;
+        postgres
+            .arg("-D")
+            .arg(self.data())
+            .args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"])
+            .args(["-c", "max_connections=200", "-c"])
+            .arg({
+                let mut setting = OsString::from("unix_socket_directories=");
+                setting.push(self.dir.path());
+                setting
+            });
+        if self.durability == Durability::Unsynced {
+            postgres.args(["-c", "fsync=off"]);
+        }
+        let log = self.dir.path().join("log");
+        self.server = Some(Server::start(postgres, self.port, &log, INSTALL)?);
+        self.wait_until_ready()
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        // Listening comes before being ready: connections are refused with 57P03 until then.
+        for _ in 0..1_000 {
+            let mut ready = command("pg_isready")?;
+            ready.args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
+            if ready.status()?.success() {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        bail!("PostgreSQL did not get ready")
+    }
+
+    /// Stops the server at once but in order, ending its sessions ("fast shutdown").
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn stop(&mut self) -> Result<()> {
+        self.server.take().context("PostgreSQL is not running")?.end("INT")
+    }
+
+    /// Ends the server without a shutdown checkpoint ("immediate shutdown"), as a crash would.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn kill(&mut self) -> Result<()> {
+        self.server.take().context("PostgreSQL is not running")?.end("QUIT")
+    }
+
+    /// Its port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.server.as_ref().map(Server::id)
+    }
+
+    /// Its URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_at(self.port)
+    }
+
+    /// Its URL through another port, such as a [`crate::Proxy`]'s.
+    #[must_use]
+    pub fn url_at(&self, port: u16) -> String {
+        format!(
+            "postgres://{TEST_USER}:{TEST_PASSWORD}@127.0.0.1:{port}/{TEST_DATABASE}?sslmode=disable"
+        )
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+}
+
+/// A PostgreSQL program, to be run as a user that its server accepts.
+fn command(program: &str) -> Result<Command> {
+    let mut command = Command::new(find(program));
+    // The programs complain about a working directory that their user cannot enter.
+    command.current_dir("/");
+    if let Some((user, group)) = other_user()? {
+        command.uid(user).gid(group);
+    }
+    Ok(command)
+}
+
+/// Runs a program to its end.
+fn run(mut command: Command) -> Result<()> {
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!("{:?} is not installed; {INSTALL}", command.get_program())
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if !output.status.success() {
+        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+/// Debian keeps the server's programs out of the path, in a folder for each version.
+fn find(program: &str) -> PathBuf {
+    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .map(|entries| {
+            entries.flatten().map(|entry| entry.path().join("bin").join(program)).collect()
+        })
+        .unwrap_or_default();
+    versions.retain(|path| path.exists());
+    versions.sort();
+    versions.pop().unwrap_or_else(|| PathBuf::from(program))
+}
+
+/// PostgreSQL refuses to run as root: the ids of the user `postgres` where this process is root.
+fn other_user() -> Result<Option<(u32, u32)>> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let id = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    if id.and_then(|ids| ids.split_whitespace().nth(1)) != Some("0") {
+        return Ok(None);
+    }
+    let users = fs::read_to_string("/etc/passwd")?;
+    let entry = users.lines().find(|line| line.starts_with("postgres:")).with_context(|| {
+        format!("PostgreSQL needs the user postgres when started by root; {INSTALL}")
+    })?;
+    let mut fields = entry.split(':').skip(2).map(str::parse);
+    match (fields.next(), fields.next()) {
+        (Some(Ok(user)), Some(Ok(group))) => Ok(Some((user, group))),
+        _ => bail!("cannot read the user postgres from /etc/passwd"),
+    }
+}
