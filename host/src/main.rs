@@ -1,1 +1,110 @@
-fn main() {}
+//! The program `tally`: commands, configuration, and exit codes.
+//!
+//! 0: ended as asked. 1: could not do it; the last line of standard error says why and what to do.
+//! 2: the command line cannot be understood.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use tally::{
+    config::{Config, LogFormat, Options},
+    runtime, server,
+};
+use tracing_subscriber::EnvFilter;
+
+/// Some forty small allocations a request, on several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Runs HTTP handlers as WebAssembly plugins over shared, exact state.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve a guest until SIGTERM or SIGINT
+    Serve(Box<Options>),
+    /// Say which world a component is, what it imports, and what is missing to run it
+    Check {
+        /// The component
+        #[arg(value_name = "GUEST.wasm")]
+        guest: PathBuf,
+    },
+    /// Print the configuration in force, without secrets
+    Config(Box<Options>),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            // Standard error may be closed; there is nobody left to tell.
+            let _ = writeln!(std::io::stderr(), "tally: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    // Variables that are no UTF-8 are none of this program's.
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    match command {
+        Command::Serve(options) => {
+            let config = Config::load(*options, &environment)?;
+            start_logging(&config)?;
+            // Accepting, health and signals; requests have threads of their own.
+            let main = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("cannot start the main runtime")?;
+            main.block_on(server::serve(config, say))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Check { guest } => {
+            let bytes = server::read_guest(&guest)?;
+            let inspection = runtime::inspect(&bytes, &runtime::Limits::default())
+                .with_context(|| guest.display().to_string())?;
+            say(&inspection.to_string());
+            Ok(if inspection.can_run() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Config(options) => {
+            say(Config::show(*options, &environment)?.trim_end());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Prints for people, on standard output. Whoever closed it does not want to know.
+fn say(text: &str) {
+    let mut output = std::io::stdout().lock();
+    let _ = writeln!(output, "{text}").and_then(|()| output.flush());
+}
+
+/// Logs go to standard error, so that standard output stays for what was asked for.
+fn start_logging(config: &Config) -> Result<()> {
+    let filter = EnvFilter::try_new(&config.log).with_context(|| {
+        format!("log: '{}' is no filter; write info or info,tally=debug", config.log)
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match config.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}

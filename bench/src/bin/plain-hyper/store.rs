@@ -1,0 +1,221 @@
+//! Where the count is kept, each store used as its client's documentation shows: one command,
+//! statement or transaction for each request. Nothing is retried and no connection is made anew.
+//!
+//! The names differ from Tally's, so that both can count in one store.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use anyhow::{Context as _, Result, bail};
+use futures_util::future::try_join_all;
+use redis::aio::MultiplexedConnection;
+use tokio::sync::{mpsc, oneshot};
+use tokio_postgres::{Client, NoTls, Statement};
+
+const REDIS_KEY: &str = "plain-hyper:count";
+
+const SQLITE_SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS plain_hyper (key TEXT PRIMARY KEY, value INTEGER NOT NULL)";
+
+const POSTGRES_SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS plain_hyper (key text PRIMARY KEY, value bigint NOT NULL)";
+
+/// The same in both dialects.
+const INCREMENT: &str = "INSERT INTO plain_hyper (key, value) VALUES ('count', 1)
+    ON CONFLICT (key) DO UPDATE SET value = plain_hyper.value + 1 RETURNING value";
+const RESET: &str = "INSERT INTO plain_hyper (key, value) VALUES ('count', 0)
+    ON CONFLICT (key) DO UPDATE SET value = 0 RETURNING value";
+const REPORT: &str = "SELECT coalesce(max(value), 0) FROM plain_hyper WHERE key = 'count'";
+
+/// Connections to PostgreSQL of all threads together.
+const POSTGRES_CONNECTIONS: usize = 16;
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Operation {
+    Increment,
+    Report,
+    Reset,
+}
+
+/// A store that threads can connect to.
+pub(crate) enum Source {
+    Memory(Arc<AtomicI64>),
+    Sqlite(mpsc::UnboundedSender<Job>),
+    Redis(redis::Client),
+    Postgres { url: String, connections: usize },
+}
+
+/// One thread's access to the store.
+pub(crate) enum Store {
+    Memory(Arc<AtomicI64>),
+    Sqlite(mpsc::UnboundedSender<Job>),
+    Redis(MultiplexedConnection),
+    Postgres(Pool),
+}
+
+/// An operation for the thread that owns the SQLite connection, and where to answer.
+type Job = (Operation, oneshot::Sender<rusqlite::Result<i64>>);
+
+impl Source {
+    /// Opens a store by its URL, and makes its table.
+    pub(crate) async fn open(url: &str, threads: usize) -> Result<Self> {
+        let (scheme, rest) = url.split_once(':').context("the store URL has no scheme")?;
+        Ok(match scheme {
+            "memory" => Self::Memory(Arc::new(AtomicI64::new(0))),
+            "sqlite" => Self::Sqlite(sqlite(Path::new(rest)).context("cannot use SQLite")?),
+            "redis" => Self::Redis(redis::Client::open(url).context("cannot use Redis")?),
+            "postgres" => {
+                let client = postgres(url).await?;
+                client.batch_execute(POSTGRES_SCHEMA).await?;
+                Self::Postgres {
+                    url: url.to_owned(),
+                    connections: POSTGRES_CONNECTIONS.div_ceil(threads),
+                }
+            }
+            _ => bail!("the store URL must begin with memory:, sqlite:, redis: or postgres:"),
+        })
+    }
+
+    /// Makes the calling thread's connections.
+    pub(crate) async fn connect(&self) -> Result<Store> {
+        Ok(match self {
+            Self::Memory(count) => Store::Memory(Arc::clone(count)),
+            Self::Sqlite(jobs) => Store::Sqlite(jobs.clone()),
+            Self::Redis(client) => Store::Redis(client.get_multiplexed_async_connection().await?),
+            Self::Postgres { url, connections } => {
+                Store::Postgres(Pool::connect(url, *connections).await?)
+            }
+        })
+    }
+}
+
+impl Store {
+    /// Applies an operation, and returns the count after it.
+    pub(crate) async fn apply(&self, operation: Operation) -> Result<i64> {
+        match self {
+            Self::Memory(count) => Ok(match operation {
+                Operation::Increment => count.fetch_add(1, Ordering::Relaxed).wrapping_add(1),
+                Operation::Report => count.load(Ordering::Relaxed),
+                Operation::Reset => {
+                    count.store(0, Ordering::Relaxed);
+                    0
+                }
+            }),
+            Self::Sqlite(jobs) => {
+                let (answer, answered) = oneshot::channel();
+                jobs.send((operation, answer)).ok().context("the SQLite thread is gone")?;
+                Ok(answered.await??)
+            }
+            Self::Redis(connection) => redis(connection.clone(), operation).await,
+            Self::Postgres(pool) => pool.apply(operation).await,
+        }
+    }
+}
+
+async fn redis(mut connection: MultiplexedConnection, operation: Operation) -> Result<i64> {
+    let connection = &mut connection;
+    Ok(match operation {
+        Operation::Increment => {
+            redis::cmd("INCRBY").arg(REDIS_KEY).arg(1).query_async(connection).await?
+        }
+        Operation::Report => {
+            let count: Option<i64> =
+                redis::cmd("GET").arg(REDIS_KEY).query_async(connection).await?;
+            count.unwrap_or(0)
+        }
+        Operation::Reset => {
+            let () = redis::cmd("SET").arg(REDIS_KEY).arg(0).query_async(connection).await?;
+            0
+        }
+    })
+}
+
+/// Opens the file, and starts the thread that owns it. Each operation is a transaction of its own,
+/// and synced before it is answered.
+fn sqlite(path: &Path) -> rusqlite::Result<mpsc::UnboundedSender<Job>> {
+    let database = rusqlite::Connection::open(path)?;
+    database.pragma_update(None, "journal_mode", "wal")?;
+    database.pragma_update(None, "synchronous", "full")?;
+    database.execute_batch(SQLITE_SCHEMA)?;
+    let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
+    thread::spawn(move || {
+        while let Some((operation, answer)) = queue.blocking_recv() {
+            let count = database
+                .prepare_cached(sql(operation))
+                // To its end, where it commits, not only to its first row.
+                .and_then(|mut statement| statement.query_one([], |row| row.get(0)));
+            // A client that is gone does not wait for its answer.
+            let _ = answer.send(count);
+        }
+    });
+    Ok(jobs)
+}
+
+fn sql(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Increment => INCREMENT,
+        Operation::Report => REPORT,
+        Operation::Reset => RESET,
+    }
+}
+
+/// Connections to PostgreSQL that take turns. Each sends statements without waiting for the answers
+/// to those before.
+pub(crate) struct Pool {
+    connections: Vec<Prepared>,
+    turn: AtomicUsize,
+}
+
+struct Prepared {
+    client: Client,
+    increment: Statement,
+    report: Statement,
+    reset: Statement,
+}
+
+impl Pool {
+    async fn connect(url: &str, connections: usize) -> Result<Self> {
+        let connections = try_join_all((0..connections).map(|_| Prepared::connect(url))).await?;
+        Ok(Self { connections, turn: AtomicUsize::new(0) })
+    }
+
+    async fn apply(&self, operation: Operation) -> Result<i64> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let place = turn.checked_rem(self.connections.len()).unwrap_or(0);
+        let prepared = self.connections.get(place).context("there is no connection")?;
+        let statement = match operation {
+            Operation::Increment => &prepared.increment,
+            Operation::Report => &prepared.report,
+            Operation::Reset => &prepared.reset,
+        };
+        Ok(prepared.client.query_one(statement, &[]).await?.try_get(0)?)
+    }
+}
+
+impl Prepared {
+    async fn connect(url: &str) -> Result<Self> {
+        let client = postgres(url).await?;
+        let increment = client.prepare(INCREMENT).await?;
+        let report = client.prepare(REPORT).await?;
+        let reset = client.prepare(RESET).await?;
+        Ok(Self { client, increment, report, reset })
+    }
+}
+
+async fn postgres(url: &str) -> Result<Client> {
+    let (client, connection) =
+        tokio_postgres::connect(url, NoTls).await.context("cannot use PostgreSQL")?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            eprintln!("a connection to PostgreSQL ended: {error}");
+        }
+    });
+    Ok(client)
+}

@@ -1,0 +1,122 @@
+//! The counter that ships: `POST /increment`, `GET /report`, `POST /reset`.
+//!
+//! It keeps nothing itself. The count lives in the default bucket under the counter's name, and
+//! adding to it is one atomic operation, so any number of instances and hosts count together.
+//!
+//! Built without the standard library, so that the component is a single small core module that
+//! imports nothing but what it uses.
+
+#![no_std]
+
+extern crate alloc;
+
+mod arena;
+mod query;
+
+use alloc::{format, string::String, vec, vec::Vec};
+
+use self::{
+    exports::tally::plugin::handler::{Error, Guest, Request, Response},
+    query::Query,
+    tally::plugin::{request_headers, worker},
+    wasi::keyvalue::{
+        atomics,
+        store::{self, Bucket},
+    },
+};
+
+wit_bindgen::generate!({ world: "plugin", path: "../../wit", generate_all });
+
+struct Counter;
+
+export!(Counter);
+
+/// The counter that is meant where the query names none.
+const DEFAULT_NAME: &str = "count";
+
+/// Longest name of a counter, in bytes: well below what stores take for a key.
+const MAX_NAME_BYTES: usize = 256;
+
+impl Guest for Counter {
+    fn handle(request: Request) -> Result<Response, Error> {
+        let query = request.query.as_deref().unwrap_or_default();
+        match (request.path.as_str(), request.method.as_str()) {
+            ("/increment", "POST") => increment(&Query::parse(query)?),
+            ("/reset", "POST") => reset(&Query::parse(query)?),
+            ("/report", "GET" | "HEAD") => report(&Query::parse(query)?),
+            ("/increment" | "/reset", _) => Err(Error::MethodNotAllowed(vec!["POST".into()])),
+            ("/report", _) => Err(Error::MethodNotAllowed(vec!["GET".into(), "HEAD".into()])),
+            _ => Err(Error::NotFound),
+        }
+    }
+}
+
+fn increment(query: &Query) -> Result<Response, Error> {
+    let count = atomics::increment(&bucket()?, query.name(), query.by()).map_err(failed)?;
+    Ok(changed(count))
+}
+
+fn reset(query: &Query) -> Result<Response, Error> {
+    bucket()?.set(query.name(), b"0").map_err(failed)?;
+    Ok(changed(0))
+}
+
+fn report(query: &Query) -> Result<Response, Error> {
+    let count = match bucket()?.get(query.name()).map_err(failed)? {
+        None => 0,
+        Some(value) => number(&value).ok_or_else(|| {
+            Error::State(format!("the counter '{}' does not hold a number", query.name()))
+        })?,
+    };
+    // The count alone decides, as the rest says only who answered.
+    let tag = format!("\"{count}\"");
+    if request_headers::get("if-none-match").is_some_and(|seen| matches(&seen, &tag)) {
+        return Ok(Response { status: 304, headers: vec![header("etag", &tag)], body: Vec::new() });
+    }
+    let body = format!(
+        "{{\"count\":{count},\"current_process_id\":{},\"instance\":{},\"guest_version\":\"{}\"}}",
+        worker::process_id(),
+        worker::instance(),
+        worker::guest_version(),
+    );
+    Ok(json(vec![header("etag", &tag), header("cache-control", "no-cache")], body))
+}
+
+/// The answer to a request that changed the count.
+fn changed(count: i64) -> Response {
+    json(vec![header("cache-control", "no-store")], format!("{{\"count\":{count}}}"))
+}
+
+fn json(mut headers: Vec<(String, String)>, body: String) -> Response {
+    headers.push(header("content-type", "application/json"));
+    Response { status: 200, headers, body: body.into_bytes() }
+}
+
+fn header(name: &str, value: &str) -> (String, String) {
+    (name.into(), value.into())
+}
+
+fn bucket() -> Result<Bucket, Error> {
+    store::open("default").map_err(failed)
+}
+
+fn failed(error: store::Error) -> Error {
+    Error::State(match error {
+        store::Error::NoSuchStore => "the bucket 'default' is not configured for this guest".into(),
+        store::Error::AccessDenied => "this guest may not use the bucket 'default'".into(),
+        store::Error::Other(reason) => reason,
+    })
+}
+
+fn number(value: &[u8]) -> Option<i64> {
+    core::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// Whether `If-None-Match` names the tag (RFC 9110, 13.1.2: weak comparison).
+fn matches(seen: &str, tag: &str) -> bool {
+    seen.trim() == "*"
+        || seen.split(',').any(|one| {
+            let one = one.trim();
+            one.strip_prefix("W/").unwrap_or(one) == tag
+        })
+}

@@ -1,0 +1,84 @@
+//! The query of a request: `by`, the amount, and `name`, the counter.
+
+use alloc::{borrow::Cow, format, string::String, vec::Vec};
+
+use crate::{DEFAULT_NAME, MAX_NAME_BYTES, exports::tally::plugin::handler::Error};
+
+/// What the query says, checked.
+pub struct Query<'a> {
+    name: Cow<'a, str>,
+    by: i64,
+}
+
+impl<'a> Query<'a> {
+    /// Reads a query. Parameters that the counter does not know are let be; one that it knows must
+    /// be right and stand there once, as counting something else than was meant cannot be undone.
+    pub fn parse(query: &'a str) -> Result<Self, Error> {
+        let mut name = None;
+        let mut by = None;
+        for pair in query.split('&') {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let seen_before = match key {
+                "name" => name.replace(check_name(value)?).is_some(),
+                "by" => by.replace(check_by(value)?).is_some(),
+                _ => false,
+            };
+            if seen_before {
+                return Err(Error::BadRequest(format!("'{key}' must be given once")));
+            }
+        }
+        Ok(Self { name: name.unwrap_or(Cow::Borrowed(DEFAULT_NAME)), by: by.unwrap_or(1) })
+    }
+
+    /// The counter's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How much to add.
+    pub fn by(&self) -> i64 {
+        self.by
+    }
+}
+
+fn check_by(value: &str) -> Result<i64, Error> {
+    // A plus sign arrives as a space, if the client did not encode it.
+    let text = value.strip_prefix("%2B").or(value.strip_prefix("%2b")).unwrap_or(value);
+    text.parse().map_err(|_| {
+        Error::BadRequest(
+            "'by' must be a whole number from -9223372036854775808 to 9223372036854775807".into(),
+        )
+    })
+}
+
+fn check_name(value: &str) -> Result<Cow<'_, str>, Error> {
+    let name = decode(value)
+        .ok_or_else(|| Error::BadRequest("'name' must be percent-encoded UTF-8".into()))?;
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains('\0') {
+        return Err(Error::BadRequest(format!(
+            "'name' must be 1 to {MAX_NAME_BYTES} bytes long, without NUL"
+        )));
+    }
+    Ok(name)
+}
+
+/// Undoes the percent-encoding of a query's value, with `+` for a space as forms write it.
+fn decode(value: &str) -> Option<Cow<'_, str>> {
+    if !value.contains(['%', '+']) {
+        return Some(Cow::Borrowed(value));
+    }
+    let mut decoded = Vec::with_capacity(value.len());
+    let mut bytes = value.bytes();
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'%' => {
+                let high = char::from(bytes.next()?).to_digit(16)?;
+                let low = char::from(bytes.next()?).to_digit(16)?;
+                (high * 16 + low) as u8
+            }
+            b'+' => b' ',
+            other => other,
+        });
+    }
+    String::from_utf8(decoded).ok().map(Cow::Owned)
+}

@@ -1,0 +1,280 @@
+//! The one configuration: flags over environment over file.
+//!
+//! `options` is what can be written, all of it optional; here it becomes a [`Config`] that is
+//! complete and checked. Nothing else in the program reads flags, the environment or files of
+//! settings.
+
+mod options;
+mod units;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use self::{
+    options::{LogFormat, Options},
+    units::{Size, Span},
+};
+use crate::{edge, interfaces::Buckets, runtime::Limits};
+
+/// The file that is read where none is named.
+pub const DEFAULT_FILE: &str = "tally.toml";
+
+/// Why a configuration cannot be used. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub(crate) String);
+
+/// What the program runs with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The guest's file; `None` where a command needs none.
+    pub guest: Option<PathBuf>,
+    /// The store's URL. May hold a password: never to be printed.
+    pub store: String,
+    /// Where requests are served.
+    pub listen: SocketAddr,
+    /// Where health and metrics are served.
+    pub admin: SocketAddr,
+    /// Threads that serve requests, each with a runtime of its own.
+    pub workers: usize,
+    /// What guests may use.
+    pub limits: Limits,
+    /// What clients may use.
+    pub edge: edge::Limits,
+    /// The state layer's limits.
+    pub state: tally_state::Options,
+    /// How long requests under way may take after a signal to stop.
+    pub drain_timeout: Duration,
+    /// What is logged, in `tracing`'s syntax.
+    pub log: String,
+    /// How it is written.
+    pub log_format: LogFormat,
+    /// What guests may open, as configured.
+    pub(crate) buckets: Buckets,
+}
+
+impl Config {
+    /// Completes options with the file's and the defaults, and checks them.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a file that cannot be read, an unknown key in it or in the environment
+    /// (with the nearest known one), or a value out of its range.
+    pub fn load(flags: Options, environment: &[(String, String)]) -> Result<Self, ConfigError> {
+        Self::resolve(Self::options(flags, environment)?)
+    }
+
+    /// What is in force, completed and without secrets, as a `tally.toml`.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn show(flags: Options, environment: &[(String, String)]) -> Result<String, ConfigError> {
+        let mut options = Self::options(flags, environment)?.or(Options::defaults());
+        Self::resolve(options.clone())?;
+        options.store = options.store.map(|store| hide_secrets(&store));
+        toml::to_string(&options).map_err(|error| ConfigError(error.to_string()))
+    }
+
+    fn options(flags: Options, environment: &[(String, String)]) -> Result<Options, ConfigError> {
+        options::check_environment(environment)?;
+        let file = match &flags.config {
+            Some(path) => options::read_file(path)?,
+            None if Path::new(DEFAULT_FILE).exists() => {
+                options::read_file(Path::new(DEFAULT_FILE))?
+            }
+            None => Options::default(),
+        };
+        Ok(flags.or(file))
+    }
+
+    fn resolve(options: Options) -> Result<Self, ConfigError> {
+        // The defaults leave nothing open but the guest, so what follows finds every value.
+        let options = options.or(Options::defaults());
+        let limits = Limits {
+            pool: at_least_one("pool", options.pool)?,
+            waiting: options.queue.unwrap_or_default(),
+            wait: span("queue-timeout", options.queue_timeout)?,
+            cpu: span("cpu-limit", options.cpu_limit)?,
+            wall: span("wall-limit", options.wall_limit)?,
+            memory: size("memory-limit", options.memory_limit)?,
+            response: size("response-limit", options.response_limit)?,
+        };
+        if limits.pool > MOST_INSTANCES {
+            return Err(ConfigError(format!("pool: at most {MOST_INSTANCES} instances")));
+        }
+        if limits.memory < 1 << 20 || limits.memory > 4 << 30 {
+            return Err(ConfigError("memory-limit: from 1MiB to 4GiB".into()));
+        }
+        let edge = edge::Limits {
+            connections: at_least_one("max-connections", options.max_connections)?,
+            head: size("head-limit", options.head_limit)?,
+            body: size("body-limit", options.body_limit)?,
+            head_timeout: span("head-timeout", options.head_timeout)?,
+            body_timeout: span("body-timeout", options.body_timeout)?,
+        };
+        if edge.head < edge::SMALLEST_HEAD {
+            return Err(ConfigError(format!("head-limit: at least {} bytes", edge::SMALLEST_HEAD)));
+        }
+        let state = tally_state::Options {
+            timeout: span("store-timeout", options.store_timeout)?,
+            connect_timeout: span("connect-timeout", options.connect_timeout)?,
+            ..tally_state::Options::default()
+        };
+        let buckets = options.buckets.unwrap_or_default();
+        let buckets = Buckets::parse(buckets.iter().map(String::as_str))
+            .map_err(|error| ConfigError(error.to_string()))?;
+        Ok(Self {
+            guest: options.guest,
+            store: options.store.unwrap_or_default(),
+            listen: options.listen.unwrap_or(options::LISTEN),
+            admin: options.admin.unwrap_or(options::ADMIN),
+            workers: at_least_one("workers", options.workers)?,
+            limits,
+            edge,
+            state,
+            drain_timeout: span("drain-timeout", options.drain_timeout)?,
+            log: options.log.unwrap_or_default(),
+            log_format: options.log_format.unwrap_or_default(),
+            buckets,
+        })
+    }
+}
+
+/// Each instance reserves its memory's address space; this many fit x86-64's with room to spare.
+const MOST_INSTANCES: usize = 100_000;
+
+fn at_least_one(name: &str, value: Option<usize>) -> Result<usize, ConfigError> {
+    value.filter(|value| *value > 0).ok_or_else(|| ConfigError(format!("{name}: at least 1")))
+}
+
+fn span(name: &str, value: Option<Span>) -> Result<Duration, ConfigError> {
+    value
+        .map(|span| span.0)
+        .filter(|span| !span.is_zero())
+        .ok_or_else(|| ConfigError(format!("{name}: longer than nothing, such as 500ms or 10s")))
+}
+
+fn size(name: &str, value: Option<Size>) -> Result<usize, ConfigError> {
+    value
+        .map(|size| size.0)
+        .filter(|size| *size > 0)
+        .ok_or_else(|| ConfigError(format!("{name}: more than nothing, such as 64KiB or 16MiB")))
+}
+
+/// A store's URL without its password, wherever it stands.
+#[must_use]
+pub fn hide_secrets(url: &str) -> String {
+    const HIDDEN: &str = "***";
+    let (before_query, query) = match url.split_once('?') {
+        Some((before, query)) => (before, Some(query)),
+        None => (url, None),
+    };
+    // User information ends at the last @: a password that was not encoded may hold others.
+    let shown = match (before_query.find("://"), before_query.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => {
+            let (scheme, rest) = before_query.split_at(scheme);
+            let rest = rest.trim_start_matches("://");
+            let (user, place) = rest.rsplit_once('@').unwrap_or(("", rest));
+            match user.split_once(':') {
+                Some((user, _)) => format!("{scheme}://{user}:{HIDDEN}@{place}"),
+                None => format!("{scheme}://{user}@{place}"),
+            }
+        }
+        _ => before_query.to_owned(),
+    };
+    let Some(query) = query else { return shown };
+    let pairs: Vec<String> = query
+        .split('&')
+        .map(|pair| match pair.split_once('=') {
+            Some((key, _)) if key.to_ascii_lowercase().contains("pass") => {
+                format!("{key}={HIDDEN}")
+            }
+            _ => pair.to_owned(),
+        })
+        .collect();
+    format!("{shown}?{}", pairs.join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_hidden_wherever_they_stand() {
+        for (url, shown) in [
+            ("sqlite:tally.db", "sqlite:tally.db"),
+            ("redis://localhost:6379", "redis://localhost:6379"),
+            ("redis://:secret@localhost", "redis://:***@localhost"),
+            ("postgres://user:se@cr:et@host/db", "postgres://user:***@host/db"),
+            (
+                "postgres://user@host/db?password=secret&x=1",
+                "postgres://user@host/db?password=***&x=1",
+            ),
+        ] {
+            assert_eq!(hide_secrets(url), shown);
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tally.toml");
+        std::fs::write(&path, "store = \"memory:\"\npool = 7\ncpu-limit = \"5ms\"\n").unwrap();
+        let flags = Options { config: Some(path), pool: Some(9), ..Options::default() };
+        let config = Config::load(flags, &[]).unwrap();
+        assert_eq!(config.store, "memory:");
+        assert_eq!(config.limits.pool, 9);
+        assert_eq!(config.limits.cpu, Duration::from_millis(5));
+        assert_eq!(config.limits.wall, Limits::default().wall);
+    }
+
+    #[test]
+    fn what_is_shown_can_be_read_back_and_holds_no_secret() {
+        let flags = Options { store: Some("redis://u:secret@h".into()), ..Options::default() };
+        let shown = Config::show(flags, &[]).unwrap();
+        assert!(!shown.contains("secret"), "{shown}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shown.toml");
+        std::fs::write(&path, &shown).unwrap();
+        let again = Options { config: Some(path), ..Options::default() };
+        assert_eq!(Config::show(again, &[]).unwrap(), shown);
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest_known_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tally.toml");
+        std::fs::write(&path, "stroe = \"memory:\"\n").unwrap();
+        let flags = Options { config: Some(path), ..Options::default() };
+        let error = Config::load(flags, &[]).unwrap_err().to_string();
+        assert!(error.contains("'stroe'") && error.contains("'store'"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_variable_names_the_nearest_known_one() {
+        let variable = |name: &str| vec![(name.to_owned(), String::from("1"))];
+        let error = Config::load(Options::default(), &variable("TALLY_STROE")).unwrap_err();
+        assert!(error.to_string().contains("TALLY_STORE"), "{error}");
+        // What Kubernetes sets for a service that is named tally.
+        assert!(Config::load(Options::default(), &variable("TALLY_SERVICE_HOST")).is_ok());
+        assert!(Config::load(Options::default(), &variable("TALLY_PORT_3000_TCP")).is_ok());
+    }
+
+    #[test]
+    fn values_out_of_range_are_explained() {
+        for (options, part) in [
+            (Options { pool: Some(0), ..Options::default() }, "pool"),
+            (Options { memory_limit: Some(Size(1)), ..Options::default() }, "memory-limit"),
+            (Options { head_limit: Some(Size(10)), ..Options::default() }, "head-limit"),
+            (
+                Options { buckets: Some(vec!["a".into(), "a".into()]), ..Options::default() },
+                "configured twice",
+            ),
+        ] {
+            let error = Config::load(options, &[]).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

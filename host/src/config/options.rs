@@ -1,0 +1,275 @@
+//! What can be configured, all of it optional: one list for flags, environment and file.
+
+use std::{
+    ffi::OsStr,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Command, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ConfigError,
+    units::{Size, Span},
+};
+use crate::{edge, runtime::Limits};
+
+pub(super) const LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
+pub(super) const ADMIN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3001);
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The options, by their names in a file. The help texts are those of the flags.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Options {
+    /// The guest: a WebAssembly component
+    #[arg(value_name = "GUEST.wasm", env = "TALLY_GUEST")]
+    pub guest: Option<PathBuf>,
+
+    /// File of settings [default: tally.toml, if it exists]
+    #[arg(long, value_name = "FILE", env = "TALLY_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Where state is kept: sqlite:PATH, redis://…, rediss://…, postgres://… or memory:
+    /// [default: sqlite:tally.db]
+    #[arg(long, value_name = "URL", env = "TALLY_STORE", hide_env_values = true)]
+    pub store: Option<String>,
+
+    /// Address to serve requests at [default: 127.0.0.1:3000]
+    #[arg(long, value_name = "ADDRESS", env = "TALLY_LISTEN")]
+    pub listen: Option<SocketAddr>,
+
+    /// Address to serve health and metrics at [default: 127.0.0.1:3001]
+    #[arg(long, value_name = "ADDRESS", env = "TALLY_ADMIN")]
+    pub admin: Option<SocketAddr>,
+
+    /// Bucket that guests may open, as NAME or NAME=BUCKET OF THE STORE; can be repeated
+    /// [default: default]
+    #[arg(long = "bucket", value_name = "NAME", env = "TALLY_BUCKETS", value_delimiter = ',')]
+    pub buckets: Option<Vec<String>>,
+
+    /// Threads that serve requests [default: the machine's cores]
+    #[arg(long, value_name = "N", env = "TALLY_WORKERS")]
+    pub workers: Option<usize>,
+
+    /// Guest instances at work at once [default: 1000]
+    #[arg(long, value_name = "N", env = "TALLY_POOL")]
+    pub pool: Option<usize>,
+
+    /// Requests that may wait for an instance [default: 1000]
+    #[arg(long, value_name = "N", env = "TALLY_QUEUE")]
+    pub queue: Option<usize>,
+
+    /// Longest wait for an instance [default: 1s]
+    #[arg(long, value_name = "TIME", env = "TALLY_QUEUE_TIMEOUT")]
+    pub queue_timeout: Option<Span>,
+
+    /// Longest time a guest may compute for one request [default: 100ms]
+    #[arg(long, value_name = "TIME", env = "TALLY_CPU_LIMIT")]
+    pub cpu_limit: Option<Span>,
+
+    /// Longest time one request may take in a guest, waiting included [default: 10s]
+    #[arg(long, value_name = "TIME", env = "TALLY_WALL_LIMIT")]
+    pub wall_limit: Option<Span>,
+
+    /// Memory of one instance [default: 16MiB]
+    #[arg(long, value_name = "SIZE", env = "TALLY_MEMORY_LIMIT")]
+    pub memory_limit: Option<Size>,
+
+    /// Largest response body of a guest [default: 4MiB]
+    #[arg(long, value_name = "SIZE", env = "TALLY_RESPONSE_LIMIT")]
+    pub response_limit: Option<Size>,
+
+    /// Connections open at once [default: 10000, or what the limit on open files leaves]
+    #[arg(long, value_name = "N", env = "TALLY_MAX_CONNECTIONS")]
+    pub max_connections: Option<usize>,
+
+    /// Largest request head [default: 32KiB]
+    #[arg(long, value_name = "SIZE", env = "TALLY_HEAD_LIMIT")]
+    pub head_limit: Option<Size>,
+
+    /// Largest request body [default: 1MiB]
+    #[arg(long, value_name = "SIZE", env = "TALLY_BODY_LIMIT")]
+    pub body_limit: Option<Size>,
+
+    /// Longest time a connection may be idle or sending a request's head [default: 30s]
+    #[arg(long, value_name = "TIME", env = "TALLY_HEAD_TIMEOUT")]
+    pub head_timeout: Option<Span>,
+
+    /// Longest time a request's body may take to arrive [default: 30s]
+    #[arg(long, value_name = "TIME", env = "TALLY_BODY_TIMEOUT")]
+    pub body_timeout: Option<Span>,
+
+    /// Longest time the store may take to answer [default: 5s]
+    #[arg(long, value_name = "TIME", env = "TALLY_STORE_TIMEOUT")]
+    pub store_timeout: Option<Span>,
+
+    /// Longest time to connect to the store [default: 1s]
+    #[arg(long, value_name = "TIME", env = "TALLY_CONNECT_TIMEOUT")]
+    pub connect_timeout: Option<Span>,
+
+    /// Longest time for requests under way after SIGTERM or SIGINT [default: 30s]
+    #[arg(long, value_name = "TIME", env = "TALLY_DRAIN_TIMEOUT")]
+    pub drain_timeout: Option<Span>,
+
+    /// What to log: error, warn, info, debug, trace, or a filter as in info,tally=debug
+    /// [default: info]
+    #[arg(long, value_name = "FILTER", env = "TALLY_LOG")]
+    pub log: Option<String>,
+
+    /// How to log
+    #[arg(long, value_name = "FORMAT", env = "TALLY_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+impl Options {
+    /// Everything that has a default; the guest alone has none.
+    pub(super) fn defaults() -> Self {
+        let limits = Limits::default();
+        let edge = edge::Limits::default();
+        let state = tally_state::Options::default();
+        Self {
+            guest: None,
+            config: None,
+            store: Some("sqlite:tally.db".into()),
+            listen: Some(LISTEN),
+            admin: Some(ADMIN),
+            buckets: Some(vec!["default".into()]),
+            workers: Some(std::thread::available_parallelism().map_or(1, Into::into)),
+            pool: Some(limits.pool),
+            queue: Some(limits.waiting),
+            queue_timeout: Some(Span(limits.wait)),
+            cpu_limit: Some(Span(limits.cpu)),
+            wall_limit: Some(Span(limits.wall)),
+            memory_limit: Some(Size(limits.memory)),
+            response_limit: Some(Size(limits.response)),
+            max_connections: Some(edge.connections),
+            head_limit: Some(Size(edge.head)),
+            body_limit: Some(Size(edge.body)),
+            head_timeout: Some(Span(edge.head_timeout)),
+            body_timeout: Some(Span(edge.body_timeout)),
+            store_timeout: Some(Span(state.timeout)),
+            connect_timeout: Some(Span(state.connect_timeout)),
+            drain_timeout: Some(Span(std::time::Duration::from_secs(30))),
+            log: Some("info".into()),
+            log_format: Some(LogFormat::Text),
+        }
+    }
+
+    /// These, and where they leave something open, the others.
+    pub(super) fn or(self, others: Self) -> Self {
+        Self {
+            guest: self.guest.or(others.guest),
+            config: self.config.or(others.config),
+            store: self.store.or(others.store),
+            listen: self.listen.or(others.listen),
+            admin: self.admin.or(others.admin),
+            buckets: self.buckets.or(others.buckets),
+            workers: self.workers.or(others.workers),
+            pool: self.pool.or(others.pool),
+            queue: self.queue.or(others.queue),
+            queue_timeout: self.queue_timeout.or(others.queue_timeout),
+            cpu_limit: self.cpu_limit.or(others.cpu_limit),
+            wall_limit: self.wall_limit.or(others.wall_limit),
+            memory_limit: self.memory_limit.or(others.memory_limit),
+            response_limit: self.response_limit.or(others.response_limit),
+            max_connections: self.max_connections.or(others.max_connections),
+            head_limit: self.head_limit.or(others.head_limit),
+            body_limit: self.body_limit.or(others.body_limit),
+            head_timeout: self.head_timeout.or(others.head_timeout),
+            body_timeout: self.body_timeout.or(others.body_timeout),
+            store_timeout: self.store_timeout.or(others.store_timeout),
+            connect_timeout: self.connect_timeout.or(others.connect_timeout),
+            drain_timeout: self.drain_timeout.or(others.drain_timeout),
+            log: self.log.or(others.log),
+            log_format: self.log_format.or(others.log_format),
+        }
+    }
+}
+
+/// Reads a file of settings.
+pub(super) fn read_file(path: &Path) -> Result<Options, ConfigError> {
+    let failed = |reason: &dyn std::fmt::Display| {
+        ConfigError(format!("the file of settings {}: {reason}", path.display()))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+    let table: toml::Table = text.parse().map_err(|error| failed(&error))?;
+    let known: Vec<String> = keys();
+    for key in table.keys() {
+        if !known.contains(key) {
+            return Err(failed(&unknown("key", key, &known)));
+        }
+    }
+    toml::from_str(&text).map_err(|error| failed(&error))
+}
+
+/// Refuses variables that look like settings and are none, as a misspelt one would go unnoticed.
+/// Those that Kubernetes sets for a service named `tally` are let be.
+pub(super) fn check_environment(variables: &[(String, String)]) -> Result<(), ConfigError> {
+    let known: Vec<String> = command()
+        .get_arguments()
+        .filter_map(|argument| argument.get_env().and_then(OsStr::to_str).map(str::to_owned))
+        .collect();
+    for (name, _) in variables {
+        let theirs = name.starts_with("TALLY_SERVICE_")
+            || name == "TALLY_PORT"
+            || name.starts_with("TALLY_PORT_");
+        if name.starts_with("TALLY_") && !theirs && !known.contains(name) {
+            return Err(ConfigError(unknown("environment variable", name, &known)));
+        }
+    }
+    Ok(())
+}
+
+fn command() -> Command {
+    Options::augment_args(Command::new("tally"))
+}
+
+/// The keys of a file: the options' names, but for the file's own.
+fn keys() -> Vec<String> {
+    command()
+        .get_arguments()
+        .map(|argument| argument.get_id().as_str().replace('_', "-"))
+        .filter(|key| key != "config")
+        .collect()
+}
+
+fn unknown(what: &str, name: &str, known: &[String]) -> String {
+    let nearest = known
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
+    match nearest {
+        Some(nearest) => format!("unknown {what} '{name}'; the nearest known one is '{nearest}'"),
+        None => format!("unknown {what} '{name}'"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_keys_are_the_options() {
+        let text = toml::to_string(&Options::defaults()).unwrap();
+        let table: toml::Table = text.parse().unwrap();
+        for key in table.keys() {
+            assert!(keys().contains(key), "{key}");
+        }
+        // All but the guest, which has no default.
+        assert_eq!(table.len() + 1, keys().len());
+    }
+}

@@ -1,0 +1,47 @@
+//! What clients may use, with the reason for each default.
+
+use std::{fs, time::Duration};
+
+/// Limits on connections and requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections open at once; beyond, new ones wait in the kernel's queue. Ten thousand idle
+    /// ones take little memory; fewer where the limit on open files is lower.
+    pub connections: usize,
+    /// Largest request head, in bytes: several times what browsers with large cookies send.
+    pub head: usize,
+    /// Largest request body, in bytes. It is held in memory and copied into the guest's.
+    pub body: usize,
+    /// Longest time a connection may be idle, or take to send a request's head.
+    pub head_timeout: Duration,
+    /// Longest time a request's body may take to arrive.
+    pub body_timeout: Duration,
+}
+
+/// The smallest limit on heads that hyper's buffer can keep.
+pub(crate) const SMALLEST_HEAD: usize = 8_192;
+
+/// Open files that are not connections: listeners, the store, libraries, logs.
+const OTHER_FILES: usize = 128;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000.min(open_files().saturating_sub(OTHER_FILES).max(1)),
+            head: 32 << 10,
+            body: 1 << 20,
+            head_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// This process's limit on open files.
+fn open_files() -> usize {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .and_then(|values| values.split_whitespace().next()?.parse().ok())
+        .unwrap_or(1_024)
+}

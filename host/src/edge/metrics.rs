@@ -1,0 +1,77 @@
+//! What the edge counts, under OpenTelemetry's names for HTTP servers, in Prometheus' form.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use prometheus::{HistogramOpts, HistogramVec, IntGauge, Registry};
+
+/// Counters of the edge. Cheap to clone; all clones count together.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    durations: HistogramVec,
+    active: IntGauge,
+}
+
+impl Metrics {
+    /// Creates the metrics and registers them.
+    ///
+    /// # Errors
+    /// When the registry holds metrics of these names already.
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let durations = HistogramVec::new(
+            HistogramOpts::new(
+                "http_server_request_duration_seconds",
+                "Time from a request's head to its response",
+            )
+            .buckets(vec![
+                0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+                0.5, 1.0, 2.5, 5.0, 10.0,
+            ]),
+            &["http_request_method", "http_response_status_code"],
+        )?;
+        let active =
+            IntGauge::new("http_server_active_requests", "Requests that are being answered")?;
+        registry.register(Box::new(durations.clone()))?;
+        registry.register(Box::new(active.clone()))?;
+        Ok(Self { durations, active })
+    }
+
+    /// Counts a request as active until its guard is dropped.
+    pub(super) fn begin(&self) -> Active<'_> {
+        self.active.inc();
+        Active(self)
+    }
+}
+
+/// A request that is being answered.
+pub(super) struct Active<'a>(&'a Metrics);
+
+impl Active<'_> {
+    /// Notes how it was answered.
+    pub(super) fn end(self, method: &Method, status: StatusCode, took: Duration) {
+        let labels = [known(method), status.as_str()];
+        self.0.durations.with_label_values(&labels).observe(took.as_secs_f64());
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.active.dec();
+    }
+}
+
+/// The method as a label: clients can make methods up, so others than the standard's share one.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::TRACE => "TRACE",
+        Method::CONNECT => "CONNECT",
+        _ => "_OTHER",
+    }
+}

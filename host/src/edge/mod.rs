@@ -1,0 +1,23 @@
+//! HTTP: from sockets to requests for the runtime, and back.
+//!
+//! `accept` takes connections and hands them to `worker`s, threads with a runtime of their own
+//! each; `connection` speaks HTTP/1.1 and HTTP/2 on them; `service` turns one HTTP request into
+//! one call of the runtime; `problem` is the one place that decides status codes.
+//!
+//! This room knows no WebAssembly.
+
+mod accept;
+mod connection;
+mod limits;
+mod metrics;
+mod problem;
+mod service;
+mod worker;
+
+pub use self::limits::Limits;
+pub(crate) use self::{
+    accept::accept,
+    limits::SMALLEST_HEAD,
+    metrics::Metrics,
+    worker::{Workers, WorkersError},
+};

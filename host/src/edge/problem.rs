@@ -1,0 +1,313 @@
+//! Errors as responses: the one place that decides status codes.
+//!
+//! The body is `application/problem+json` (RFC 9457). `code` names the problem for programs,
+//! `detail` says for people what to do, `instance` is the request's id. Where a guest has run,
+//! `applied` says what is known of the request's effect: `no`, or `unknown`. What goes to the log
+//! and not to the client: reasons that name the inside of the host, the guest or the store.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::Full;
+use serde_json::json;
+use tally_state::Applied;
+
+use crate::runtime::Failure;
+
+/// Seconds after which a refused request may be tried again: a full pool or a restarting store
+/// need about that.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// Bytes of a client's own request id that are taken over.
+const MAX_ID_BYTES: usize = 64;
+
+/// Why a request gets no response of its guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Problem {
+    /// The target is neither a path nor `*`.
+    Target,
+    TargetTooLong {
+        limit: usize,
+    },
+    BodyTooLarge {
+        limit: usize,
+    },
+    BodyTimeout,
+    BodyBroken,
+    Guest(Failure),
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        Self::Guest(failure)
+    }
+}
+
+/// What a problem looks like to a client.
+struct Shape {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    applied: Option<Applied>,
+}
+
+impl Problem {
+    fn shape(&self) -> Shape {
+        let client = |status, code, detail: String| Shape { status, code, detail, applied: None };
+        let after = |status, code, detail: &str, applied| Shape {
+            status,
+            code,
+            detail: detail.into(),
+            applied: Some(applied),
+        };
+        match self {
+            Self::Target => client(
+                StatusCode::BAD_REQUEST,
+                "target",
+                "The request's target must be a path that begins with a slash.".into(),
+            ),
+            Self::TargetTooLong { limit } => client(
+                StatusCode::URI_TOO_LONG,
+                "target_too_long",
+                format!("The request's path and query are over the limit of {limit} bytes."),
+            ),
+            Self::BodyTooLarge { limit } => client(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                format!("The request's body is over the limit of {limit} bytes."),
+            ),
+            Self::BodyTimeout => client(
+                StatusCode::REQUEST_TIMEOUT,
+                "body_timeout",
+                "The request's body did not arrive in time.".into(),
+            ),
+            Self::BodyBroken => client(
+                StatusCode::BAD_REQUEST,
+                "body",
+                "The request's body ended early or could not be read.".into(),
+            ),
+            Self::Guest(failure) => match failure {
+                Failure::Busy => after(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "busy",
+                    "The server is at its limit; try again.",
+                    Applied::No,
+                ),
+                Failure::CpuLimit(applied) => after(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "cpu_limit",
+                    "The handler computed for longer than it may.",
+                    *applied,
+                ),
+                Failure::WallLimit(applied) => after(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "wall_limit",
+                    "The request took longer than it may.",
+                    *applied,
+                ),
+                Failure::Trap { applied, .. } => after(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "trap",
+                    "The handler failed.",
+                    *applied,
+                ),
+                Failure::InvalidResponse { applied, .. } => after(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "invalid_response",
+                    "The handler gave a response that cannot be sent.",
+                    *applied,
+                ),
+                Failure::Internal { applied, .. } => after(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal",
+                    "The handler failed.",
+                    *applied,
+                ),
+                Failure::BadRequest(detail) => {
+                    client(StatusCode::BAD_REQUEST, "bad_request", detail.clone())
+                }
+                Failure::NotFound => client(
+                    StatusCode::NOT_FOUND,
+                    "not_found",
+                    "There is nothing at this path.".into(),
+                ),
+                Failure::MethodNotAllowed(methods) => client(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "method_not_allowed",
+                    format!("This path takes {}.", methods.join(", ")),
+                ),
+                Failure::StateRefused(detail) => {
+                    after(StatusCode::BAD_REQUEST, "state_refused", detail, Applied::No)
+                }
+                Failure::StateConflict(detail) => {
+                    after(StatusCode::CONFLICT, "state_conflict", detail, Applied::No)
+                }
+                Failure::StateNotApplied(_) => after(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "store_unavailable",
+                    "The store cannot be used at the moment. Nothing was changed; it is safe to try again.",
+                    Applied::No,
+                ),
+                Failure::StateUnknown(_) => after(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    "store_unknown",
+                    "The store did not answer. Whether the change was made is not known; trying again may make it twice.",
+                    Applied::Unknown,
+                ),
+            },
+        }
+    }
+
+    /// The response.
+    pub(super) fn into_response(self, id: &RequestId) -> Response<Full<Bytes>> {
+        let Shape { status, code, detail, applied } = self.shape();
+        let mut body = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason().unwrap_or("Error"),
+            "status": status.as_u16(),
+            "code": code,
+            "detail": detail,
+            "instance": id.as_str(),
+        });
+        if let (Some(applied), Some(members)) = (applied, body.as_object_mut()) {
+            let text = match applied {
+                Applied::No => "no",
+                Applied::Unknown => "unknown",
+            };
+            members.insert("applied".into(), text.into());
+        }
+        let mut response = Response::new(Full::from(body.to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        if let Self::Guest(Failure::MethodNotAllowed(methods)) = &self
+            && let Ok(allow) = HeaderValue::try_from(methods.join(", "))
+        {
+            headers.insert(header::ALLOW, allow);
+        }
+        response
+    }
+
+    /// Logs what the operator should know: faults of the host, the guest or the store. Clients'
+    /// own faults are their business.
+    pub(super) fn log(&self, id: &RequestId, method: &Method) {
+        let id = id.as_str();
+        match self {
+            Self::Guest(
+                Failure::Trap { reason, .. }
+                | Failure::InvalidResponse { reason, .. }
+                | Failure::Internal { reason, .. },
+            ) => tracing::error!(id, %method, reason, "a guest failed"),
+            Self::Guest(Failure::StateNotApplied(reason) | Failure::StateUnknown(reason)) => {
+                tracing::warn!(id, %method, reason, "the store failed");
+            }
+            Self::Guest(failure @ (Failure::CpuLimit(_) | Failure::WallLimit(_))) => {
+                tracing::warn!(id, %method, ?failure, "a guest reached its limit");
+            }
+            problem => tracing::debug!(id, %method, ?problem, "a request was refused"),
+        }
+    }
+}
+
+/// The id of a request: the client's own, if it can be one, or a new one.
+#[derive(Clone, Debug)]
+pub(super) struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// The id for a request with these headers.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        match headers.get("x-request-id") {
+            Some(theirs) if is_plain(theirs.as_bytes()) => Self(theirs.clone()),
+            _ => Self::new(),
+        }
+    }
+
+    fn new() -> Self {
+        let mut text = String::with_capacity(16);
+        // Writing to a string does not fail.
+        let _ = write!(text, "{:016x}", fastrand::u64(..));
+        Self(HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("none")))
+    }
+
+    pub(super) fn header(&self) -> HeaderValue {
+        self.0.clone()
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+/// Whether an id can go into logs and headers as it is.
+fn is_plain(id: &[u8]) -> bool {
+    (1..=MAX_ID_BYTES).contains(&id.len())
+        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    fn response(problem: Problem) -> Response<Full<Bytes>> {
+        problem.into_response(&RequestId(HeaderValue::from_static("test")))
+    }
+
+    fn body(response: Response<Full<Bytes>>) -> serde_json::Value {
+        let collected = futures_util::FutureExt::now_or_never(response.into_body().collect());
+        serde_json::from_slice(&collected.unwrap().unwrap().to_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_store_that_is_down_is_503_to_be_retried_and_says_nothing_of_where_it_is() {
+        let response =
+            response(Failure::StateNotApplied("connect to 10.0.0.7 refused".into()).into());
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "1");
+        let body = body(response);
+        assert_eq!(body["applied"], "no");
+        assert_eq!(body["instance"], "test");
+        assert!(!body.to_string().contains("10.0.0.7"));
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_504_and_not_to_be_retried_blindly() {
+        let response = response(Failure::StateUnknown("cut".into()).into());
+        assert_eq!(response.status(), 504);
+        assert!(response.headers().get("retry-after").is_none());
+        assert_eq!(body(response)["applied"], "unknown");
+    }
+
+    #[test]
+    fn allow_names_the_methods() {
+        let response =
+            response(Failure::MethodNotAllowed(vec!["GET".into(), "HEAD".into()]).into());
+        assert_eq!(response.status(), 405);
+        assert_eq!(response.headers()["allow"], "GET, HEAD");
+    }
+
+    #[test]
+    fn methods_that_would_break_a_header_are_left_out() {
+        let response = response(Failure::MethodNotAllowed(vec!["GET\r\nx: y".into()]).into());
+        assert!(response.headers().get("allow").is_none());
+    }
+
+    #[test]
+    fn a_clients_id_is_taken_over_only_if_it_is_plain() {
+        let id = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-request-id", HeaderValue::try_from(text).unwrap());
+            RequestId::of(&headers).as_str().to_owned()
+        };
+        assert_eq!(id("abc-1.2_3"), "abc-1.2_3");
+        for other in ["", "a b", "a\"b", &"x".repeat(65)] {
+            assert_eq!(id(other).len(), 16, "{other}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Workers: threads that serve connections, each on a runtime of its own.
+//!
+//! A request stays on one core from its first byte to its last: its guest, and where the store
+//! allows it its lane, run on the same thread, which saves the hops between cores.
+
+use std::{
+    io,
+    net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tally_state::State;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+
+use super::{Limits, Metrics, connection, service::Service};
+use crate::runtime::Runtime;
+
+/// How often draining looks whether it is done.
+const DRAIN_LOOK: Duration = Duration::from_millis(5);
+
+/// A connection, and its place among those that may be open.
+type Given = (TcpStream, OwnedSemaphorePermit);
+
+/// Why workers cannot start.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start a worker thread")]
+pub struct WorkersError(#[from] io::Error);
+
+/// The workers of a server.
+pub(crate) struct Workers {
+    workers: Vec<Worker>,
+    /// Set when connections are to finish what they are at.
+    drain: watch::Sender<bool>,
+}
+
+struct Worker {
+    give: mpsc::UnboundedSender<Given>,
+    /// Connections open on this worker.
+    open: Arc<AtomicUsize>,
+}
+
+impl Workers {
+    /// Starts the threads.
+    pub(crate) fn start(
+        count: usize,
+        runtime: &Arc<Runtime>,
+        state: &State,
+        limits: &Limits,
+        metrics: &Metrics,
+    ) -> Result<Self, WorkersError> {
+        let (drain, draining) = watch::channel(false);
+        let mut workers = Vec::with_capacity(count);
+        for number in 0..count {
+            let (give, given) = mpsc::unbounded_channel();
+            let open = Arc::new(AtomicUsize::new(0));
+            let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (runtime, state, limits) = (Arc::clone(runtime), state.clone(), limits.clone());
+            let (metrics, draining, opened) =
+                (metrics.clone(), draining.clone(), Arc::clone(&open));
+            std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                own.block_on(async move {
+                    // Within the runtime, as the state's lane may live here.
+                    let service = Service::new(runtime, state.worker(), limits, metrics);
+                    serve(given, service, draining, &opened).await;
+                });
+            })?;
+            workers.push(Worker { give, open });
+        }
+        Ok(Self { workers, drain })
+    }
+
+    /// Gives a connection to the worker with the fewest.
+    pub(super) fn give(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+        if let Some(worker) =
+            self.workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed))
+        {
+            worker.open.fetch_add(1, Ordering::Relaxed);
+            if worker.give.send((stream, place)).is_err() {
+                worker.open.fetch_sub(1, Ordering::Relaxed);
+                tracing::error!("a worker has ended; a connection was dropped");
+            }
+        }
+    }
+
+    /// Connections open on all workers.
+    pub(crate) fn connections(&self) -> usize {
+        self.workers.iter().map(|worker| worker.open.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Asks all connections to finish the requests they are at and to close. None must be given
+    /// after this.
+    pub(crate) fn start_draining(&self) {
+        // Nobody listens when there is no connection.
+        let _ = self.drain.send(true);
+    }
+
+    /// Waits until no connection is open.
+    pub(crate) async fn drained(&self) {
+        while self.connections() > 0 {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    }
+}
+
+/// Serves connections until no more are given and all have closed.
+async fn serve(
+    mut given: mpsc::UnboundedReceiver<Given>,
+    service: Service,
+    draining: watch::Receiver<bool>,
+    open: &Arc<AtomicUsize>,
+) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            next = given.recv() => {
+                let Some((stream, place)) = next else { break };
+                let (service, draining) = (service.clone(), draining.clone());
+                let counted = Counted { open: Arc::clone(open), _place: place };
+                connections.spawn(async move {
+                    let _counted = counted;
+                    connection::serve(stream, service, draining).await;
+                });
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// A connection that is open until this is dropped.
+struct Counted {
+    open: Arc<AtomicUsize>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,264 @@
+//! `wasi:keyvalue` 0.2.0-draft2 (`store`, `atomics`, `batch`) over the state layer.
+//!
+//! A bucket handle is its place in the guest's list, so opening and dropping one costs nothing. A
+//! compare-and-swap handle remembers a value, and their number is bounded.
+
+use bytes::Bytes;
+use tally_state::{Error, Swapped};
+use wasmtime::{Result, bail, component::Resource};
+
+use super::{
+    Context,
+    bindings::wasi::keyvalue::{
+        atomics::{self, CasError},
+        batch,
+        store::{self, KeyResponse},
+    },
+    buckets::Opened,
+};
+
+/// State operations one request may ask for. A page of work for any handler, and an end to one
+/// that loops.
+pub(crate) const MAX_OPERATIONS: u32 = 1_000;
+
+/// Compare-and-swap handles one request may hold at a time.
+const MAX_CAS: usize = 100;
+
+/// What a guest's handle of a bucket stands for. The handle's number is the bucket's place in the
+/// guest's list.
+#[allow(unreachable_pub, reason = "the generated code re-exports it")]
+pub struct Bucket;
+
+/// A key and the value it held.
+#[allow(unreachable_pub, reason = "the generated code re-exports it")]
+pub struct Cas {
+    bucket: u32,
+    key: String,
+    current: Option<Bytes>,
+}
+
+/// The compare-and-swap handles of one request, by number.
+#[derive(Default)]
+pub(super) struct CasTable(Vec<Option<Cas>>);
+
+impl CasTable {
+    fn push(&mut self, cas: Cas) -> Option<Resource<Cas>> {
+        let free = match self.0.iter().position(Option::is_none) {
+            Some(free) => free,
+            None if self.0.len() < MAX_CAS => {
+                self.0.push(None);
+                self.0.len().checked_sub(1)?
+            }
+            None => return None,
+        };
+        *self.0.get_mut(free)? = Some(cas);
+        Some(Resource::new_own(u32::try_from(free).ok()?))
+    }
+
+    fn get(&self, handle: &Resource<Cas>) -> Option<&Cas> {
+        self.0.get(usize::try_from(handle.rep()).ok()?)?.as_ref()
+    }
+
+    fn take(&mut self, handle: &Resource<Cas>) -> Option<Cas> {
+        self.0.get_mut(usize::try_from(handle.rep()).ok()?)?.take()
+    }
+}
+
+/// What a guest is told of a failure. Where the store is at fault, its words stay with the host,
+/// as they may name what is none of a client's business.
+fn explain(error: &Error) -> store::Error {
+    store::Error::Other(match error {
+        Error::Rejected(rejection) => rejection.to_string(),
+        Error::NotApplied(_) => {
+            "the store cannot be used at the moment; nothing was changed, and it is safe to retry"
+                .into()
+        }
+        Error::Unknown(_) => {
+            "the store did not answer; whether the change was made is not known".into()
+        }
+    })
+}
+
+type Answer<T> = Result<T, store::Error>;
+
+impl Context {
+    /// Runs one operation between two entries of the ledger.
+    async fn operation<T>(
+        &mut self,
+        write: bool,
+        run: impl Future<Output = Result<T, Error>>,
+    ) -> Answer<T> {
+        if !self.ledger.begin(MAX_OPERATIONS, write) {
+            return Err(store::Error::Other(format!(
+                "this request has used up its {MAX_OPERATIONS} state operations"
+            )));
+        }
+        let result = run.await;
+        self.ledger.end(write, &result);
+        result.map_err(|error| explain(&error))
+    }
+
+    fn bucket(&self, handle: &Resource<Bucket>) -> Result<tally_state::Bucket> {
+        match self.buckets.get(handle.rep()) {
+            Some(bucket) => Ok(bucket.clone()),
+            None => bail!("a bucket handle that was never given out"),
+        }
+    }
+}
+
+impl store::Host for Context {
+    async fn open(&mut self, identifier: String) -> Result<Answer<Resource<Bucket>>> {
+        Ok(match self.buckets.open(&identifier) {
+            Opened::Bucket(place) => Ok(Resource::new_own(place)),
+            Opened::NoSuchStore => Err(store::Error::NoSuchStore),
+            Opened::AccessDenied => Err(store::Error::AccessDenied),
+        })
+    }
+}
+
+impl store::HostBucket for Context {
+    async fn get(
+        &mut self,
+        this: Resource<Bucket>,
+        key: String,
+    ) -> Result<Answer<Option<Vec<u8>>>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
+        let value = self.operation(false, state.get(&bucket, &key)).await;
+        Ok(value.map(|value| value.map(Vec::from)))
+    }
+
+    async fn set(
+        &mut self,
+        this: Resource<Bucket>,
+        key: String,
+        value: Vec<u8>,
+    ) -> Result<Answer<()>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
+        Ok(self.operation(true, state.set(&bucket, &key, value.into())).await)
+    }
+
+    async fn delete(&mut self, this: Resource<Bucket>, key: String) -> Result<Answer<()>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
+        Ok(self.operation(true, state.delete(&bucket, &key)).await)
+    }
+
+    async fn exists(&mut self, this: Resource<Bucket>, key: String) -> Result<Answer<bool>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
+        Ok(self.operation(false, state.exists(&bucket, &key)).await)
+    }
+
+    async fn list_keys(
+        &mut self,
+        this: Resource<Bucket>,
+        cursor: Option<String>,
+    ) -> Result<Answer<KeyResponse>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
+        let page = self.operation(false, state.list(&bucket, cursor.as_deref())).await;
+        Ok(page.map(|page| KeyResponse { keys: page.keys, cursor: page.cursor }))
+    }
+
+    async fn drop(&mut self, _this: Resource<Bucket>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl atomics::Host for Context {
+    async fn increment(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        delta: i64,
+    ) -> Result<Answer<i64>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
+        Ok(self.operation(true, state.increment(&bucket, &key, delta)).await)
+    }
+
+    async fn swap(
+        &mut self,
+        handle: Resource<Cas>,
+        value: Vec<u8>,
+    ) -> Result<Result<(), CasError>> {
+        let Some(cas) = self.cas.take(&handle) else {
+            bail!("a compare-and-swap handle that was never given out");
+        };
+        let bucket = self.bucket(&Resource::new_borrow(cas.bucket))?;
+        let state = self.state.clone();
+        let swapping = state.swap(&bucket, &cas.key, cas.current.clone(), value.into());
+        Ok(match self.operation(true, swapping).await {
+            Ok(Swapped::Yes) => Ok(()),
+            Ok(Swapped::No(current)) => Err(match self.cas.push(Cas { current, ..cas }) {
+                Some(newer) => CasError::CasFailed(newer),
+                None => CasError::StoreError(too_many_handles()),
+            }),
+            Err(error) => Err(CasError::StoreError(error)),
+        })
+    }
+}
+
+impl atomics::HostCas for Context {
+    async fn new(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+    ) -> Result<Answer<Resource<Cas>>> {
+        let (state, name) = (self.state.clone(), self.bucket(&bucket)?);
+        let current = match self.operation(false, state.get(&name, &key)).await {
+            Ok(current) => current,
+            Err(error) => return Ok(Err(error)),
+        };
+        let handle = self.cas.push(Cas { bucket: bucket.rep(), key, current });
+        Ok(handle.ok_or_else(too_many_handles))
+    }
+
+    async fn current(&mut self, this: Resource<Cas>) -> Result<Answer<Option<Vec<u8>>>> {
+        match self.cas.get(&this) {
+            Some(cas) => Ok(Ok(cas.current.clone().map(Vec::from))),
+            None => bail!("a compare-and-swap handle that was never given out"),
+        }
+    }
+
+    async fn drop(&mut self, this: Resource<Cas>) -> Result<()> {
+        self.cas.take(&this);
+        Ok(())
+    }
+}
+
+fn too_many_handles() -> store::Error {
+    store::Error::Other(format!("one request may hold {MAX_CAS} compare-and-swap handles"))
+}
+
+impl batch::Host for Context {
+    async fn get_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        keys: Vec<String>,
+    ) -> Result<Answer<Vec<Option<(String, Vec<u8>)>>>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
+        let values = self.operation(false, state.get_many(&bucket, &keys)).await;
+        Ok(values.map(|values| {
+            keys.into_iter()
+                .zip(values)
+                .map(|(key, value)| value.map(|value| (key, Vec::from(value))))
+                .collect()
+        }))
+    }
+
+    async fn set_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key_values: Vec<(String, Vec<u8>)>,
+    ) -> Result<Answer<()>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
+        let values = key_values.into_iter().map(|(key, value)| (key, value.into())).collect();
+        Ok(self.operation(true, state.set_many(&bucket, values)).await)
+    }
+
+    async fn delete_many(
+        &mut self,
+        bucket: Resource<Bucket>,
+        keys: Vec<String>,
+    ) -> Result<Answer<()>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
+        Ok(self.operation(true, state.delete_many(&bucket, &keys)).await)
+    }
+}

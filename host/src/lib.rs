@@ -1,0 +1,27 @@
+//! The host: runs HTTP handlers as WebAssembly plugins over shared, exact state.
+//!
+//! ```text
+//! client ─▶ edge ─▶ runtime ─▶ guest ─▶ interfaces ─▶ tally-state ─▶ SQLite | Redis | PostgreSQL
+//! ```
+//!
+//! Each room knows only the next one. [`config`] is what all of it is told, [`server`] starts the
+//! rooms in order and stops them again, and `admin` shows what they do.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "a test that fails should stop where it fails"
+    )
+)]
+
+mod admin;
+pub mod config;
+pub mod edge;
+mod interfaces;
+pub mod runtime;
+pub mod server;

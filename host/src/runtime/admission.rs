@@ -1,0 +1,91 @@
+//! A place in the pool for each request, or a refusal: bounded in number and in time.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::failure::Failure;
+
+/// The door to the pool.
+pub(super) struct Admission {
+    places: Semaphore,
+    pool: usize,
+    waiting: AtomicUsize,
+    most_waiting: usize,
+    longest_wait: Duration,
+}
+
+impl Admission {
+    pub(super) fn new(pool: usize, most_waiting: usize, longest_wait: Duration) -> Self {
+        Self {
+            places: Semaphore::new(pool),
+            pool,
+            waiting: AtomicUsize::new(0),
+            most_waiting,
+            longest_wait,
+        }
+    }
+
+    /// Waits for a place, in order of arrival. The place is free again when the permit is dropped.
+    pub(super) async fn enter(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        if let Ok(permit) = self.places.try_acquire() {
+            return Ok(permit);
+        }
+        let _waiting = Waiting::begin(&self.waiting, self.most_waiting).ok_or(Failure::Busy)?;
+        match tokio::time::timeout(self.longest_wait, self.places.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(Failure::Busy),
+        }
+    }
+
+    pub(super) fn in_use(&self) -> usize {
+        self.pool.saturating_sub(self.places.available_permits())
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// One request that waits; counted until dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize, most: usize) -> Option<Self> {
+        // Counted first, so that no more than `most` are ever let through at once.
+        let waiting = Self(count);
+        let before = count.fetch_add(1, Ordering::AcqRel);
+        (before < most).then_some(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn beyond_pool_and_queue_is_refused_at_once_and_the_queue_after_its_wait() {
+        let admission = Admission::new(1, 1, Duration::from_secs(1));
+        let first = admission.enter().await.unwrap();
+        assert_eq!(admission.in_use(), 1);
+        let (second, third) = tokio::join!(admission.enter(), async {
+            tokio::task::yield_now().await;
+            assert_eq!(admission.waiting(), 1);
+            admission.enter().await.err()
+        });
+        assert!(matches!(third, Some(Failure::Busy)), "the queue is full");
+        assert!(matches!(second.err(), Some(Failure::Busy)), "its wait is over");
+        assert_eq!(admission.waiting(), 0);
+        drop(first);
+        assert!(admission.enter().await.is_ok());
+    }
+}

@@ -1,0 +1,113 @@
+//! Wasmtime's settings, and the clock by which guests are interrupted.
+//!
+//! What decides the speed of a fresh instance for each request: the pooling allocator, which keeps
+//! slots of memory, tables and stacks ready; copy-on-write images of initial memory; and keeping
+//! the touched pages of a slot resident, which needs the kernel to say which those are.
+
+use std::{fs, time::Duration};
+
+use wasmtime::{Cache, Config, Enabled, PoolingAllocationConfig, Result, Strategy};
+
+use super::limits::Limits;
+
+/// How often a computing guest is looked at. Short against the default limit on computing, long
+/// against the cost of a tick.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Stack of the guest, in bytes: wasmtime's default. Recursion ends here, as a trap.
+const WASM_STACK_BYTES: usize = 512 << 10;
+
+/// Stack a guest's fiber runs on, in bytes: the guest's own and as much again for host functions.
+const FIBER_STACK_BYTES: usize = 1 << 20;
+
+/// Elements of a table. Compiled Rust and C use some hundreds.
+const TABLE_ELEMENTS: usize = 10_000;
+
+/// A component is up to this many core modules: a guest of a standard library is three, with the
+/// shims of its imports.
+const CORE_INSTANCES_PER_GUEST: u32 = 4;
+
+/// And these tables.
+const TABLES_PER_GUEST: u32 = 2;
+
+/// Bytes of a slot's memory that stay resident after use. A plugin guest touches a few pages.
+const KEEP_RESIDENT_BYTES: usize = 256 << 10;
+
+/// Metadata of one instance in the host's memory, in bytes, per core module.
+const INSTANCE_BYTES: usize = 1 << 20;
+
+/// A wasmtime engine whose epoch ticks for as long as it lives.
+pub(super) struct Engine(wasmtime::Engine);
+
+impl Engine {
+    /// An engine whose pool holds what the limits say.
+    pub(super) fn new(limits: &Limits) -> Result<Self> {
+        let engine = wasmtime::Engine::new(&config(limits)?)?;
+        let ticking = engine.weak();
+        std::thread::Builder::new().name("epoch".into()).spawn(move || {
+            loop {
+                std::thread::sleep(TICK);
+                match ticking.upgrade() {
+                    Some(engine) => engine.increment_epoch(),
+                    None => return,
+                }
+            }
+        })?;
+        Ok(Self(engine))
+    }
+
+    pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.0
+    }
+}
+
+fn config(limits: &Limits) -> Result<Config> {
+    let slots = u32::try_from(limits.pool).unwrap_or(u32::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(slots)
+        .total_core_instances(slots.saturating_mul(CORE_INSTANCES_PER_GUEST))
+        .total_memories(slots)
+        .total_tables(slots.saturating_mul(TABLES_PER_GUEST))
+        .total_stacks(slots)
+        .max_core_instances_per_component(CORE_INSTANCES_PER_GUEST)
+        .max_memories_per_component(1)
+        .max_tables_per_component(TABLES_PER_GUEST)
+        .max_component_instance_size(INSTANCE_BYTES)
+        .max_core_instance_size(INSTANCE_BYTES)
+        .max_memory_size(limits.memory)
+        .table_elements(TABLE_ELEMENTS)
+        // The default is shared out over shards, and a slot that is not warm costs system calls.
+        .max_unused_warm_slots(slots);
+    if swap_is_off() {
+        pool.pagemap_scan(Enabled::Auto).linear_memory_keep_resident(KEEP_RESIDENT_BYTES);
+    } else {
+        // The scan misses pages that were swapped out, and they would reach the next guest.
+        tracing::warn!(
+            "this machine has swap, so guests' memory is given back to the kernel after each request, which is slower; turn swap off to keep it"
+        );
+    }
+
+    let mut config = Config::new();
+    config
+        .strategy(Strategy::Cranelift)
+        .allocation_strategy(pool)
+        .memory_reservation(u64::try_from(limits.memory).unwrap_or(u64::MAX))
+        .max_wasm_stack(WASM_STACK_BYTES)
+        .async_stack_size(FIBER_STACK_BYTES)
+        .epoch_interruption(true)
+        // Guests of this world wait in one place at a time: the event loop for concurrent calls
+        // would cost each of them a task.
+        .concurrency_support(false)
+        // Nobody reads the backtraces of guests that trap.
+        .wasm_backtrace_max_frames(None)
+        .generate_address_map(false)
+        .wasm_memory64(false)
+        .cache(Some(Cache::from_file(None)?));
+    Ok(config)
+}
+
+/// Whether the kernel has no swap to move pages to.
+fn swap_is_off() -> bool {
+    // One line of headings, and one for each device.
+    fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() <= 1)
+}

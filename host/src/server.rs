@@ -1,0 +1,218 @@
+//! Starting the rooms in order, saying what is served where, and stopping them again.
+
+use std::{
+    fmt::Write as _,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use prometheus::Registry;
+use tally_state::{OpenError, State};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    admin::Admin,
+    config::Config,
+    edge::{self, Workers, WorkersError},
+    runtime::{LoadError, Runtime},
+};
+
+/// Connections the kernel keeps for a moment in which all workers are busy.
+const BACKLOG: u32 = 4_096;
+
+/// Why the server does not start or does not end well. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// There is no guest to serve.
+    #[error(
+        "no guest given: tally serve GUEST.wasm, or guest = \"GUEST.wasm\" in tally.toml; `just build-guest` builds one"
+    )]
+    NoGuest,
+    /// The guest's file cannot be read.
+    #[error("cannot read the guest {}: {reason}", path.display())]
+    GuestFile {
+        /// Its path.
+        path: PathBuf,
+        /// What the operating system says.
+        reason: io::Error,
+    },
+    /// The guest cannot be run.
+    #[error("{}: {reason}", path.display())]
+    Guest {
+        /// Its path.
+        path: PathBuf,
+        /// Why not.
+        reason: LoadError,
+    },
+    /// The store cannot be used.
+    #[error("{0}")]
+    Store(#[from] OpenError),
+    /// An address cannot be listened at.
+    #[error("cannot listen at {address}: {reason}; {advice}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        reason: io::Error,
+        /// What to do about it.
+        advice: String,
+    },
+    /// The machine lacks something basic.
+    #[error(transparent)]
+    Workers(#[from] WorkersError),
+    /// The machine lacks something basic.
+    #[error("cannot watch for signals: {0}")]
+    Signals(io::Error),
+    /// Two metrics have one name, which is a bug.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+    /// Requests were cut off.
+    #[error("stopped with {connections} connections still open after {timeout:?}")]
+    Cut {
+        /// Connections that were open.
+        connections: usize,
+        /// How long they had.
+        timeout: Duration,
+    },
+}
+
+/// Reads a guest's file.
+///
+/// # Errors
+/// [`ServerError::GuestFile`].
+pub fn read_guest(path: &Path) -> Result<Vec<u8>, ServerError> {
+    std::fs::read(path).map_err(|reason| ServerError::GuestFile { path: path.to_owned(), reason })
+}
+
+/// Serves until a signal says to stop, then lets requests under way finish.
+///
+/// `started` is told, for people, what is served where once it is.
+///
+/// # Errors
+/// [`ServerError`], before anything is served, or when requests had to be cut off at the end.
+pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), ServerError> {
+    let path = config.guest.clone().ok_or(ServerError::NoGuest)?;
+    let guest = read_guest(&path)?;
+    // Listening comes first, as it fails fastest.
+    let listener = listen("listen", config.listen)?;
+    let admin_listener = listen("admin", config.admin)?;
+    let registry = Registry::new();
+    let state = State::open(
+        &config.store,
+        config.state.clone(),
+        tally_state::Metrics::register(&registry)?,
+    )
+    .await?;
+    let runtime = Runtime::new(&guest, config.limits.clone(), config.buckets.clone())
+        .map_err(|reason| ServerError::Guest { path: path.clone(), reason })?;
+    let runtime = Arc::new(runtime);
+    let metrics = edge::Metrics::register(&registry)?;
+    let workers = Workers::start(config.workers, &runtime, &state, &config.edge, &metrics)?;
+    let workers = Arc::new(workers);
+    let admin = Arc::new(Admin::new(
+        registry,
+        Arc::clone(&runtime),
+        Arc::clone(&workers),
+        state.worker(),
+        config.limits.pool,
+    )?);
+
+    let mut stop = Signals::watch().map_err(ServerError::Signals)?;
+    let admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener.1));
+    started(&banner(&config, &path, &runtime, &state, listener.0, admin_listener.0));
+
+    tokio::select! {
+        () = edge::accept(listener.1, &workers, config.edge.connections) => {}
+        () = stop.next() => {}
+    }
+    // The listener is closed: what comes now is refused by the kernel and goes elsewhere.
+    tracing::info!(connections = workers.connections(), "stopping; a second signal ends at once");
+    admin.start_draining();
+    workers.start_draining();
+    let cut = tokio::select! {
+        () = workers.drained() => None,
+        () = tokio::time::sleep(config.drain_timeout) => Some(config.drain_timeout),
+        () = stop.next() => Some(Duration::ZERO),
+    };
+    let connections = workers.connections();
+    admin_task.abort();
+    match cut {
+        Some(timeout) if connections > 0 => Err(ServerError::Cut { connections, timeout }),
+        _ => Ok(()),
+    }
+}
+
+/// Listens at an address; gives the one it has, which differs where port 0 was asked for.
+fn listen(key: &str, address: SocketAddr) -> Result<(SocketAddr, TcpListener), ServerError> {
+    let listening = || -> io::Result<(SocketAddr, TcpListener)> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restarted server need not wait for the last one's connections to be forgotten.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
+        Ok((listener.local_addr()?, listener))
+    };
+    listening().map_err(|reason| {
+        let advice = match reason.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("another program does; stop it or choose another with --{key} ADDRESS")
+            }
+            _ => format!("choose another with --{key} ADDRESS"),
+        };
+        ServerError::Listen { address, reason, advice }
+    })
+}
+
+/// What is served where, and what the store promises.
+fn banner(
+    config: &Config,
+    guest: &Path,
+    runtime: &Runtime,
+    state: &State,
+    address: SocketAddr,
+    admin: SocketAddr,
+) -> String {
+    let description = state.description();
+    let mut text = format!(
+        "serving  http://{address}  with {} (version {}, plugin world), {} workers, pool of {}\n\
+         admin    http://{admin}  /livez /readyz /metrics\n\
+         store    {description}",
+        guest.display(),
+        runtime.guest_version(),
+        config.workers,
+        config.limits.pool,
+    );
+    if let Some(warning) = &description.warning {
+        // Writing to a string does not fail.
+        let _ = write!(text, "\nwarning  {warning}");
+    }
+    text
+}
+
+/// The signals that ask for a stop.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn watch() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
