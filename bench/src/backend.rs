@@ -15,7 +15,7 @@ pub(crate) enum Backend {
     Postgres,
 }
 
-/// A backend ready to be used; its server ends when dropped.
+/// A backend ready to be used; its server is stopped in an orderly way when dropped.
 pub(crate) enum Store {
     Memory,
     Sqlite(PathBuf),
@@ -72,5 +72,17 @@ impl Store {
             Self::Redis(redis) => redis.process_id(),
             Self::Postgres(postgres) => postgres.process_id(),
         }
+    }
+}
+
+impl Drop for Store {
+    /// Killed, PostgreSQL would leave processes and shared memory behind. What does not stop in an
+    /// orderly way is killed next, by its own drop.
+    fn drop(&mut self) {
+        let _ = match self {
+            Self::Memory | Self::Sqlite(_) => Ok(()),
+            Self::Redis(redis) => redis.stop(),
+            Self::Postgres(postgres) => postgres.stop(),
+        };
     }
 }

@@ -38,7 +38,7 @@ impl Measure<'_> {
     ) -> Result<()> {
         let title = format!("{} on {}", kind.name(), store.backend().name());
         eprintln!("{title}");
-        let server = Server::start(self.programs, kind, &store.url(), dir).await?;
+        let mut server = Server::start(self.programs, kind, &store.url(), dir).await?;
         let (status, _) = http::request(server.address(), Method::POST, "/reset").await?;
         if status != StatusCode::OK {
             bail!("{title}: POST /reset answered {status}");
@@ -49,6 +49,7 @@ impl Measure<'_> {
         let load = self.wrk.run(server.address(), self.window).await?;
         let after = self.used(&server, store)?;
 
+        server.still_runs()?;
         let count = count(&server).await.with_context(|| title.clone())?;
         server.end().await?;
 
@@ -61,7 +62,7 @@ impl Measure<'_> {
             p50: Some(load.p50.as_secs_f64()),
             p99: Some(load.p99.as_secs_f64()),
         };
-        for note in self.notes(count, &warm_up, &load) {
+        for note in notes(count, self.wrk.in_flight(), &warm_up, &load) {
             report.note(format!("{title}: {note}"));
         }
         report.add(store.backend(), kind.name(), sample);
@@ -97,40 +98,38 @@ impl Measure<'_> {
         let of_store = store.process_id().map(|id| self.clock.used(id)).transpose()?;
         Ok((self.clock.used(server.id())?, of_store))
     }
+}
 
-    /// What was not as it should be. Every acknowledged increment must be in the count. Beyond
-    /// those can only be increments whose answers wrk did not wait for, or that failed.
-    fn notes(&self, count: u64, warm_up: &Load, load: &Load) -> Vec<String> {
-        let mut notes = Vec::new();
-        let loads = [warm_up, load];
-        let acknowledged: u64 = loads.iter().map(|load| load.acknowledged()).sum();
-        let lost = acknowledged.saturating_sub(count);
-        if lost > 0 {
-            notes.push(format!(
-                "LOST UPDATES: {lost} of {acknowledged} acknowledged increments are not in the count {count}"
-            ));
-        }
-        let unsure: u64 = loads
-            .iter()
-            .map(|load| self.wrk.in_flight() + load.refused + load.failed_sockets())
-            .sum();
-        let surplus = count.saturating_sub(acknowledged);
-        if surplus > unsure {
-            notes.push(format!(
-                "COUNTED TWICE: the count {count} is {surplus} above the {acknowledged} acknowledged increments, and at most {unsure} were unanswered"
-            ));
-        }
-        for (load, name) in loads.iter().zip(["warming up", "measuring"]) {
-            if load.refused > 0 {
-                let (refused, requests) = (load.refused, load.requests);
-                notes.push(format!("{refused} of {requests} answers were errors while {name}"));
-            }
-            for (what, errors) in load.socket_errors.iter().filter(|(_, errors)| *errors > 0) {
-                notes.push(format!("{errors} socket errors ({what}) while {name}"));
-            }
-        }
-        notes
+/// What was not as it should be. Every acknowledged increment must be in the count. Beyond
+/// those can only be increments whose answers wrk did not wait for, or that failed.
+fn notes(count: u64, in_flight: u64, warm_up: &Load, load: &Load) -> Vec<String> {
+    let mut notes = Vec::new();
+    let loads = [warm_up, load];
+    let acknowledged: u64 = loads.iter().map(|load| load.acknowledged()).sum();
+    let lost = acknowledged.saturating_sub(count);
+    if lost > 0 {
+        notes.push(format!(
+            "LOST UPDATES: {lost} of {acknowledged} acknowledged increments are not in the count {count}"
+        ));
     }
+    let unsure: u64 =
+        loads.iter().map(|load| in_flight + load.refused + load.failed_sockets()).sum();
+    let surplus = count.saturating_sub(acknowledged);
+    if surplus > unsure {
+        notes.push(format!(
+            "COUNTED TWICE: the count {count} is {surplus} above the {acknowledged} acknowledged increments, and at most {unsure} were unanswered"
+        ));
+    }
+    for (load, name) in loads.iter().zip(["warming up", "measuring"]) {
+        if load.refused > 0 {
+            let (refused, requests) = (load.refused, load.requests);
+            notes.push(format!("{refused} of {requests} answers were errors while {name}"));
+        }
+        for (what, errors) in load.socket_errors.iter().filter(|(_, errors)| *errors > 0) {
+            notes.push(format!("{errors} socket errors ({what}) while {name}"));
+        }
+    }
+    notes
 }
 
 async fn count(server: &Server) -> Result<u64> {
@@ -146,4 +145,49 @@ async fn count(server: &Server) -> Result<u64> {
 #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
 fn rate(requests: u64, duration: Duration) -> f64 {
     requests as f64 / duration.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(requests: u64, refused: u64, timeouts: u64) -> Load {
+        Load {
+            requests,
+            refused,
+            socket_errors: vec![("read", 0), ("timeout", timeouts)],
+            duration: Duration::from_secs(1),
+            p50: Duration::ZERO,
+            p99: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_count_within_what_was_acknowledged_or_unanswered_is_right() {
+        for count in 300..=304 {
+            assert!(notes(count, 2, &load(100, 0, 0), &load(200, 0, 0)).is_empty(), "{count}");
+        }
+    }
+
+    #[test]
+    fn a_count_outside_is_said() {
+        let lost = notes(299, 2, &load(100, 0, 0), &load(200, 0, 0));
+        assert!(lost.iter().any(|note| note.starts_with("LOST UPDATES: 1 of 300")), "{lost:?}");
+        let twice = notes(305, 2, &load(100, 0, 0), &load(200, 0, 0));
+        assert!(twice.iter().any(|note| note.starts_with("COUNTED TWICE")), "{twice:?}");
+    }
+
+    #[test]
+    fn failures_are_said_and_may_have_counted_or_not() {
+        for count in [295, 305] {
+            let notes = notes(count, 2, &load(100, 5, 0), &load(200, 0, 1));
+            assert_eq!(
+                notes,
+                [
+                    "5 of 100 answers were errors while warming up",
+                    "1 socket errors (timeout) while measuring"
+                ]
+            );
+        }
+    }
 }

@@ -138,11 +138,16 @@ impl Server {
         }
     }
 
-    /// Ends the server with `SIGTERM`, and waits until it has ended.
-    pub(crate) async fn end(mut self) -> Result<()> {
+    /// Fails with what the server printed if it has ended.
+    pub(crate) fn still_runs(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
             bail!("{} ended with {status} under load:\n{}", self.name(), self.log());
         }
+        Ok(())
+    }
+
+    /// Ends the server with `SIGTERM`, and waits until it has ended.
+    pub(crate) async fn end(mut self) -> Result<()> {
         program::terminate(self.id).await?;
         let ended = timeout(END_LIMIT, self.child.wait()).await;
         ended.with_context(|| {

@@ -7,13 +7,12 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     thread,
 };
 
 use anyhow::{Context as _, Result, bail};
-use futures_util::future::try_join_all;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::{Client, NoTls, Statement};
@@ -33,9 +32,6 @@ const RESET: &str = "INSERT INTO plain_hyper (key, value) VALUES ('count', 0)
     ON CONFLICT (key) DO UPDATE SET value = 0 RETURNING value";
 const REPORT: &str = "SELECT coalesce(max(value), 0) FROM plain_hyper WHERE key = 'count'";
 
-/// Connections to PostgreSQL of all threads together.
-const POSTGRES_CONNECTIONS: usize = 16;
-
 /// What a request asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Operation {
@@ -49,7 +45,7 @@ pub(crate) enum Source {
     Memory(Arc<AtomicI64>),
     Sqlite(mpsc::UnboundedSender<Job>),
     Redis(redis::Client),
-    Postgres { url: String, connections: usize },
+    Postgres(String),
 }
 
 /// One thread's access to the store.
@@ -57,7 +53,7 @@ pub(crate) enum Store {
     Memory(Arc<AtomicI64>),
     Sqlite(mpsc::UnboundedSender<Job>),
     Redis(MultiplexedConnection),
-    Postgres(Pool),
+    Postgres(Prepared),
 }
 
 /// An operation for the thread that owns the SQLite connection, and where to answer.
@@ -65,7 +61,7 @@ type Job = (Operation, oneshot::Sender<rusqlite::Result<i64>>);
 
 impl Source {
     /// Opens a store by its URL, and makes its table.
-    pub(crate) async fn open(url: &str, threads: usize) -> Result<Self> {
+    pub(crate) async fn open(url: &str) -> Result<Self> {
         let (scheme, rest) = url.split_once(':').context("the store URL has no scheme")?;
         Ok(match scheme {
             "memory" => Self::Memory(Arc::new(AtomicI64::new(0))),
@@ -74,10 +70,7 @@ impl Source {
             "postgres" => {
                 let client = postgres(url).await?;
                 client.batch_execute(POSTGRES_SCHEMA).await?;
-                Self::Postgres {
-                    url: url.to_owned(),
-                    connections: POSTGRES_CONNECTIONS.div_ceil(threads),
-                }
+                Self::Postgres(url.to_owned())
             }
             _ => bail!("the store URL must begin with memory:, sqlite:, redis: or postgres:"),
         })
@@ -89,9 +82,7 @@ impl Source {
             Self::Memory(count) => Store::Memory(Arc::clone(count)),
             Self::Sqlite(jobs) => Store::Sqlite(jobs.clone()),
             Self::Redis(client) => Store::Redis(client.get_multiplexed_async_connection().await?),
-            Self::Postgres { url, connections } => {
-                Store::Postgres(Pool::connect(url, *connections).await?)
-            }
+            Self::Postgres(url) => Store::Postgres(Prepared::connect(url).await?),
         })
     }
 }
@@ -114,7 +105,7 @@ impl Store {
                 Ok(answered.await??)
             }
             Self::Redis(connection) => redis(connection.clone(), operation).await,
-            Self::Postgres(pool) => pool.apply(operation).await,
+            Self::Postgres(prepared) => prepared.apply(operation).await,
         }
     }
 }
@@ -166,37 +157,14 @@ fn sql(operation: Operation) -> &'static str {
     }
 }
 
-/// Connections to PostgreSQL that take turns. Each sends statements without waiting for the answers
-/// to those before.
-pub(crate) struct Pool {
-    connections: Vec<Prepared>,
-    turn: AtomicUsize,
-}
-
-struct Prepared {
+/// A connection to PostgreSQL with its statements. It sends each without waiting for the answers to
+/// those before. One a thread: more of them wait for each other's locks on the one row, and answered
+/// fewer requests a second the more there were.
+pub(crate) struct Prepared {
     client: Client,
     increment: Statement,
     report: Statement,
     reset: Statement,
-}
-
-impl Pool {
-    async fn connect(url: &str, connections: usize) -> Result<Self> {
-        let connections = try_join_all((0..connections).map(|_| Prepared::connect(url))).await?;
-        Ok(Self { connections, turn: AtomicUsize::new(0) })
-    }
-
-    async fn apply(&self, operation: Operation) -> Result<i64> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let place = turn.checked_rem(self.connections.len()).unwrap_or(0);
-        let prepared = self.connections.get(place).context("there is no connection")?;
-        let statement = match operation {
-            Operation::Increment => &prepared.increment,
-            Operation::Report => &prepared.report,
-            Operation::Reset => &prepared.reset,
-        };
-        Ok(prepared.client.query_one(statement, &[]).await?.try_get(0)?)
-    }
 }
 
 impl Prepared {
@@ -206,6 +174,15 @@ impl Prepared {
         let report = client.prepare(REPORT).await?;
         let reset = client.prepare(RESET).await?;
         Ok(Self { client, increment, report, reset })
+    }
+
+    async fn apply(&self, operation: Operation) -> Result<i64> {
+        let statement = match operation {
+            Operation::Increment => &self.increment,
+            Operation::Report => &self.report,
+            Operation::Reset => &self.reset,
+        };
+        Ok(self.client.query_one(statement, &[]).await?.try_get(0)?)
     }
 }
 
