@@ -31,11 +31,8 @@ struct Arena {
 unsafe impl Sync for Arena {}
 
 #[global_allocator]
-static ARENA: Arena = Arena {
-    bytes: UnsafeCell::new([0; ARENA_BYTES]),
-    next: Cell::new(0),
-    end: Cell::new(0),
-};
+static ARENA: Arena =
+    Arena { bytes: UnsafeCell::new([0; ARENA_BYTES]), next: Cell::new(0), end: Cell::new(0) };
 
 // SAFETY: blocks are aligned, lie within the arena or in pages grown for it, and never overlap, as
 // `next` only rises.

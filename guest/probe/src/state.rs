@@ -1,0 +1,128 @@
+//! What the probe does with state.
+
+use crate::{
+    exports::tally::plugin::handler::{Error, Response},
+    text,
+    wasi::keyvalue::{
+        atomics::{self, Cas, CasError},
+        batch,
+        store::{self, Bucket},
+    },
+};
+
+/// Opens the default bucket.
+fn bucket() -> Result<Bucket, Error> {
+    store::open("").map_err(failed)
+}
+
+fn failed(error: store::Error) -> Error {
+    Error::State(format!("{error:?}"))
+}
+
+/// Answers `path` with an argument: the query as it is.
+pub fn handle(path: &str, argument: &str) -> Result<Response, Error> {
+    match path {
+        "/open" => text(format!("{:?}", store::open(argument).map(|_| "opened"))),
+        "/get" => {
+            let value = bucket()?.get(argument).map_err(failed)?;
+            text(value.map_or("(none)".into(), |value| String::from_utf8_lossy(&value).into()))
+        }
+        "/set" => {
+            let (key, value) = argument.split_once('=').unwrap_or((argument, ""));
+            bucket()?.set(key, value.as_bytes()).map_err(failed)?;
+            text("set".into())
+        }
+        "/exists" => text(bucket()?.exists(argument).map_err(failed)?.to_string()),
+        "/delete" => {
+            bucket()?.delete(argument).map_err(failed)?;
+            text("deleted".into())
+        }
+        "/add" => text(atomics::increment(&bucket()?, argument, 1).map_err(failed)?.to_string()),
+        "/long-key" => {
+            let key = "k".repeat(argument.parse().unwrap_or(0));
+            text(atomics::increment(&bucket()?, &key, 1).map_err(failed)?.to_string())
+        }
+        "/long-value" => {
+            let value = vec![b'v'; argument.parse().unwrap_or(0)];
+            bucket()?.set("long", &value).map_err(failed)?;
+            text("set".into())
+        }
+        // Counts, and then fails: whoever asked cannot know whether it counted.
+        "/add-and-panic" => {
+            atomics::increment(&bucket()?, argument, 1).map_err(failed)?;
+            panic!("asked to")
+        }
+        "/many" => {
+            let bucket = bucket()?;
+            for _ in 0..argument.parse().unwrap_or(0_u32) {
+                bucket.exists("many").map_err(failed)?;
+            }
+            text("done".into())
+        }
+        "/handles" => {
+            let count = argument.parse().unwrap_or(0_u32);
+            let buckets: Result<Vec<_>, _> = (0..count).map(|_| bucket()).collect();
+            text(buckets?.len().to_string())
+        }
+        "/swap" => swap(),
+        "/batch" => several(),
+        "/list" => {
+            let bucket = bucket()?;
+            let mut keys = Vec::new();
+            let mut cursor = None;
+            loop {
+                let page = bucket.list_keys(cursor.as_deref()).map_err(failed)?;
+                keys.extend(page.keys);
+                cursor = page.cursor;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            keys.sort();
+            text(keys.join(","))
+        }
+        _ => Err(Error::NotFound),
+    }
+}
+
+/// Compare-and-swap in all its outcomes; answers what was seen.
+fn swap() -> Result<Response, Error> {
+    let bucket = bucket()?;
+    bucket.delete("swap").map_err(failed)?;
+    let missing = Cas::new(&bucket, "swap").map_err(failed)?;
+    let late = Cas::new(&bucket, "swap").map_err(failed)?;
+    let mut seen = vec![format!("{:?}", missing.current().map_err(failed)?)];
+    seen.push(format!("{:?}", atomics::swap(missing, b"first").is_ok()));
+    match atomics::swap(late, b"second") {
+        Err(CasError::CasFailed(newer)) => {
+            let current = newer.current().map_err(failed)?.unwrap_or_default();
+            seen.push(String::from_utf8_lossy(&current).into());
+            seen.push(format!("{:?}", atomics::swap(newer, b"second").is_ok()));
+        }
+        other => seen.push(format!("{other:?}")),
+    }
+    let last = bucket.get("swap").map_err(failed)?.unwrap_or_default();
+    seen.push(String::from_utf8_lossy(&last).into());
+    text(seen.join(" "))
+}
+
+/// Several keys at once; answers what was seen.
+fn several() -> Result<Response, Error> {
+    let bucket = bucket()?;
+    let pairs = [("one".to_owned(), b"1".to_vec()), ("two".to_owned(), b"2".to_vec())];
+    batch::set_many(&bucket, &pairs).map_err(failed)?;
+    let keys = ["two", "none", "one"].map(String::from);
+    let before = batch::get_many(&bucket, &keys).map_err(failed)?;
+    batch::delete_many(&bucket, &keys).map_err(failed)?;
+    let after = batch::get_many(&bucket, &keys).map_err(failed)?;
+    let show = |found: Vec<Option<(String, Vec<u8>)>>| -> Vec<String> {
+        found
+            .into_iter()
+            .map(|pair| match pair {
+                Some((key, value)) => format!("{key}={}", String::from_utf8_lossy(&value)),
+                None => "-".into(),
+            })
+            .collect()
+    };
+    text(format!("{} {}", show(before).join(","), show(after).join(",")))
+}

@@ -1,0 +1,137 @@
+//! An HTTP client for tests: one connection, one request at a time.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+/// A response, read whole.
+#[derive(Debug)]
+pub struct Response {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Response {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn count(&self) -> i64 {
+        self.json()["count"].as_i64().unwrap_or_else(|| panic!("no count: {self:?}"))
+    }
+
+    /// Checks that this is a problem of RFC 9457 with a status and a code; gives its detail.
+    #[track_caller]
+    pub fn problem(&self, status: u16, code: &str) -> String {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        let json = self.json();
+        assert_eq!(json["status"], status);
+        assert_eq!(json["code"], code);
+        assert_eq!(json["instance"].as_str().unwrap(), self.headers["x-request-id"]);
+        json["detail"].as_str().unwrap().to_owned()
+    }
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+/// A connection.
+pub struct Client {
+    address: SocketAddr,
+    sender: Sender,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self { address, sender: Sender::Http1(sender) }
+    }
+
+    /// HTTP/2 with prior knowledge.
+    pub async fn connect_http2(address: SocketAddr) -> Self {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        Self { address, sender: Sender::Http2(sender) }
+    }
+
+    /// Sends a request; an error when the connection fails before the response has arrived.
+    pub async fn try_send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response> {
+        let response = match &mut self.sender {
+            Sender::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+            Sender::Http2(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+        };
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Response { status: parts.status, headers: parts.headers, body })
+    }
+
+    pub fn request(&self, method: Method, target: &str) -> Request<Full<Bytes>> {
+        let mut builder = Request::builder().method(method);
+        builder = match self.sender {
+            Sender::Http1(_) => builder.uri(target).header("host", self.address.to_string()),
+            Sender::Http2(_) => builder.uri(format!("http://{}{target}", self.address)),
+        };
+        builder.body(Full::default()).unwrap()
+    }
+
+    pub async fn send(&mut self, method: Method, target: &str) -> Response {
+        let request = self.request(method, target);
+        self.try_send(request).await.unwrap()
+    }
+
+    pub async fn get(&mut self, target: &str) -> Response {
+        self.send(Method::GET, target).await
+    }
+
+    pub async fn post(&mut self, target: &str) -> Response {
+        self.send(Method::POST, target).await
+    }
+}
+
+/// A GET on a connection of its own.
+pub async fn get(address: SocketAddr, target: &str) -> Response {
+    Client::connect(address).await.get(target).await
+}
+
+/// A POST on a connection of its own.
+pub async fn post(address: SocketAddr, target: &str) -> Response {
+    Client::connect(address).await.post(target).await
+}
+
+/// Sends bytes as they are, and gives all that comes back until the server closes.
+pub fn raw(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    // A reset after the answer is as good as a close.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}

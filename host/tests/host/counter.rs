@@ -1,0 +1,168 @@
+//! The counter's routes, as its clients see them.
+
+use http::Method;
+
+use crate::{
+    client::{Client, get, post},
+    host::Host,
+};
+
+fn host() -> Host {
+    Host::start("counter", "memory:", &[])
+}
+
+#[tokio::test]
+async fn it_counts_reports_and_resets() {
+    let host = host();
+    let mut client = Client::connect(host.address).await;
+    assert_eq!(client.get("/report").await.count(), 0, "a counter nobody has raised");
+    assert_eq!(client.post("/increment").await.text(), r#"{"count":1}"#);
+    assert_eq!(client.post("/increment?by=5").await.count(), 6);
+    assert_eq!(client.post("/increment?by=-2").await.count(), 4);
+    assert_eq!(client.post("/increment?by=%2B3").await.count(), 7);
+    assert_eq!(client.get("/report").await.count(), 7);
+    assert_eq!(client.post("/reset").await.text(), r#"{"count":0}"#);
+    let report = client.get("/report").await;
+    assert_eq!(report.count(), 0, "still a number after a reset");
+    assert_eq!(report.json()["current_process_id"], host.id());
+    assert_eq!(report.headers["content-type"], "application/json");
+}
+
+#[tokio::test]
+async fn counters_of_different_names_do_not_meet() {
+    let host = host();
+    let mut client = Client::connect(host.address).await;
+    for name in ["a", "a:b", "a%2Fb", "b%20c", "%C3%A9", "count"] {
+        assert_eq!(client.post(&format!("/increment?name={name}")).await.count(), 1, "{name}");
+    }
+    assert_eq!(client.post("/increment").await.count(), 2, "the default is named count");
+    assert_eq!(client.post("/increment?name=b+c").await.count(), 2, "a plus is a space");
+    client.post("/reset?name=a").await;
+    assert_eq!(client.get("/report?name=a%3Ab").await.count(), 1, "its sibling is untouched");
+}
+
+#[tokio::test]
+async fn reading_never_writes_and_writing_is_never_a_get() {
+    let host = host();
+    for (method, path, allow) in [
+        (Method::GET, "/increment", "POST"),
+        (Method::HEAD, "/increment", "POST"),
+        (Method::GET, "/reset", "POST"),
+        (Method::PUT, "/reset", "POST"),
+        (Method::POST, "/report", "GET, HEAD"),
+        (Method::DELETE, "/report", "GET, HEAD"),
+    ] {
+        let mut client = Client::connect(host.address).await;
+        let response = client.send(method.clone(), path).await;
+        assert_eq!(response.status, 405, "{method} {path}");
+        assert_eq!(response.headers["allow"], allow);
+    }
+    assert_eq!(get(host.address, "/report").await.count(), 0);
+}
+
+#[tokio::test]
+async fn head_is_a_report_without_its_body() {
+    let host = host();
+    let mut client = Client::connect(host.address).await;
+    let response = client.send(Method::HEAD, "/report").await;
+    assert_eq!(response.status, 200);
+    assert_eq!(response.body.len(), 0);
+    let length: usize = response.headers["content-length"].to_str().unwrap().parse().unwrap();
+    assert!(length > 10, "the length that GET would have");
+    assert_eq!(client.get("/report").await.status, 200, "the connection goes on");
+}
+
+#[tokio::test]
+async fn a_report_that_was_seen_is_not_modified() {
+    let host = host();
+    let mut client = Client::connect(host.address).await;
+    client.post("/increment").await;
+    let tag = client.get("/report").await.headers["etag"].clone();
+    for (seen, status) in
+        [(tag.to_str().unwrap(), 304), ("*", 304), ("\"other\", W/\"1\"", 304), ("\"other\"", 200)]
+    {
+        let mut request = client.request(Method::GET, "/report");
+        request.headers_mut().insert("if-none-match", seen.parse().unwrap());
+        let response = client.try_send(request).await.unwrap();
+        assert_eq!(response.status, status, "{seen}");
+        assert_eq!(response.headers["etag"], tag);
+        assert_eq!(response.body.is_empty(), status == 304);
+    }
+    client.post("/increment").await;
+    assert_ne!(client.get("/report").await.headers["etag"], tag);
+}
+
+#[tokio::test]
+async fn answers_to_writes_are_never_cached() {
+    let host = host();
+    for path in ["/increment", "/reset"] {
+        assert_eq!(post(host.address, path).await.headers["cache-control"], "no-store");
+    }
+}
+
+#[tokio::test]
+async fn wrong_parameters_are_explained_and_count_nothing() {
+    let host = host();
+    let mut client = Client::connect(host.address).await;
+    let long = format!("name={}", "k".repeat(2048));
+    for (query, part) in [
+        ("by=x", "'by' must be a whole number"),
+        ("by=", "'by' must be a whole number"),
+        ("by=1.5", "'by' must be a whole number"),
+        ("by=9223372036854775808", "'by' must be a whole number"),
+        ("by=1&by=2", "'by' must be given once"),
+        ("name=", "'name' must be 1 to 256 bytes"),
+        ("name=%00", "'name' must be 1 to 256 bytes"),
+        ("name=%ff", "'name' must be percent-encoded UTF-8"),
+        ("name=%f", "'name' must be percent-encoded UTF-8"),
+        ("name=a&name=b", "'name' must be given once"),
+        (long.as_str(), "'name' must be 1 to 256 bytes"),
+    ] {
+        let detail = client.post(&format!("/increment?{query}")).await.problem(400, "bad_request");
+        assert!(detail.contains(part), "{query}: {detail}");
+    }
+    assert_eq!(client.get("/report").await.count(), 0);
+}
+
+#[tokio::test]
+async fn an_overflow_is_a_conflict_that_changes_nothing() {
+    let host = host();
+    let mut client = Client::connect(host.address).await;
+    let most = i64::MAX;
+    assert_eq!(client.post(&format!("/increment?by={most}")).await.count(), most);
+    let response = client.post("/increment").await;
+    let detail = response.problem(409, "state_conflict");
+    assert!(detail.contains("64-bit"), "{detail}");
+    assert_eq!(response.json()["applied"], "no");
+    assert_eq!(client.get("/report").await.count(), most);
+}
+
+#[tokio::test]
+async fn other_paths_are_not_found() {
+    let host = host();
+    for path in ["/", "/increment/", "/%69ncrement", "/report%00", "/%ff%fe", "//increment"] {
+        let response = get(host.address, path).await;
+        response.problem(404, "not_found");
+    }
+}
+
+#[tokio::test]
+async fn http2_with_prior_knowledge_is_served_on_the_same_port() {
+    let host = host();
+    let mut client = Client::connect_http2(host.address).await;
+    for count in 1..=50 {
+        assert_eq!(client.post("/increment").await.count(), count);
+    }
+    assert_eq!(get(host.address, "/report").await.count(), 50);
+}
+
+#[tokio::test]
+async fn a_request_id_is_taken_over_or_made() {
+    let host = host();
+    let mut client = Client::connect(host.address).await;
+    let first = client.get("/report").await.headers["x-request-id"].clone();
+    assert_ne!(client.get("/report").await.headers["x-request-id"], first);
+    let mut request = client.request(Method::GET, "/report");
+    request.headers_mut().insert("x-request-id", "mine-1".parse().unwrap());
+    assert_eq!(client.try_send(request).await.unwrap().headers["x-request-id"], "mine-1");
+}

@@ -1,0 +1,141 @@
+//! Clients that send what they should not.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
+
+use crate::{
+    client::{Client, get, raw},
+    host::Host,
+};
+
+fn host(flags: &[&str]) -> Host {
+    Host::start("counter", "memory:", flags)
+}
+
+#[tokio::test]
+async fn a_body_of_ten_megabytes_is_413_and_the_client_gets_to_read_it() {
+    let host = host(&[]);
+    let mut client = Client::connect(host.address).await;
+    let mut request = client.request(http::Method::POST, "/increment");
+    *request.body_mut() = bytes::Bytes::from(vec![b'x'; 10 << 20]).into();
+    let response = client.try_send(request).await.unwrap();
+    let detail = response.problem(413, "body_too_large");
+    assert!(detail.contains("1048576"), "{detail}");
+    assert_eq!(get(host.address, "/report").await.count(), 0);
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_has_the_same_limit() {
+    let host = host(&["--body-limit", "10B"]);
+    let chunked = |body: &str| {
+        format!(
+            "POST /increment HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n{body}"
+        )
+    };
+    let answer = raw(host.address, chunked("5\r\nhello\r\n5\r\nworld\r\n0\r\n\r\n").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let answer = raw(host.address, chunked("5\r\nhello\r\n6\r\nworlds\r\n0\r\n\r\n").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    assert_eq!(get(host.address, "/report").await.count(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_before_sending_is_told_no() {
+    let host = host(&[]);
+    let answer = raw(
+        host.address,
+        b"POST /increment HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 10000000\r\n\r\n",
+    );
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[tokio::test]
+async fn targets_that_are_too_long_or_none_are_refused() {
+    let host = host(&[]);
+    let mut client = Client::connect(host.address).await;
+    client.get(&format!("/{}", "x".repeat(8_000))).await.problem(414, "target_too_long");
+    client.get(&format!("/{}", "x".repeat(7_999))).await.problem(404, "not_found");
+    let answer = raw(host.address, b"CONNECT example.com:80 HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_refused_and_the_connection_closed() {
+    let host = host(&[]);
+    for bytes in [
+        // Invalid UTF-8 and NUL in the path.
+        b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n".as_slice(),
+        b"GET /\0 HTTP/1.1\r\nhost: x\r\n\r\n",
+        // Two lengths, a length beside chunks, a folded header.
+        b"POST /increment HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        b"POST /increment HTTP/1.1\r\nhost: x\r\ncontent-length: x\r\n\r\n",
+        b"GET /report HTTP/1.1\r\nhost: x\r\nx: a\r\n b\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 not TLS here\r\n\r\n",
+        b"nonsense\r\n\r\n",
+    ] {
+        let answer = raw(host.address, bytes);
+        assert!(answer.starts_with("HTTP/1.1 400"), "{bytes:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "one answer: {answer}");
+    }
+    assert_eq!(get(host.address, "/report").await.count(), 0, "and nothing was counted");
+}
+
+#[tokio::test]
+async fn a_length_beside_chunks_never_smuggles_a_second_request() {
+    let host = host(&[]);
+    let answer = raw(
+        host.address,
+        b"POST /reset HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nPOST /increment HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    );
+    // RFC 9112 (6.3) lets a server refuse it, or believe the chunks and close afterwards.
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+    assert_eq!(get(host.address, "/report").await.count(), 0);
+}
+
+#[tokio::test]
+async fn an_oversized_head_is_431() {
+    let host = host(&["--head-limit", "8KiB"]);
+    let head = format!("GET /report HTTP/1.1\r\nhost: x\r\nx-large: {}\r\n\r\n", "y".repeat(9_000));
+    let answer = raw(host.address, head.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+#[tokio::test]
+async fn slow_heads_and_bodies_are_given_up() {
+    let host = host(&["--head-timeout", "200ms", "--body-timeout", "200ms"]);
+    let mut slow_head = TcpStream::connect(host.address).unwrap();
+    slow_head.write_all(b"GET /report HTTP/1.1\r\nhost:").unwrap();
+    let mut answer = Vec::new();
+    // Ends by itself, as the server closes the connection.
+    let _ = slow_head.read_to_end(&mut answer);
+    assert!(!String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 200"));
+
+    let mut slow_body = TcpStream::connect(host.address).unwrap();
+    slow_body.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    slow_body
+        .write_all(b"POST /increment HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nab")
+        .unwrap();
+    let mut first = [0; 12];
+    slow_body.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 408");
+    assert_eq!(get(host.address, "/report").await.count(), 0);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_their_turn() {
+    let host = host(&["--max-connections", "2"]);
+    let first = Client::connect(host.address).await;
+    let mut second = Client::connect(host.address).await;
+    assert_eq!(second.get("/report").await.status, 200);
+    let address = host.address;
+    let third = tokio::spawn(async move { get(address, "/report").await });
+    for _ in 0..50 {
+        assert_eq!(second.get("/report").await.status, 200);
+    }
+    assert!(!third.is_finished());
+    drop(first);
+    assert_eq!(third.await.unwrap().status, 200);
+}

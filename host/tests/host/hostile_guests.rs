@@ -1,0 +1,198 @@
+//! Guests that misbehave: their own request fails, and nobody else notices.
+
+use std::time::Duration;
+
+use crate::{
+    client::{Client, get},
+    host::Host,
+};
+
+fn host(flags: &[&str]) -> Host {
+    Host::start("probe", "memory:", flags)
+}
+
+#[tokio::test]
+async fn every_request_finds_fresh_memory() {
+    let host = host(&["--pool", "2"]);
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let address = host.address;
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                for _ in 0..500 {
+                    assert_eq!(client.get("/static").await.text(), "1");
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_request_has_an_instance_of_its_own() {
+    let host = host(&[]);
+    let mut client = Client::connect(host.address).await;
+    let mut last = 0;
+    for _ in 0..3 {
+        let worker = client.get("/worker").await;
+        let mut parts = worker.text().split(' ');
+        assert_eq!(parts.next().unwrap(), host.id().to_string());
+        let instance: u64 = parts.next().unwrap().parse().unwrap();
+        assert!(instance > last);
+        last = instance;
+        assert!(host.banner.contains(parts.next().unwrap()), "the version is in the banner");
+    }
+}
+
+#[tokio::test]
+async fn a_guest_sees_the_request_as_it_was_sent() {
+    let host = host(&[]);
+    let mut client = Client::connect(host.address).await;
+    assert_eq!(client.get("/echo?a=%20b&c").await.text(), "GET /echo a=%20b&c 0");
+    let mut request = client.request(http::Method::PATCH, "/echo");
+    *request.body_mut() = bytes::Bytes::from("12345").into();
+    assert_eq!(client.try_send(request).await.unwrap().text(), "PATCH /echo  5");
+    let mut request = client.request(http::Method::GET, "/header?X-Several");
+    request.headers_mut().append("x-several", "one".parse().unwrap());
+    request.headers_mut().append("x-several", "two".parse().unwrap());
+    assert_eq!(client.try_send(request).await.unwrap().text(), "one, two");
+    assert_eq!(client.get("/header?none").await.text(), "(none)");
+    assert_eq!(client.get("/wasi").await.text(), "0", "no environment reaches a guest");
+}
+
+#[tokio::test]
+async fn a_trap_fails_one_request_and_gives_its_place_back() {
+    let host = host(&["--pool", "1"]);
+    let mut client = Client::connect(host.address).await;
+    for path in ["/panic", "/recurse", "/grow?100000000", "/handles?5000"] {
+        for _ in 0..3 {
+            client.get(path).await.problem(500, "trap");
+            assert_eq!(client.get("/static").await.text(), "1");
+        }
+    }
+    assert!(host.log().contains("a guest failed"));
+    let response = client.get("/internal").await;
+    let detail = response.problem(500, "internal");
+    assert!(!detail.contains("secret"), "{detail}");
+    assert!(host.log().contains("a secret of the guest"), "it is in the log");
+}
+
+#[tokio::test]
+async fn a_guest_that_computes_too_long_is_stopped_and_others_go_on() {
+    // One worker: the others share its thread.
+    let host = host(&["--cpu-limit", "200ms", "--workers", "1"]);
+    let address = host.address;
+    let looping = tokio::spawn(async move { get(address, "/loop").await });
+    let mut client = Client::connect(address).await;
+    let mut answered = 0;
+    while !looping.is_finished() {
+        assert_eq!(client.get("/static").await.text(), "1");
+        answered += 1;
+    }
+    assert!(answered >= 2, "{answered} answers while another guest computed");
+    looping.await.unwrap().problem(504, "cpu_limit");
+}
+
+#[tokio::test]
+async fn a_guest_that_never_gets_through_its_start_is_stopped() {
+    let host = Host::start("stuck", "memory:", &["--pool", "1", "--cpu-limit", "50ms"]);
+    for _ in 0..2 {
+        get(host.address, "/").await.problem(504, "cpu_limit");
+    }
+}
+
+#[tokio::test]
+async fn responses_that_cannot_be_sent_are_not() {
+    let host = host(&["--response-limit", "64KiB"]);
+    let mut client = Client::connect(host.address).await;
+    for path in [
+        "/status?99",
+        "/status?101",
+        "/status?199",
+        "/status?600",
+        "/answer?x-split=aCRLFset-cookie:%20b",
+        "/answer?bad(name=x",
+        "/answer?content-length=5",
+        "/answer?transfer-encoding=chunked",
+        "/answer?connection=close",
+        "/headers?65",
+        "/body?65537",
+    ] {
+        client.get(path).await.problem(500, "invalid_response");
+    }
+    assert_eq!(client.get("/status?200").await.status, 200);
+    assert_eq!(client.get("/status?599").await.status, 599);
+    assert_eq!(client.get("/answer?x-good=yes").await.headers["x-good"], "yes");
+    assert_eq!(client.get("/headers?64").await.status, 200);
+    assert_eq!(client.get("/body?65536").await.body.len(), 65536);
+}
+
+#[tokio::test]
+async fn beyond_pool_and_queue_requests_are_refused_at_once() {
+    let host = host(&["--pool", "1", "--queue", "1", "--workers", "1", "--cpu-limit", "2s"]);
+    let address = host.address;
+    let requests: Vec<_> =
+        (0..4).map(|_| tokio::spawn(async move { get(address, "/loop").await })).collect();
+    let mut refused = 0;
+    let mut computed = 0;
+    for request in requests {
+        let response = request.await.unwrap();
+        if response.status == 503 {
+            response.problem(503, "busy");
+            assert_eq!(response.headers["retry-after"], "1");
+            assert_eq!(response.json()["applied"], "no");
+            refused += 1;
+        } else {
+            response.problem(504, "cpu_limit");
+            computed += 1;
+        }
+    }
+    // One computes; one waits, in vain or not; two find the queue full.
+    assert!((2..=3).contains(&refused), "{refused} refused, {computed} computed");
+    assert_eq!(get(address, "/static").await.text(), "1");
+}
+
+#[tokio::test]
+async fn a_million_bytes_of_memory_stay_within_the_limit() {
+    let host = host(&["--memory-limit", "8MiB"]);
+    let mut client = Client::connect(host.address).await;
+    assert_eq!(client.get("/grow?1000000").await.text(), "1000000");
+    client.get("/grow?9000000").await.problem(500, "trap");
+}
+
+#[tokio::test]
+async fn state_operations_of_one_request_are_limited() {
+    let host = host(&["--wall-limit", "1m"]);
+    let mut client = Client::connect(host.address).await;
+    assert_eq!(client.get("/many?1000").await.text(), "done");
+    let detail = client.get("/many?1001").await.problem(409, "state_conflict");
+    assert!(detail.contains("1000 state operations"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_store_no_longer_than_its_wall_limit() {
+    let redis = tally_testkit::Redis::start().unwrap();
+    let host = Host::start("probe", &redis.url(), &["--wall-limit", "300ms"]);
+    let mut client = Client::connect(host.address).await;
+    assert_eq!(client.get("/add?key").await.text(), "1");
+    redis.signal("STOP").unwrap();
+    let response = client.get("/add?key").await;
+    response.problem(504, "wall_limit");
+    assert_eq!(response.json()["applied"], "unknown", "it was sent");
+    let response = client.get("/get?key").await;
+    response.problem(504, "wall_limit");
+    assert_eq!(response.json()["applied"], "no", "a read changes nothing");
+    redis.signal("CONT").unwrap();
+    // Its turn comes once the store has answered what was sent, or the lane has given it up.
+    let mut last = client.get("/get?key").await;
+    for _ in 0..100 {
+        if last.status == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        last = client.get("/get?key").await;
+    }
+    assert_eq!(last.status, 200, "it recovers by itself");
+}

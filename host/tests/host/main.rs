@@ -1,0 +1,24 @@
+//! The host from outside: the real program, real guests, real stores, over HTTP.
+//!
+//! The guests come from `just build-test-guests`, the servers from `tally-testkit`. What is missing
+//! is an error that says how to get it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test that fails should stop where it fails"
+)]
+#![allow(unreachable_pub, reason = "the modules of one test program share what is public")]
+
+mod client;
+mod command_line;
+mod counter;
+mod counting;
+mod host;
+mod hostile_clients;
+mod hostile_guests;
+mod operations;
+mod state_in_guests;

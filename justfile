@@ -1,0 +1,57 @@
+# Everything that can be done with this repository. `./just` runs it where `just` is missing.
+
+store := env("STORE", "sqlite:tally.db")
+guest := env("GUEST", "guest/target/wasm32-wasip2/release/counter.wasm")
+
+# Backtraces slow every request whose host builds an error.
+export RUST_BACKTRACE := "0"
+
+_default:
+    @{{ just_executable() }} --list --unsorted
+
+# Build a guest: counter (the default), or another folder of guest/
+build-guest name="counter": _target
+    cd guest && cargo build --locked --release -p {{ name }}
+
+# Serve GUEST= (the counter) over STORE= (an SQLite file); further flags are passed on
+[positional-arguments]
+serve *flags: (_guest guest)
+    cargo build --locked --release -p tally
+    exec target/release/tally serve --store '{{ store }}' "$@" '{{ guest }}'
+
+# Install what tests need: the target of guests, redis-server and PostgreSQL
+setup: _target
+    ./.ci/setup
+
+# All tests: state, host, guests, on every backend, with servers of their own
+test: setup build-test-guests
+    cargo test --locked --workspace
+
+# The guests that tests run
+build-test-guests: build-guest (build-guest "probe") (build-guest "stuck")
+
+# Formatting, clippy, and documentation without warnings
+lint: _target
+    cargo fmt --all --check
+    cd guest && cargo fmt --all --check
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+    cd guest && cargo clippy --locked --release -p counter -- -D warnings
+    cd guest && cargo clippy --locked --release -p probe -p stuck -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+# What CI runs
+ci: lint test
+
+# Measure /increment on each backend beside the same routes in plain hyper; flags are passed on
+[positional-arguments]
+bench *flags: build-guest
+    cargo build --locked --release -p tally -p tally-bench
+    target/release/tally-bench "$@"
+
+# rustup installs the toolchain of rust-toolchain.toml by itself, but not always its targets
+_target:
+    @rustup target list --installed | grep -q '^wasm32-wasip2$' || rustup target add wasm32-wasip2
+
+# The shipped guest is built when it is missing; any other must exist
+_guest path:
+    @if [ ! -f '{{ path }}' ] && [ '{{ path }}' = guest/target/wasm32-wasip2/release/counter.wasm ]; then '{{ just_executable() }}' build-guest; fi
