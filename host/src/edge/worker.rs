@@ -19,6 +19,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use super::{Limits, Metrics, connection, service::Service};
 use crate::runtime::Runtime;
 
+/// How often each worker's timer fires for nothing. Tokio wakes its own thread, by a write to the
+/// kernel, for each new timer that is due before all others; with this one always due sooner, the
+/// timeouts of each request never are, which saves that write twice a request.
+const HEARTBEAT: Duration = Duration::from_millis(100);
+
 /// How often draining looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
@@ -114,9 +119,11 @@ async fn serve(
     open: &Arc<AtomicUsize>,
 ) {
     let mut connections = tokio::task::JoinSet::new();
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
     loop {
         tokio::select! {
             biased;
+            _ = heartbeat.tick() => {}
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             next = given.recv() => {
                 let Some((stream, place)) = next else { break };

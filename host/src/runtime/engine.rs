@@ -33,6 +33,11 @@ const TABLES_PER_GUEST: u32 = 2;
 /// Bytes of a slot's memory that stay resident after use. A plugin guest touches a few pages.
 const KEEP_RESIDENT_BYTES: usize = 256 << 10;
 
+/// Bytes of a slot's tables that are cleared by hand after use rather than given back to the kernel,
+/// which costs a system call, a page fault, and an interruption of every other core. A plugin guest
+/// has a page of them.
+const TABLE_KEEP_RESIDENT_BYTES: usize = 16 << 10;
+
 /// Metadata of one instance in the host's memory, in bytes, per core module.
 const INSTANCE_BYTES: usize = 1 << 20;
 
@@ -76,6 +81,7 @@ fn config(limits: &Limits) -> Result<Config> {
         .max_core_instance_size(INSTANCE_BYTES)
         .max_memory_size(limits.memory)
         .table_elements(TABLE_ELEMENTS)
+        .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
         // The default is shared out over shards, and a slot that is not warm costs system calls.
         .max_unused_warm_slots(slots);
     if swap_is_off() {
