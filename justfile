@@ -1,7 +1,8 @@
 # Everything that can be done with this repository. `./just` runs it where `just` is missing.
 
 store := env("STORE", "sqlite:tally.db")
-guest := env("GUEST", "guest/target/wasm32-wasip2/release/counter.wasm")
+shipped := "guest/target/wasm32-wasip2/release/counter.wasm"
+guest := env("GUEST", shipped)
 
 # Backtraces slow every request whose host builds an error.
 export RUST_BACKTRACE := "0"
@@ -13,11 +14,27 @@ _default:
 build-guest name="counter": _target
     cd guest && cargo build --locked --release -p {{ name }}
 
-# Serve GUEST= (the counter) over STORE= (an SQLite file); further flags are passed on
+# Serve GUEST= (the counter) over STORE= (an SQLite file); flags are passed on to `tally serve`
 [positional-arguments]
-serve *flags: (_guest guest)
+serve *flags:
+    #!/bin/sh
+    set -eu
+    # STORE= and GUEST= may stand before `just` or after `serve`.
+    STORE='{{ store }}' GUEST='{{ guest }}'
+    for flag do
+        shift
+        case $flag in
+            STORE=*) STORE=${flag#STORE=} ;;
+            GUEST=*) GUEST=${flag#GUEST=} ;;
+            *) set -- "$@" "$flag" ;;
+        esac
+    done
+    # The guest that ships is built when it is missing; any other has its own way to be built.
+    if [ "$GUEST" = '{{ shipped }}' ] && [ ! -f "$GUEST" ]; then
+        '{{ just_executable() }}' build-guest
+    fi
     cargo build --locked --release -p tally
-    exec target/release/tally serve --store '{{ store }}' "$@" '{{ guest }}'
+    exec target/release/tally serve --store "$STORE" "$@" "$GUEST"
 
 # Install what tests need: the target of guests, redis-server and PostgreSQL
 setup: _target
@@ -51,7 +68,3 @@ bench *flags: build-guest
 # rustup installs the toolchain of rust-toolchain.toml by itself, but not always its targets
 _target:
     @rustup target list --installed | grep -q '^wasm32-wasip2$' || rustup target add wasm32-wasip2
-
-# The shipped guest is built when it is missing; any other must exist
-_guest path:
-    @if [ ! -f '{{ path }}' ] && [ '{{ path }}' = guest/target/wasm32-wasip2/release/counter.wasm ]; then '{{ just_executable() }}' build-guest; fi

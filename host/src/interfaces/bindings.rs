@@ -9,6 +9,7 @@ wasmtime::component::bindgen!({
     imports: {
         // What asks the store waits for it; the others answer from the request's own context.
         "wasi:keyvalue/store": async | trappable,
+        "wasi:keyvalue/store.open": trappable,
         "wasi:keyvalue/atomics": async | trappable,
         "wasi:keyvalue/batch": async | trappable,
     },

@@ -107,7 +107,7 @@ impl Context {
 }
 
 impl store::Host for Context {
-    async fn open(&mut self, identifier: String) -> Result<Answer<Resource<Bucket>>> {
+    fn open(&mut self, identifier: String) -> Result<Answer<Resource<Bucket>>> {
         Ok(match self.buckets.open(&identifier) {
             Opened::Bucket(place) => Ok(Resource::new_own(place)),
             Opened::NoSuchStore => Err(store::Error::NoSuchStore),

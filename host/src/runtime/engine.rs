@@ -108,8 +108,20 @@ fn config(limits: &Limits) -> Result<Config> {
         .wasm_backtrace_max_frames(None)
         .generate_address_map(false)
         .wasm_memory64(false)
-        .cache(Some(Cache::from_file(None)?));
+        .cache(cache());
     Ok(config)
+}
+
+/// Wasmtime's cache of compiled code, in the user's cache folder: the next start of the same guest
+/// takes milliseconds. Where there is no such folder, guests are compiled at each start.
+fn cache() -> Option<Cache> {
+    match Cache::from_file(None) {
+        Ok(cache) => Some(cache),
+        Err(error) => {
+            tracing::warn!(%error, "compiled guests cannot be cached; starting will take longer");
+            None
+        }
+    }
 }
 
 /// Whether the kernel has no swap to move pages to.

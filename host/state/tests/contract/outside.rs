@@ -1,0 +1,58 @@
+//! What another program sees in the store, and what it may put there.
+
+use tally_state::{Bucket, Error, Rejection, Swapped};
+
+use crate::bench::Bench;
+
+pub(crate) async fn redis_keys_are_plain_strings(bench: Bench) {
+    let client = redis::Client::open(bench.url()).unwrap();
+    let mut other = client.get_multiplexed_async_connection().await.unwrap();
+    let handle = &bench.handle;
+    let bucket = Bucket::new("shared").unwrap();
+    handle.increment(&bucket, "count", 41).await.unwrap();
+    let count: i64 = redis::cmd("INCR").arg("shared:count").query_async(&mut other).await.unwrap();
+    assert_eq!(count, 42);
+    assert_eq!(handle.increment(&bucket, "count", 1).await, Ok(43));
+    let () = redis::cmd("SET").arg("shared:text").arg("v").query_async(&mut other).await.unwrap();
+    assert_eq!(handle.get(&bucket, "text").await, Ok(Some("v".into())));
+}
+
+pub(crate) async fn a_redis_list_is_no_value(bench: Bench) {
+    let client = redis::Client::open(bench.url()).unwrap();
+    let mut other = client.get_multiplexed_async_connection().await.unwrap();
+    let handle = &bench.handle;
+    let bucket = Bucket::new("foreign").unwrap();
+    let _: i64 =
+        redis::cmd("LPUSH").arg("foreign:list").arg("x").query_async(&mut other).await.unwrap();
+    let refused = |error: Error| {
+        assert!(matches!(error, Error::Rejected(Rejection::WrongType(_))), "{error}");
+    };
+    refused(handle.get(&bucket, "list").await.unwrap_err());
+    refused(handle.increment(&bucket, "list", 1).await.unwrap_err());
+    refused(handle.swap(&bucket, "list", None, "v".into()).await.unwrap_err());
+    assert_eq!(handle.list(&bucket, None).await.unwrap().keys, Vec::<String>::new());
+    let length: i64 =
+        redis::cmd("LLEN").arg("foreign:list").query_async(&mut other).await.unwrap();
+    assert_eq!(length, 1, "unchanged");
+}
+
+pub(crate) async fn postgres_counters_are_plain_numbers(bench: Bench) {
+    let (other, connection) =
+        tokio_postgres::connect(&bench.url(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let Bench { handle, bucket, .. } = &bench;
+    handle.increment(bucket, "count", 41).await.unwrap();
+    let change = "UPDATE tally_kv SET number = number + 1 WHERE bucket = $1 AND key = 'count'";
+    assert_eq!(other.execute(change, &[&bucket.as_str()]).await.unwrap(), 1);
+    assert_eq!(handle.increment(bucket, "count", 1).await, Ok(43));
+    assert_eq!(handle.swap(bucket, "count", Some("43".into()), "x".into()).await, Ok(Swapped::Yes));
+    let row = other
+        .query_one(
+            "SELECT number, value FROM tally_kv WHERE bucket = $1 AND key = 'count'",
+            &[&bucket.as_str()],
+        )
+        .await
+        .unwrap();
+    assert_eq!(row.get::<_, Option<i64>>(0), None);
+    assert_eq!(row.get::<_, Option<&[u8]>>(1), Some(&b"x"[..]));
+}
