@@ -243,6 +243,10 @@ impl Handle {
     /// # Errors
     /// [`Rejection::Cursor`] for a cursor that is not from this backend; else see [`Error`].
     pub async fn list(&self, bucket: &Bucket, cursor: Option<&str>) -> Answer<Page> {
+        // A cursor is a key or a number: what could be neither goes to no backend.
+        if cursor.is_some_and(|cursor| check_key(cursor).is_err()) {
+            return Err(Rejection::Cursor.into());
+        }
         let action = Action::List { cursor: cursor.map(Into::into), limit: PAGE_KEYS };
         let step = Step { bucket: bucket.clone(), key: "".into(), action };
         match wait(self.queues.push(step)?).await? {

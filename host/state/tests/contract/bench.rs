@@ -11,9 +11,11 @@ use std::{
 
 use tally_state::{Bucket, Handle, Metrics, Options, State};
 
-/// A case, by name.
-pub(crate) type Cases =
-    Vec<(&'static str, Box<dyn Fn(Bench) -> Pin<Box<dyn Future<Output = ()> + Send>>>)>;
+/// What runs a case.
+pub(crate) type Case = fn(Bench) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Cases by name.
+pub(crate) type Cases = Vec<(&'static str, Case)>;
 
 /// Where the backend under test keeps its data.
 #[derive(Clone)]
@@ -113,11 +115,8 @@ pub(crate) async fn open(url: &str) -> State {
 
 /// Runs every case, and fails with the names of those that failed.
 pub(crate) fn run(store: &Store, cases: Cases) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let total = cases.len();
     let failed = runtime.block_on(async {
         let state = open(&store.url()).await;

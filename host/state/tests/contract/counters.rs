@@ -1,6 +1,12 @@
 //! Counters: exact under concurrency, and refused without effect where they cannot count.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use futures_util::future::join_all;
 use tally_state::{Error, Rejection};
@@ -236,4 +242,63 @@ pub(crate) async fn a_report_never_goes_back(bench: Bench) {
     })
     .await;
     assert_eq!(bench.handle.get(&bucket, "key").await, Ok(Some("120".into())));
+}
+
+/// Sums that leave the range before they reach the store.
+pub(crate) async fn of_huge_increments_at_once_one_fits(bench: Bench) {
+    let Bench { handle, bucket, .. } = bench;
+    let huge = i64::MAX / 2 + 1;
+    let answers = join_all((0..20).map(|_| handle.increment(&bucket, "key", huge))).await;
+    assert_eq!(answers.iter().filter(|answer| **answer == Ok(huge)).count(), 1);
+    let overflow = Err(Error::Rejected(Rejection::Overflow));
+    assert_eq!(answers.iter().filter(|answer| **answer == overflow).count(), 19);
+    assert_eq!(handle.get(&bucket, "key").await, Ok(Some(huge.to_string().into())));
+}
+
+/// Workers increment without a pause while another resets. Every number from the reset to the last
+/// was given to somebody who was not answered before the reset was asked for, and whoever asked
+/// after it was answered is among them, each with a number of its own.
+pub(crate) async fn a_reset_loses_nothing_that_comes_after_it(bench: Bench) {
+    let (bucket, pause) = (&bench.bucket, std::time::Duration::from_millis(30));
+    for round in 0..3 {
+        let key = format!("key {round}");
+        let moments: [Arc<AtomicBool>; 3] = Default::default();
+        let [asked, answered, stop] = &moments;
+        let counting = at_once(&bench.state, 8, |_, handle| {
+            let (bucket, key, [asked, answered, stop]) =
+                (bucket.clone(), key.clone(), moments.clone());
+            async move {
+                let (mut during, mut after) = (Vec::new(), Vec::new());
+                while !stop.load(Ordering::SeqCst) {
+                    let is_after = answered.load(Ordering::SeqCst);
+                    let count = handle.increment(&bucket, &key, 1).await.unwrap();
+                    if is_after {
+                        after.push(count);
+                    } else if asked.load(Ordering::SeqCst) {
+                        during.push(count);
+                    }
+                }
+                (during, after)
+            }
+        });
+        let resetting = async {
+            tokio::time::sleep(pause).await;
+            asked.store(true, Ordering::SeqCst);
+            bench.handle.set(bucket, &key, "0".into()).await.unwrap();
+            answered.store(true, Ordering::SeqCst);
+            tokio::time::sleep(pause).await;
+            stop.store(true, Ordering::SeqCst);
+        };
+        let (counts, ()) = tokio::join!(counting, resetting);
+        let (during, after): (Vec<Vec<i64>>, Vec<Vec<i64>>) = counts.into_iter().unzip();
+        let (during, after) = (during.concat(), after.concat());
+        let held = bench.handle.get(bucket, &key).await.unwrap().unwrap();
+        let last: i64 = std::str::from_utf8(&held).unwrap().parse().unwrap();
+        let distinct: BTreeSet<i64> = after.iter().copied().collect();
+        assert_eq!(distinct.len(), after.len(), "a number was given twice: {after:?}");
+        assert!(distinct.iter().all(|count| (1..=last).contains(count)), "{last}: {after:?}");
+        let given: BTreeSet<i64> = during.into_iter().chain(after).collect();
+        let nobodys: Vec<i64> = (1..=last).filter(|count| !given.contains(count)).collect();
+        assert!(nobodys.is_empty(), "counted up to {last}, and {nobodys:?} were nobody's");
+    }
 }

@@ -44,14 +44,12 @@ pub(crate) async fn values_up_to_the_limit_are_taken_and_larger_ones_refused(ben
     let Bench { handle, bucket, .. } = bench;
     let largest = Bytes::from(incompressible(1 << 20));
     let larger = Bytes::from(vec![0xff; (1 << 20) + 1]);
-    let refused = Error::Rejected(Rejection::ValueTooLarge { actual: larger.len(), limit: 1 << 20 });
+    let refused =
+        Error::Rejected(Rejection::ValueTooLarge { actual: larger.len(), limit: 1 << 20 });
     handle.set(&bucket, "key", largest.clone()).await.unwrap();
     assert_eq!(handle.get(&bucket, "key").await, Ok(Some(largest.clone())));
     assert_eq!(handle.set(&bucket, "key", larger.clone()).await, Err(refused.clone()));
-    assert_eq!(
-        handle.swap(&bucket, "key", Some(largest.clone()), larger).await,
-        Err(refused)
-    );
+    assert_eq!(handle.swap(&bucket, "key", Some(largest.clone()), larger).await, Err(refused));
     assert_eq!(handle.get(&bucket, "key").await, Ok(Some(largest.clone())), "unchanged");
     let mut next = largest.to_vec();
     next[0] ^= 1;

@@ -1,6 +1,9 @@
 //! Listing: every key of the bucket, and none of another.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use tally_state::{Bucket, Error, Handle, Rejection};
@@ -67,8 +70,26 @@ pub(crate) async fn an_empty_bucket_lists_nothing(bench: Bench) {
 pub(crate) async fn no_bucket_lists_the_keys_of_another(bench: Bench) {
     let handle = &bench.handle;
     let names = [
-        "foo", "foobar", "foo*", "foo?", "f*", "f[o]o", "f[a-z]o", "[^x]oo", "foo\\", "foo\\*",
-        "foo%", "foo%3A", "foo:", "foo:bar", "fo_", "Foo", "foo ", "föö", "foo\u{10ffff}", "*",
+        "foo",
+        "foobar",
+        "foo*",
+        "foo?",
+        "f*",
+        "f[o]o",
+        "f[a-z]o",
+        "[^x]oo",
+        "foo\\",
+        "foo\\*",
+        "foo%",
+        "foo%3A",
+        "foo:",
+        "foo:bar",
+        "fo_",
+        "Foo",
+        "foo ",
+        "föö",
+        "foo\u{10ffff}",
+        "*",
     ];
     for name in names {
         let keys = [format!("of {name}"), "bar".into(), ":bar".into(), "%".into()];
@@ -124,4 +145,29 @@ pub(crate) async fn a_cursor_that_was_never_given_out_is_refused(bench: Bench) {
             assert_eq!(handle.list(bucket, Some(cursor)).await, refused, "{cursor:?}");
         }
     }
+}
+
+pub(crate) async fn keys_that_stay_are_listed_while_others_come_and_go(bench: Bench) {
+    let (handle, bucket) = (&bench.handle, &bench.bucket);
+    let staying: BTreeSet<String> = (0..1_200).map(|key| format!("{key} stays")).collect();
+    fill(handle, bucket, &staying).await;
+    let walking = AtomicBool::new(true);
+    let churn = async {
+        let passing: BTreeSet<String> = (0..400).map(|key| format!("{key} passes")).collect();
+        let gone: Vec<String> = passing.iter().cloned().collect();
+        while walking.load(Ordering::Relaxed) {
+            fill(handle, bucket, &passing).await;
+            handle.delete_many(bucket, &gone).await.unwrap();
+        }
+    };
+    let walks = async {
+        for _ in 0..5 {
+            let (seen, _) = walk(handle, bucket).await;
+            let missed: Vec<&String> = staying.difference(&seen).collect();
+            assert!(missed.is_empty(), "missed {missed:?}");
+        }
+        walking.store(false, Ordering::Relaxed);
+    };
+    tokio::join!(walks, churn);
+    assert_eq!(walk(handle, bucket).await.0, staying);
 }

@@ -22,7 +22,7 @@ mod outside;
 mod swaps;
 mod values;
 
-use bench::{Cases, Store};
+use bench::{Case, Cases, Store};
 use tally_testkit::{Durability, Postgres, Redis};
 
 /// A list of cases by module and name.
@@ -30,7 +30,7 @@ macro_rules! cases {
     ($($module:ident { $($case:ident),+ $(,)? })+) => {
         vec![$($((
             concat!(stringify!($module), "::", stringify!($case)),
-            Box::new(|bench| Box::pin($module::$case(bench))),
+            (|bench| Box::pin($module::$case(bench))) as Case,
         )),+),+]
     };
 }
@@ -57,6 +57,8 @@ fn alone() -> Cases {
             one_bad_key_in_a_batch_fails_alone,
             a_reset_is_never_undone_in_part,
             a_report_never_goes_back,
+            of_huge_increments_at_once_one_fits,
+            a_reset_loses_nothing_that_comes_after_it,
         }
         swaps {
             a_missing_key_is_created_once,
@@ -72,6 +74,7 @@ fn alone() -> Cases {
             no_bucket_lists_the_keys_of_another,
             separators_in_names_do_not_let_buckets_meet,
             a_cursor_that_was_never_given_out_is_refused,
+            keys_that_stay_are_listed_while_others_come_and_go,
         }
         limits {
             keys_up_to_the_limit_are_taken,

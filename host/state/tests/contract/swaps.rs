@@ -85,8 +85,8 @@ pub(crate) async fn one_of_many_swaps_wins_each_round(bench: Bench) {
             0 => Bytes::from(format!("{round}-{contender}")),
             _ => Bytes::from(format!("{}", round * 100 + contender)),
         };
-        let swaps = (0..8)
-            .map(|contender| handle.swap(&bucket, "key", current.clone(), value(contender)));
+        let swaps =
+            (0..8).map(|contender| handle.swap(&bucket, "key", current.clone(), value(contender)));
         let answers = join_all(swaps).await;
         let winners: Vec<usize> =
             (0..8).filter(|contender| answers[*contender] == Ok(Swapped::Yes)).collect();
@@ -110,9 +110,9 @@ pub(crate) async fn counting_by_swaps_loses_nothing(bench: Bench) {
             let mut seen: Option<Bytes> = None;
             let mut won = 0;
             while won < EACH {
-                let number: usize = seen.as_ref().map_or(0, |text| {
-                    std::str::from_utf8(text).unwrap().parse().unwrap()
-                });
+                let number: usize = seen
+                    .as_ref()
+                    .map_or(0, |text| std::str::from_utf8(text).unwrap().parse().unwrap());
                 let next = Bytes::from((number + 1).to_string());
                 match handle.swap(&bucket, "key", seen, next.clone()).await.unwrap() {
                     Swapped::Yes => {
