@@ -16,7 +16,11 @@ mod statement;
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use tokio_postgres::{Client, Config, config::SslMode, error::SqlState};
+use tokio_postgres::{
+    Client, Config,
+    config::SslMode,
+    error::{DbError, Severity, SqlState},
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use self::statement::Statements;
@@ -281,8 +285,11 @@ impl From<tokio_postgres::Error> for Failure {
         {
             return Self::Stale(Error::not_applied(reason));
         }
-        // The server was going down, or lost the connection, at a point nobody knows.
-        let unknown = code.starts_with("08") || ["57P01", "57P02", "40003"].contains(&code);
+        // An error rolls its transaction back. What ends the session, such as a log that cannot be
+        // written, may have come after the commit.
+        let severity = error.as_db_error().and_then(DbError::parsed_severity);
+        let ended = matches!(severity, Some(Severity::Fatal | Severity::Panic));
+        let unknown = ended || code.starts_with("08") || code == "40003";
         Self::Final(if unknown { Error::unknown(reason) } else { Error::not_applied(reason) })
     }
 }
@@ -349,15 +356,13 @@ impl Live {
                 Some(count) => Ok(Outcome::Count(count)),
                 // Nothing was changed. Which of the two reasons it was is read afterwards; if
                 // another session has meanwhile changed the value, either is a fair answer.
-                None => {
-                    let rejection = match self.statements.get(&self.client, step).await {
-                        Ok(Some(value)) if crate::counter::parse(&value).is_none() => {
-                            Rejection::NotANumber
-                        }
-                        _ => Rejection::Overflow,
-                    };
-                    Err(Failure::Final(rejection.into()))
-                }
+                None => Err(Failure::Final(match self.statements.get(&self.client, step).await {
+                    Ok(Some(value)) if crate::counter::parse(&value).is_none() => {
+                        Rejection::NotANumber.into()
+                    }
+                    Ok(_) => Rejection::Overflow.into(),
+                    Err(error) => Error::not_applied(format!("PostgreSQL: {}", text(&error))),
+                })),
             });
         }
         Ok(answers)

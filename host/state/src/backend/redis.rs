@@ -89,12 +89,13 @@ impl Redis {
         let redis = Self { target };
         let location =
             format!("{}:{}/{}", redis.target.host, redis.target.port, redis.target.login.db());
-        let mut live = redis.target.connect().await.map_err(|reason| {
+        let explain = |reason: String| {
             OpenError::Backend(format!(
                 "cannot use Redis at {location}: {reason}; check that it runs there and that the user and password in the store URL are right"
             ))
-        })?;
-        let (guarantee, warning) = live.durability().await;
+        };
+        let mut live = redis.target.connect().await.map_err(explain)?;
+        let (guarantee, warning) = live.durability().await.map_err(explain)?;
         let description = Description { backend: "redis", location, guarantee, warning };
         Ok((redis, description))
     }
@@ -122,7 +123,10 @@ impl Target {
         let plain = if secure { url.replacen("rediss:", "redis:", 1) } else { url.to_owned() };
         let login = plain
             .into_connection_info()
-            .map_err(|error| wrong(error.detail().unwrap_or("it cannot be read")))?
+            .map_err(|error| {
+                // The reason alone: what follows it may repeat parts of the URL.
+                wrong(error.to_string().split(" - ").next().unwrap_or_default())
+            })?
             .redis_settings()
             .clone();
         let tls = match secure {
@@ -261,18 +265,24 @@ impl Live {
     }
 
     /// What the server says of its persistence, for people: the guarantee, and what weakens it.
-    async fn durability(&mut self) -> (String, Option<String>) {
+    /// Fails where it says nothing at all, as to a client that did not log in.
+    async fn durability(&mut self) -> Result<(String, Option<String>), String> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("INFO").arg("persistence");
         pipeline.cmd("CONFIG").arg("GET").arg("appendfsync");
-        let values = self.send(&pipeline).await.unwrap_or_default();
+        let values = self.send(&pipeline).await.map_err(|error| error.to_string())?;
+        if let Some(Value::ServerError(error)) = values.first()
+            && error.code() == "NOAUTH"
+        {
+            return Err(refused(error).to_string());
+        }
         let text = |value: &Value| redis::from_redis_value_ref::<String>(value).unwrap_or_default();
         let info = values.first().map(text).unwrap_or_default();
         let fsync = match values.get(1) {
             Some(Value::Array(pair)) => pair.get(1).map(text).unwrap_or_default(),
             _ => String::new(),
         };
-        if info.contains("aof_enabled:1") {
+        Ok(if info.contains("aof_enabled:1") {
             match fsync.as_str() {
                 "always" => ("every acknowledged write is in the server's append-only file, synced".into(), None),
                 "" => ("acknowledged writes are in the server's append-only file".into(), None),
@@ -288,7 +298,7 @@ impl Live {
             )
         } else {
             ("as durable as the server's own configuration, which it does not tell".into(), None)
-        }
+        })
     }
 }
 
