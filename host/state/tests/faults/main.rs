@@ -1,0 +1,76 @@
+//! Faults: what is known of an operation when the store fails under it, and that it recovers.
+//!
+//! Connections are cut after each byte of an exchange, servers are stopped, killed and frozen,
+//! refuse writes or take long, files are locked or broken. One invariant holds throughout: the
+//! final count lies between what was acknowledged and that plus what ended unknown.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "a test that fails should stop where it fails"
+)]
+
+mod cuts;
+mod disk_full;
+mod killed;
+mod ledger;
+mod observer;
+mod opening;
+mod postgres;
+mod redis;
+mod sqlite;
+
+use std::time::Duration;
+
+use tally_state::{Error, Metrics, Options, State};
+
+/// The bucket that the tests use; each has a server or a file of its own.
+const BUCKET: &str = "faults";
+
+/// Longest time that anything awaited may take. Only a broken test or program gets near it.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs a test's future on two threads, as long as [`LIMIT`] at most.
+fn run<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async { tokio::time::timeout(LIMIT, test).await })
+        .expect("the test comes to its end")
+}
+
+/// Options whose time limits no slow machine reaches.
+fn patient() -> Options {
+    Options {
+        timeout: Duration::from_secs(60),
+        connect_timeout: Duration::from_secs(30),
+        ..Options::default()
+    }
+}
+
+async fn open(url: &str, options: Options) -> State {
+    State::open(url, options, Metrics::default()).await.unwrap()
+}
+
+/// The text of an error that must be certain, checked for what it has to say.
+fn not_applied<T: std::fmt::Debug>(result: Result<T, Error>, says: &str) {
+    match result {
+        Err(Error::NotApplied(text)) => {
+            assert!(text.contains(says), "{text:?} does not say {says:?}");
+            assert!(!text.contains(tally_testkit::TEST_PASSWORD), "{text}");
+        }
+        other => panic!("expected an operation not applied, got {other:?}"),
+    }
+}
+
+/// Tries again until something holds.
+async fn until<F: Future<Output = bool>>(holds: impl Fn() -> F) {
+    while !holds().await {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -1,0 +1,215 @@
+//! PostgreSQL that stops, holds locks, cancels, forbids, deadlocks, or loses its table.
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tally_state::{Bucket, Error, Handle, Options, State};
+use tally_testkit::{Durability, Postgres};
+use tokio_postgres::Client;
+
+use crate::{
+    BUCKET,
+    ledger::Ledger,
+    not_applied,
+    observer::{Observer, session},
+    open, patient, run, until,
+};
+
+/// An open server with one counter, `key`, that stands at 1.
+async fn counted(server: &Postgres, options: Options) -> (State, Handle, Bucket) {
+    let state = open(&server.url(), options).await;
+    let (handle, bucket) = (state.worker(), Bucket::new(BUCKET).unwrap());
+    assert_eq!(handle.increment(&bucket, "key", 1).await, Ok(1));
+    (state, handle, bucket)
+}
+
+/// How many sessions wait for a lock that another holds.
+async fn waiting(client: &Client) -> i64 {
+    let select = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted";
+    client.query_one(select, &[]).await.unwrap().get(0)
+}
+
+#[test]
+fn a_stopped_server_refuses_and_serves_again_by_itself() {
+    let mut server = Postgres::start(Durability::Unsynced).unwrap();
+    run(async {
+        let state = open(&server.url(), patient()).await;
+        let mut ledger = Ledger::new(state.worker(), "key");
+        let bucket = Bucket::new(BUCKET).unwrap();
+        ledger.increment().await.unwrap();
+        server.stop().unwrap();
+        // The first may find the connection before its end was seen, and so end unknown.
+        let first = ledger.increment().await;
+        assert!(first.is_err());
+        for _ in 0..3 {
+            not_applied(ledger.increment().await, "cannot connect to PostgreSQL");
+        }
+        not_applied(ledger.increment().await, "refused");
+        let read = state.worker().get(&bucket, "key").await;
+        not_applied(read, "cannot connect to PostgreSQL");
+        server.restart().unwrap();
+        assert_eq!(ledger.until_ok().await, 1, "the first after the restart");
+        let applied = ledger.verify(&mut Observer::postgres(&server.url()).await).await;
+        assert_eq!(applied, 0, "a stopped server applied nothing");
+    });
+}
+
+#[test]
+fn a_locked_row_holds_up_its_writes_for_a_while_and_no_reads() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    run(async {
+        // The lock timeout is a part of the whole, and far enough below it.
+        let (_state, handle, bucket) = counted(&server, Options::default()).await;
+        let other = session(&server.url()).await;
+        other.batch_execute("BEGIN; SELECT 1 FROM tally_kv FOR UPDATE").await.unwrap();
+        let writing = tokio::spawn({
+            let (handle, bucket) = (handle.clone(), bucket.clone());
+            async move { handle.increment(&bucket, "key", 1).await }
+        });
+        let watcher = session(&server.url()).await;
+        until(|| async { waiting(&watcher).await == 1 }).await;
+        assert_eq!(handle.get(&bucket, "key").await, Ok(Some("1".into())));
+        assert!(handle.exists(&bucket, "key").await.unwrap());
+        assert_eq!(handle.list(&bucket, None).await.unwrap().keys, ["key"]);
+        not_applied(writing.await.unwrap(), "55P03");
+        other.batch_execute("ROLLBACK").await.unwrap();
+        assert_eq!(handle.increment(&bucket, "key", 1).await, Ok(2));
+    });
+}
+
+#[test]
+fn a_cancelled_statement_is_not_applied_and_an_ended_session_unknown() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    run(async {
+        let (_state, handle, bucket) = counted(&server, patient()).await;
+        let (other, admin) = (session(&server.url()).await, session(&server.url()).await);
+        other.batch_execute("BEGIN; SELECT 1 FROM tally_kv FOR UPDATE").await.unwrap();
+        for function in ["pg_cancel_backend", "pg_terminate_backend"] {
+            let writing = tokio::spawn({
+                let (handle, bucket) = (handle.clone(), bucket.clone());
+                async move { handle.increment(&bucket, "key", 10).await }
+            });
+            until(|| async { waiting(&admin).await == 1 }).await;
+            let end = format!("SELECT {function}(pid) FROM pg_locks WHERE NOT granted LIMIT 1");
+            admin.query_one(&end, &[]).await.unwrap();
+            let answer = writing.await.unwrap();
+            match function {
+                "pg_cancel_backend" => not_applied(answer, "57014"),
+                _ => assert!(matches!(answer, Err(Error::Unknown(_))), "{answer:?}"),
+            }
+        }
+        other.batch_execute("ROLLBACK").await.unwrap();
+        assert_eq!(handle.increment(&bucket, "key", 1).await, Ok(2), "neither was applied");
+    });
+}
+
+/// A session that locks keys in another order than the one all hosts take: a host's statement that
+/// loses is rolled back by the server, and tried again.
+#[test]
+fn a_deadlock_with_another_program_counts_once() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    run(async {
+        let (_state, handle, bucket) = counted(&server, patient()).await;
+        let keys: Vec<String> = (0..20).map(|number| format!("key-{number:02}")).collect();
+        let pairs = keys.iter().map(|key| (key.clone(), Bytes::from("0"))).collect();
+        handle.set_many(&bucket, pairs).await.unwrap();
+        let (other, admin) = (session(&server.url()).await, session(&server.url()).await);
+        // The last key's row is locked; the table as well for a moment, so that the increments of
+        // each lane gather behind its first one, and become one statement.
+        other
+            .batch_execute(
+                "BEGIN; UPDATE tally_kv SET number = number WHERE key = 'key-19';
+                 SAVEPOINT gathering; LOCK TABLE tally_kv IN EXCLUSIVE MODE",
+            )
+            .await
+            .unwrap();
+        let first = tokio::spawn({
+            let (handle, bucket) = (handle.clone(), bucket.clone());
+            let firsts: Vec<String> = (0..8).map(|number| format!("first-{number}")).collect();
+            async move { join_all(firsts.iter().map(|key| handle.increment(&bucket, key, 1))).await }
+        });
+        until(|| async { waiting(&admin).await == 2 }).await;
+        let gathered = tokio::spawn({
+            let (handle, bucket, keys) = (handle.clone(), bucket.clone(), keys.clone());
+            async move { join_all(keys.iter().map(|key| handle.increment(&bucket, key, 1))).await }
+        });
+        // They are queued as soon as the task has run once.
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        other.batch_execute("ROLLBACK TO gathering").await.unwrap();
+        // One lane's statement has locked other keys, and waits for the last.
+        until(|| async { waiting(&admin).await == 1 }).await;
+        let crossing = other
+            .batch_execute("UPDATE tally_kv SET number = number WHERE key LIKE 'key-%'; COMMIT")
+            .await;
+        // Either side may be the one that the server chose to roll back.
+        if crossing.is_err() {
+            other.batch_execute("ROLLBACK").await.unwrap();
+        }
+        for answer in first.await.unwrap() {
+            assert_eq!(answer, Ok(1));
+        }
+        for answer in gathered.await.unwrap() {
+            assert_eq!(answer, Ok(1));
+        }
+        let counts = handle.get_many(&bucket, &keys).await.unwrap();
+        assert_eq!(counts, vec![Some(Bytes::from("1")); keys.len()]);
+        // The server's own count of deadlocks, which it publishes a little later.
+        let select = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+        until(|| async { admin.query_one(select, &[]).await.unwrap().get::<_, i64>(0) > 0 }).await;
+    });
+}
+
+#[test]
+fn a_database_that_may_only_be_read_is_read() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    run(async {
+        let (state, _, bucket) = counted(&server, patient()).await;
+        drop(state);
+        let admin = session(&server.url()).await;
+        let set = "ALTER DATABASE test_db SET default_transaction_read_only";
+        admin.batch_execute(&format!("{set} = on")).await.unwrap();
+        let state = open(&server.url(), patient()).await;
+        let handle = state.worker();
+        not_applied(handle.increment(&bucket, "key", 1).await, "25006");
+        not_applied(handle.set(&bucket, "key", "0".into()).await, "25006");
+        not_applied(handle.delete(&bucket, "key").await, "25006");
+        not_applied(handle.swap(&bucket, "key", None, "0".into()).await, "25006");
+        assert_eq!(handle.get(&bucket, "key").await, Ok(Some("1".into())));
+    });
+}
+
+#[test]
+fn a_dropped_table_is_named_and_opening_makes_it_again() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    run(async {
+        let (_state, handle, bucket) = counted(&server, patient()).await;
+        assert_eq!(handle.get(&bucket, "key").await, Ok(Some("1".into())));
+        let admin = session(&server.url()).await;
+        admin.batch_execute("DROP TABLE tally_kv").await.unwrap();
+        for _ in 0..3 {
+            not_applied(handle.increment(&bucket, "key", 1).await, "\"tally_kv\" does not exist");
+            not_applied(handle.get(&bucket, "key").await, "\"tally_kv\" does not exist");
+        }
+        let again = open(&server.url(), patient()).await.worker();
+        assert_eq!(again.increment(&bucket, "key", 1).await, Ok(1));
+        assert_eq!(handle.increment(&bucket, "key", 1).await, Ok(2), "the first one recovers");
+        assert_eq!(handle.get(&bucket, "key").await, Ok(Some("2".into())));
+    });
+}
+
+#[test]
+fn a_table_that_was_changed_by_hand_stops_no_counting() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    run(async {
+        let (_state, handle, bucket) = counted(&server, patient()).await;
+        handle.get(&bucket, "key").await.unwrap();
+        let admin = session(&server.url()).await;
+        admin
+            .batch_execute("ALTER TABLE tally_kv ADD COLUMN seen timestamptz DEFAULT now()")
+            .await
+            .unwrap();
+        let mut ledger = Ledger::new(handle.clone(), "other");
+        assert!(ledger.until_ok().await <= 2, "at most one finds its statement stale");
+        assert_eq!(ledger.unknown, 0);
+        assert_eq!(handle.get(&bucket, "key").await, Ok(Some("1".into())));
+    });
+}
