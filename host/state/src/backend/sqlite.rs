@@ -10,7 +10,10 @@
 //! What keeps it exact: a batch is one `BEGIN IMMEDIATE` transaction; a failure before `COMMIT`
 //! rolls it back, certainly not applied.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use rusqlite::{
@@ -31,6 +34,9 @@ use crate::{
 /// How long to wait for another process that writes to the same file, such as a shell or a second
 /// host. Below the default operation timeout, so that the failure is certain.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long to pause before opening a busy file again: about what another's opening takes.
+const OPEN_PAUSE: Duration = Duration::from_millis(5);
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS tally_kv (
@@ -68,8 +74,8 @@ impl Sqlite {
         }
         let sqlite = Self { path: PathBuf::from(path) };
         // Fails now rather than at the first request, with the path in the message.
-        let database = sqlite.database().map_err(|error| sqlite.explain(&error))?;
-        database.execute_batch(SCHEMA).map_err(|error| sqlite.explain(&error))?;
+        patiently(|| sqlite.database()?.execute_batch(SCHEMA))
+            .map_err(|error| sqlite.explain(&error))?;
         let description = Description {
             backend: "sqlite",
             location: sqlite.path.display().to_string(),
@@ -83,7 +89,7 @@ impl Sqlite {
 
     /// A connection for one lane.
     pub(crate) fn connection(&self, role: Role) -> Result<SqliteConnection, OpenError> {
-        let database = self.database().map_err(|error| self.explain(&error))?;
+        let database = patiently(|| self.database()).map_err(|error| self.explain(&error))?;
         if role == Role::Read {
             database
                 .pragma_update(None, "query_only", true)
@@ -106,6 +112,23 @@ impl Sqlite {
             "cannot open the SQLite file {}: {error}; check that its folder exists and is writable, and that the file is a database",
             self.path.display()
         ))
+    }
+}
+
+/// Opens again while the file is busy. SQLite itself does not wait where two who open a new file
+/// at once both turn it to WAL, as they might wait for each other.
+fn patiently<T>(mut open: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let started = Instant::now();
+    loop {
+        match open() {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && started.elapsed() < BUSY_TIMEOUT =>
+            {
+                std::thread::sleep(OPEN_PAUSE.mul_f32(fastrand::f32()));
+            }
+            result => return result,
+        }
     }
 }
 

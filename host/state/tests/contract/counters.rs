@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tally_state::{Error, Rejection};
+use tally_state::{Error, Rejection, Swapped};
 
 use crate::bench::{Bench, at_once};
 
@@ -300,5 +300,29 @@ pub(crate) async fn a_reset_loses_nothing_that_comes_after_it(bench: Bench) {
         let given: BTreeSet<i64> = during.into_iter().chain(after).collect();
         let nobodys: Vec<i64> = (1..=last).filter(|count| !given.contains(count)).collect();
         assert!(nobodys.is_empty(), "counted up to {last}, and {nobodys:?} were nobody's");
+    }
+}
+
+/// What one caller asks for on a key without waiting is applied in the order it was asked for, so
+/// that nothing joins an increment on the other side of a reset.
+pub(crate) async fn operations_of_one_key_keep_their_order(bench: Bench) {
+    let Bench { handle, bucket, .. } = bench;
+    for _ in 0..20 {
+        handle.set(&bucket, "key", "100".into()).await.unwrap();
+        let increment = || handle.increment(&bucket, "key", 1);
+        // Polled, and so queued, from the first to the last.
+        let (a, b, set, c, d, deleted, e, f) = tokio::join!(
+            increment(),
+            increment(),
+            handle.set(&bucket, "key", "0".into()),
+            increment(),
+            increment(),
+            handle.delete(&bucket, "key"),
+            increment(),
+            handle.swap(&bucket, "key", Some("1".into()), "7".into()),
+        );
+        assert_eq!((a, b, set, c, d), (Ok(101), Ok(102), Ok(()), Ok(1), Ok(2)));
+        assert_eq!((deleted, e, f), (Ok(()), Ok(1), Ok(Swapped::Yes)));
+        assert_eq!(handle.get(&bucket, "key").await, Ok(Some("7".into())));
     }
 }
