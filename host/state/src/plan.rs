@@ -9,8 +9,9 @@
 //! Only increments of one sign merge. With mixed signs a caller's own value could leave the range
 //! of `i64` although the total does not, and one at a time that caller would have been refused.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 
+use hashbrown::HashTable;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
@@ -60,33 +61,28 @@ impl Plan {
             steps: Vec::with_capacity(batch.len()),
             waiters: Vec::with_capacity(batch.len()),
         };
-        // The last step of each key, for the next operation on it to join or to follow. A lone
-        // operation has nothing to join.
-        let mut last: HashMap<(crate::Bucket, Box<str>), usize> = HashMap::new();
-        let lone = batch.len() == 1;
+        let mut latest = Latest::default();
         for Pending { step, reply, .. } in batch {
             let kind = step.action.kind();
-            let (index, share) = if lone {
-                (plan.push(step), Share::Whole)
-            } else {
-                let place =
-                    last.entry((step.bucket.clone(), step.key.clone())).or_insert(usize::MAX);
-                let delta = match step.action {
-                    Action::Increment(delta) => Some(delta),
-                    _ => None,
-                };
-                let joined = plan.steps.get_mut(*place).and_then(|into| join(into, &step.action));
-                let index = match joined {
-                    Some(_) => *place,
-                    None => plan.push(step),
-                };
-                *place = index;
-                let share = match (joined.flatten(), delta) {
-                    (Some(upto), Some(delta)) => Share::Part { delta, upto },
-                    (None, Some(delta)) => Share::Part { delta, upto: delta },
-                    _ => Share::Whole,
-                };
-                (index, share)
+            let delta = match step.action {
+                Action::Increment(delta) => Some(delta),
+                _ => None,
+            };
+            let before = latest.of(&plan.steps, &step);
+            let joined = before
+                .and_then(|index| Some((index, join(plan.steps.get_mut(index)?, &step.action)?)));
+            let (index, sum) = match joined {
+                Some((index, Joined::Sum(sum))) => (index, Some(sum)),
+                Some((index, Joined::Answer)) => (index, None),
+                None => {
+                    let index = plan.push(step);
+                    latest.push(&plan.steps, index);
+                    (index, delta)
+                }
+            };
+            let share = match (sum, delta) {
+                (Some(upto), Some(delta)) => Share::Part { delta, upto },
+                _ => Share::Whole,
             };
             plan.waiters.push(Waiter { step: index, share, kind, reply });
         }
@@ -156,16 +152,69 @@ fn unreachable_step() -> ! {
     panic!("a merged step is always an increment")
 }
 
-/// Joins an action to the step before it on the same key. `Some(Some(sum))`: joined as part of an
-/// addition that now reaches `sum`; `Some(None)`: shares the step's answer; `None`: must follow as
-/// a step of its own.
-fn join(into: &mut Step, action: &Action) -> Option<Option<i64>> {
+/// The latest step of each key, for the next operation on it to join or to follow.
+#[derive(Default)]
+struct Latest {
+    /// Places of steps, found by their bucket and key.
+    places: HashTable<usize>,
+    /// Clients choose keys, so the hash is keyed.
+    hasher: RandomState,
+}
+
+impl Latest {
+    /// The latest step on the key of `step`. A hot key is most often that of the step before, which
+    /// needs no hash.
+    fn of(&self, steps: &[Step], step: &Step) -> Option<usize> {
+        if steps.last().is_some_and(|last| same_key(last, step)) {
+            return steps.len().checked_sub(1);
+        }
+        let same = |place: &usize| steps.get(*place).is_some_and(|other| same_key(other, step));
+        self.places.find(self.hash(step), same).copied()
+    }
+
+    /// Notes a step that has been put at `place`.
+    fn push(&mut self, steps: &[Step], place: usize) {
+        let Some(step) = steps.get(place) else { return };
+        let same = |other: &usize| steps.get(*other).is_some_and(|other| same_key(other, step));
+        let hash =
+            |place: &usize| steps.get(*place).map_or(0, |step| self.hasher.hash_one(name(step)));
+        *self
+            .places
+            .entry(self.hasher.hash_one(name(step)), same, hash)
+            .or_insert(place)
+            .get_mut() = place;
+    }
+
+    fn hash(&self, step: &Step) -> u64 {
+        self.hasher.hash_one(name(step))
+    }
+}
+
+fn name(step: &Step) -> (&str, &str) {
+    (step.bucket.as_str(), &step.key)
+}
+
+fn same_key(a: &Step, b: &Step) -> bool {
+    name(a) == name(b)
+}
+
+/// How an operation shares the step before it.
+enum Joined {
+    /// As part of an addition that now reaches this sum.
+    Sum(i64),
+    /// By getting the same answer.
+    Answer,
+}
+
+/// Joins an action to the step before it on the same key; `None` where it must follow as a step of
+/// its own.
+fn join(into: &mut Step, action: &Action) -> Option<Joined> {
     match (&mut into.action, action) {
         (Action::Increment(sum), Action::Increment(delta)) if same_sign(*sum, *delta) => {
             *sum = sum.checked_add(*delta)?;
-            Some(Some(*sum))
+            Some(Joined::Sum(*sum))
         }
-        (before, action) if action.kind().is_read() && before == action => Some(None),
+        (before, action) if action.kind().is_read() && before == action => Some(Joined::Answer),
         _ => None,
     }
 }
@@ -317,10 +366,9 @@ mod tests {
     }
 
     fn action() -> impl Strategy<Value = Action> {
-        let delta = prop_oneof![-3_i64..=3, Just(i64::MAX), Just(i64::MIN), Just(i64::MAX - 1),];
-        let value = prop_oneof![Just("0"), Just("7"), Just("x"), Just("9223372036854775806")];
+        let value = prop_oneof![Just("0"), Just("7")];
         prop_oneof![
-            6 => delta.prop_map(Action::Increment),
+            6 => (-3_i64..=3).prop_map(Action::Increment),
             1 => Just(Action::Get),
             1 => Just(Action::Exists),
             1 => Just(Action::Delete),
@@ -331,12 +379,16 @@ mod tests {
         ]
     }
 
+    fn key() -> impl Strategy<Value = &'static str> {
+        prop_oneof![Just("a"), Just("b"), Just("c")]
+    }
+
     proptest! {
-        /// While no addition is refused, a combined batch answers exactly what its operations
-        /// would have been answered one at a time, and leaves the same values.
+        /// Where nothing is refused, a combined batch answers exactly what its operations would
+        /// have been answered one at a time, and leaves the same values.
         #[test]
         fn combining_equals_one_at_a_time(
-            batch in proptest::collection::vec((prop_oneof![Just("a"), Just("b")], action()), 1..40),
+            batch in proptest::collection::vec((key(), action()), 1..40),
         ) {
             let mut one_by_one = HashMap::new();
             let expected: Vec<_> = batch
@@ -348,12 +400,40 @@ mod tests {
                 .collect();
             let mut values = HashMap::new();
             let (answers, _) = combined(&mut values, batch.clone());
-            let refused = |answers: &[Reply]| answers.iter().any(Result::is_err);
-            // A refused sum is taken apart after the rest of its batch, which is another legal
-            // order of the same operations, so only the clean case is comparable to the letter.
-            prop_assume!(!refused(&expected) && !refused(&answers));
             prop_assert_eq!(answers, expected);
             prop_assert_eq!(values, one_by_one);
+        }
+
+        /// Where sums are refused, what was acknowledged is what was added: refused operations
+        /// are applied after the rest of their batch, which is another legal order.
+        #[test]
+        fn what_is_acknowledged_is_what_is_added(
+            deltas in proptest::collection::vec(
+                prop_oneof![
+                    -3_i64..=3,
+                    Just(i64::MAX),
+                    Just(i64::MIN),
+                    Just(i64::MAX / 2),
+                    Just(i64::MIN / 2),
+                ],
+                1..30,
+            ),
+        ) {
+            let mut values = HashMap::new();
+            let batch = deltas.iter().map(|delta| ("a", Action::Increment(*delta))).collect();
+            let (answers, _) = combined(&mut values, batch);
+            let acknowledged: i128 = answers
+                .iter()
+                .zip(&deltas)
+                .filter(|(answer, _)| answer.is_ok())
+                .map(|(_, delta)| i128::from(*delta))
+                .sum();
+            let stored = values.get("a").map_or("0".into(), |value| String::from_utf8_lossy(value));
+            prop_assert_eq!(stored.parse::<i128>().unwrap(), acknowledged);
+            for answer in answers {
+                let refused = Err(Error::Rejected(crate::Rejection::Overflow));
+                prop_assert!(matches!(answer, Ok(Outcome::Count(_))) || answer == refused);
+            }
         }
     }
 }
