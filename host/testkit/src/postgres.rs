@@ -150,6 +150,13 @@ impl Postgres {
     }
 }
 
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // In order: killing the server alone would leave its processes and shared memory behind.
+        let _ = self.stop();
+    }
+}
+
 /// A PostgreSQL program, to be run as a user that its server accepts.
 fn command(program: &str) -> Result<Command> {
     let mut command = Command::new(find(program));

@@ -58,6 +58,12 @@ impl Proxy {
     pub fn cut(&self, cut: Cut) {
         *self.shared.cut.lock().unwrap_or_else(PoisonError::into_inner) = cut;
     }
+
+    /// Whether the cut set last is still to come.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        *self.shared.cut.lock().unwrap_or_else(PoisonError::into_inner) != Cut::Never
+    }
 }
 
 impl Drop for Proxy {

@@ -1,8 +1,13 @@
 //! A redis-server of a test's own.
 
-use std::process::Command;
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpStream},
+    process::Command,
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
 use crate::process::{Server, free_port, signal_process};
@@ -51,7 +56,22 @@ impl Redis {
             &log,
             "on Debian: apt-get install redis-server",
         )?);
-        Ok(())
+        self.wait_until_loaded()
+    }
+
+    fn wait_until_loaded(&self) -> Result<()> {
+        // Listening comes before being ready: commands are refused with LOADING until then.
+        for _ in 0..1_000 {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+            stream.write_all(b"PING\r\n")?;
+            let mut reply = [0; 8];
+            let size = stream.read(&mut reply)?;
+            if !reply.get(..size).unwrap_or_default().starts_with(b"-LOADING") {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        bail!("Redis did not load its data")
     }
 
     /// Stops the server in an orderly way.
