@@ -101,10 +101,12 @@ pub(crate) async fn open(url: &str, options: &Options) -> Result<(Opened, Descri
             let (backend, description) = postgres::Postgres::open(url, options).await?;
             (Opened::Postgres(backend), description)
         }
-        // The scheme alone: what follows may hold a password.
+        // The scheme alone, and only what can be one: all else may hold a password.
         _ => {
+            let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+            let named = if scheme.bytes().all(is_scheme) { scheme } else { "this" };
             return Err(OpenError::Url(format!(
-                "'{scheme}' is no store Tally knows; write sqlite:PATH, memory:, redis://HOST:6379, rediss://…, or postgres://USER:PASSWORD@HOST:5432/DATABASE"
+                "'{named}' is no store Tally knows; write sqlite:PATH, memory:, redis://HOST:6379, rediss://…, or postgres://USER:PASSWORD@HOST:5432/DATABASE"
             )));
         }
     })

@@ -204,19 +204,20 @@ impl Connection for PostgresConnection {
             },
         };
         let mut replies: Vec<Option<Reply>> = vec![None; steps.len()];
-        let mut prepared = true;
+        let mut usable = true;
         for round in rounds(steps) {
             for (index, reply) in live.round(&round).await {
-                prepared &= !matches!(&reply, Err(Failure::Stale(_)));
+                usable &= !matches!(&reply, Err(Failure::Broken(_)));
                 if let Some(place) = replies.get_mut(index) {
                     *place = Some(reply.map_err(Failure::into_error));
                 }
             }
-            if live.client.is_closed() {
+            usable &= !live.client.is_closed();
+            if !usable {
                 break;
             }
         }
-        if prepared && !live.client.is_closed() {
+        if usable {
             self.live = Some(live);
         }
         let unsent = Error::not_applied("the connection to PostgreSQL ended before it was sent");
@@ -252,16 +253,16 @@ fn rounds(steps: &[Step]) -> Vec<Vec<Placed<'_>>> {
 enum Failure {
     /// Rolled back by the server in favour of another session; worth trying again.
     Conflict(Error),
-    /// Not executed, as the session no longer knows the prepared statement or the table changed
-    /// under it: the connection must be made anew.
-    Stale(Error),
+    /// The connection must be made anew: the session has ended, or no longer knows the prepared
+    /// statement, or the table changed under it.
+    Broken(Error),
     Final(Error),
 }
 
 impl Failure {
     fn into_error(self) -> Error {
         match self {
-            Self::Conflict(error) | Self::Stale(error) | Self::Final(error) => error,
+            Self::Conflict(error) | Self::Broken(error) | Self::Final(error) => error,
         }
     }
 }
@@ -271,7 +272,7 @@ impl From<tokio_postgres::Error> for Failure {
         let reason = format!("PostgreSQL: {}", text(&error));
         let Some(state) = error.code() else {
             // No answer of the server's: the connection failed after sending.
-            return Self::Final(Error::unknown(reason));
+            return Self::Broken(Error::unknown(reason));
         };
         let code = state.code();
         if *state == SqlState::T_R_SERIALIZATION_FAILURE
@@ -283,14 +284,19 @@ impl From<tokio_postgres::Error> for Failure {
             || *state == SqlState::FEATURE_NOT_SUPPORTED
             || *state == SqlState::UNDEFINED_TABLE
         {
-            return Self::Stale(Error::not_applied(reason));
+            return Self::Broken(Error::not_applied(reason));
         }
         // An error rolls its transaction back. What ends the session, such as a log that cannot be
         // written, may have come after the commit.
         let severity = error.as_db_error().and_then(DbError::parsed_severity);
         let ended = matches!(severity, Some(Severity::Fatal | Severity::Panic));
-        let unknown = ended || code.starts_with("08") || code == "40003";
-        Self::Final(if unknown { Error::unknown(reason) } else { Error::not_applied(reason) })
+        if ended || code.starts_with("08") {
+            return Self::Broken(Error::unknown(reason));
+        }
+        Self::Final(match code {
+            "40003" => Error::unknown(reason),
+            _ => Error::not_applied(reason),
+        })
     }
 }
 
@@ -356,13 +362,13 @@ impl Live {
                 Some(count) => Ok(Outcome::Count(count)),
                 // Nothing was changed. Which of the two reasons it was is read afterwards; if
                 // another session has meanwhile changed the value, either is a fair answer.
-                None => Err(Failure::Final(match self.statements.get(&self.client, step).await {
+                None => Err(match self.statements.get(&self.client, step).await {
                     Ok(Some(value)) if crate::counter::parse(&value).is_none() => {
-                        Rejection::NotANumber.into()
+                        Failure::Final(Rejection::NotANumber.into())
                     }
-                    Ok(_) => Rejection::Overflow.into(),
-                    Err(error) => Error::not_applied(format!("PostgreSQL: {}", text(&error))),
-                })),
+                    Ok(_) => Failure::Final(Rejection::Overflow.into()),
+                    Err(error) => unread(&error),
+                }),
             });
         }
         Ok(answers)
@@ -382,15 +388,18 @@ impl Live {
                 if swapped {
                     return Ok(Outcome::Swapped(Swapped::Yes));
                 }
-                // Certainly not swapped, so failing to read the current value is no unknown.
-                let current = self.statements.get(&self.client, step).await.map_err(|error| {
-                    Failure::Final(Error::not_applied(format!("PostgreSQL: {}", text(&error))))
-                })?;
+                let current = self.statements.get(&self.client, step).await;
+                let current = current.map_err(|error| unread(&error))?;
                 Ok(Outcome::Swapped(Swapped::No(current)))
             }
             _ => Err(Failure::Final(Error::not_applied("not a step of its own"))),
         }
     }
+}
+
+/// A write changed nothing, and why could not be read: that is no unknown.
+fn unread(error: &tokio_postgres::Error) -> Failure {
+    Failure::Broken(Error::not_applied(format!("PostgreSQL: {}", text(error))))
 }
 
 /// An error with its causes, or the server's own words and code. Holds no credentials: neither the
