@@ -303,6 +303,22 @@ pub(crate) async fn a_reset_loses_nothing_that_comes_after_it(bench: Bench) {
     }
 }
 
+/// Merged, each of these pairs would look as if it stayed within the range.
+pub(crate) async fn opposite_signs_are_refused_one_by_one(bench: Bench) {
+    let Bench { handle, bucket, .. } = bench;
+    let overflow = Err(Error::Rejected(Rejection::Overflow));
+    for _ in 0..20 {
+        for (start, over, back) in [(i64::MAX, 1, -1), (i64::MIN, -1, 1)] {
+            handle.set(&bucket, "key", start.to_string().into()).await.unwrap();
+            let answers = tokio::join!(
+                handle.increment(&bucket, "key", over),
+                handle.increment(&bucket, "key", back),
+            );
+            assert_eq!(answers, (overflow.clone(), Ok(start + back)));
+        }
+    }
+}
+
 /// What one caller asks for on a key without waiting is applied in the order it was asked for, so
 /// that nothing joins an increment on the other side of a reset.
 pub(crate) async fn operations_of_one_key_keep_their_order(bench: Bench) {

@@ -58,6 +58,7 @@ fn alone() -> Cases {
             a_reset_is_never_undone_in_part,
             a_report_never_goes_back,
             of_huge_increments_at_once_one_fits,
+            opposite_signs_are_refused_one_by_one,
             operations_of_one_key_keep_their_order,
             a_reset_loses_nothing_that_comes_after_it,
         }

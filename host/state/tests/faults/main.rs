@@ -15,8 +15,8 @@
 
 mod cuts;
 mod disk_full;
-mod killed;
 mod ledger;
+mod load;
 mod observer;
 mod opening;
 mod postgres;

@@ -56,9 +56,9 @@ impl Observer {
             Self::Postgres(client) => {
                 let client = &*client;
                 until(|| async {
-                    let others = "SELECT count(*) FROM pg_stat_activity
+                    let select = "SELECT count(*) FROM pg_stat_activity
                         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
-                    client.query_one(others, &[]).await.unwrap().get::<_, i64>(0) == 0
+                    client.query_one(select, &[]).await.unwrap().get::<_, i64>(0) == 0
                 })
                 .await;
             }

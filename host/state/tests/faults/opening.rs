@@ -43,6 +43,9 @@ fn a_wrong_url_is_refused_with_an_example_of_a_right_one() {
             "user:hunter2@host",
             "postgress://user:hunter2@host/db",
             "http://user:hunter2@host",
+            "hunter2@host:6379",
+            "redis//hunter2@host",
+            " redis://:hunter2@host",
         ] {
             refuses_url(url, &["sqlite:PATH", "memory:", "redis://", "postgres://"]).await;
         }
@@ -54,6 +57,7 @@ fn a_wrong_url_is_refused_with_an_example_of_a_right_one() {
             "redis://user:hunter2@host:99999",
             "redis://user:hunter2@host/database",
             "redis://user:hunter2@host/0?protocol=hunter2",
+            "redis://:hunter2%ff@host",
             "rediss://user:hunter2@host:x",
         ] {
             refuses_url(url, &["redis://[USER:PASSWORD@]HOST"]).await;
@@ -66,6 +70,10 @@ fn a_wrong_url_is_refused_with_an_example_of_a_right_one() {
             "postgres://user:hunter2@host/db?sslmode=perhaps",
             "postgres://user:hunter2@host/db?colour=blue",
             "postgres://user:hunter2@host/db?connect_timeout=soon",
+            "postgres://user:hunter2@host/db?password=hunter2&colour=blue",
+            "postgres://user:hunter2%zz%ff@host/db?colour=blue",
+            "postgres://user:hunter2@[::1/db",
+            "postgres://user:hunter2@/db",
             "postgresql://user:hunter2@host:99999/db",
         ] {
             refuses_url(url, &["postgres://USER:PASSWORD@HOST"]).await;

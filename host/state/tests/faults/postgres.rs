@@ -71,6 +71,8 @@ fn a_locked_row_holds_up_its_writes_for_a_while_and_no_reads() {
         assert!(handle.exists(&bucket, "key").await.unwrap());
         assert_eq!(handle.list(&bucket, None).await.unwrap().keys, ["key"]);
         not_applied(writing.await.unwrap(), "55P03");
+        let other_key = handle.increment(&bucket, "other", 1).await;
+        assert_eq!(other_key, Ok(1), "other keys count on");
         other.batch_execute("ROLLBACK").await.unwrap();
         assert_eq!(handle.increment(&bucket, "key", 1).await, Ok(2));
     });
