@@ -137,6 +137,8 @@ fn redis() {
 fn postgres() {
     let server = Postgres::start(Durability::Unsynced).unwrap();
     let mut cases = everything();
-    cases.extend(cases! { outside { postgres_counters_are_plain_numbers } });
+    cases.extend(cases! {
+        outside { postgres_counters_are_plain_numbers, postgres_saw_no_deadlock }
+    });
     bench::run(&Store::Postgres(server.url()), cases);
 }
