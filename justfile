@@ -1,8 +1,10 @@
 # Everything that can be done with this repository. `./just` runs it where `just` is missing.
 
-store := env("STORE", "sqlite:tally.db")
 shipped := "guest/target/wasm32-wasip2/release/counter.wasm"
-guest := env("GUEST", shipped)
+
+# What `serve` serves, and over which store
+export STORE := env("STORE", "sqlite:tally.db")
+export GUEST := env("GUEST", shipped)
 
 # Backtraces slow every request whose host builds an error.
 export RUST_BACKTRACE := "0"
@@ -19,8 +21,7 @@ build-guest name="counter": _target
 serve *flags:
     #!/bin/sh
     set -eu
-    # STORE= and GUEST= may stand before `just` or after `serve`.
-    STORE='{{ store }}' GUEST='{{ guest }}'
+    # STORE= and GUEST= may stand before `just`, before `serve`, or after it.
     for flag do
         shift
         case $flag in
@@ -29,8 +30,8 @@ serve *flags:
             *) set -- "$@" "$flag" ;;
         esac
     done
-    # The guest that ships is built when it is missing; any other has its own way to be built.
-    if [ "$GUEST" = '{{ shipped }}' ] && [ ! -f "$GUEST" ]; then
+    # The guest that ships is kept up to date; any other has its own way to be built.
+    if [ "$GUEST" = '{{ shipped }}' ]; then
         '{{ just_executable() }}' build-guest
     fi
     cargo build --locked --release -p tally

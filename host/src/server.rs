@@ -51,7 +51,7 @@ pub enum ServerError {
         reason: LoadError,
     },
     /// The store cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Store(#[from] OpenError),
     /// An address cannot be listened at.
     #[error("cannot listen at {address}: {reason}; {advice}")]

@@ -52,6 +52,17 @@ pub fn handle(path: &str, argument: &str) -> Result<Response, Error> {
             atomics::increment(&bucket()?, argument, 1).map_err(failed)?;
             panic!("asked to")
         }
+        // Counts, and then gives up over something else: the first of them has happened.
+        "/add-and-refuse" => {
+            atomics::increment(&bucket()?, argument, 1).map_err(failed)?;
+            bucket()?.set("no-number", b"x").map_err(failed)?;
+            atomics::increment(&bucket()?, "no-number", 1).map_err(failed)?;
+            text("not reached".into())
+        }
+        "/add-and-complain" => {
+            atomics::increment(&bucket()?, argument, 1).map_err(failed)?;
+            Err(Error::BadRequest("asked to".into()))
+        }
         "/many" => {
             let bucket = bucket()?;
             for _ in 0..argument.parse().unwrap_or(0_u32) {

@@ -163,28 +163,25 @@ fn size(name: &str, value: Option<Size>) -> Result<usize, ConfigError> {
         .ok_or_else(|| ConfigError(format!("{name}: more than nothing, such as 64KiB or 16MiB")))
 }
 
-/// A store's URL without its password, wherever it stands.
+/// A store's URL without its password, wherever it stands. What is no URL of a store at all is
+/// hidden whole, as nobody knows where in it a password might be.
 #[must_use]
 pub fn hide_secrets(url: &str) -> String {
     const HIDDEN: &str = "***";
-    let (before_query, query) = match url.split_once('?') {
-        Some((before, query)) => (before, Some(query)),
-        None => (url, None),
+    if url.starts_with("sqlite:") || url == "memory:" {
+        return url.to_owned();
+    }
+    let Some((scheme, rest)) = url.split_once("://") else { return HIDDEN.into() };
+    // User information ends at the last @: a password that was not encoded may hold others, and
+    // anything else besides.
+    let (user, rest) = match rest.rsplit_once('@') {
+        None => (String::new(), rest),
+        Some((user, rest)) => match user.split_once(':') {
+            Some((user, _)) => (format!("{user}:{HIDDEN}@"), rest),
+            None => (format!("{user}@"), rest),
+        },
     };
-    // User information ends at the last @: a password that was not encoded may hold others.
-    let shown = match (before_query.find("://"), before_query.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => {
-            let (scheme, rest) = before_query.split_at(scheme);
-            let rest = rest.trim_start_matches("://");
-            let (user, place) = rest.rsplit_once('@').unwrap_or(("", rest));
-            match user.split_once(':') {
-                Some((user, _)) => format!("{scheme}://{user}:{HIDDEN}@{place}"),
-                None => format!("{scheme}://{user}@{place}"),
-            }
-        }
-        _ => before_query.to_owned(),
-    };
-    let Some(query) = query else { return shown };
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let pairs: Vec<String> = query
         .split('&')
         .map(|pair| match pair.split_once('=') {
@@ -194,7 +191,8 @@ pub fn hide_secrets(url: &str) -> String {
             _ => pair.to_owned(),
         })
         .collect();
-    format!("{shown}?{}", pairs.join("&"))
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("{scheme}://{user}{place}{mark}{}", pairs.join("&"))
 }
 
 #[cfg(test)]
@@ -208,6 +206,9 @@ mod tests {
             ("redis://localhost:6379", "redis://localhost:6379"),
             ("redis://:secret@localhost", "redis://:***@localhost"),
             ("postgres://user:se@cr:et@host/db", "postgres://user:***@host/db"),
+            ("postgres://user:se?cr#et@host/db", "postgres://user:***@host/db"),
+            ("host=h user=u password=secret", "***"),
+            ("redis:u:secret@h", "***"),
             (
                 "postgres://user@host/db?password=secret&x=1",
                 "postgres://user@host/db?password=***&x=1",

@@ -5,7 +5,7 @@
 //! `applied` says what is known of the request's effect: `no`, or `unknown`. What goes to the log
 //! and not to the client: reasons that name the inside of the host, the guest or the store.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -13,7 +13,7 @@ use http_body_util::Full;
 use serde_json::json;
 use tally_state::Applied;
 
-use crate::runtime::Failure;
+use crate::runtime::{Cause, Failure};
 
 /// Seconds after which a refused request may be tried again: a full pool or a restarting store
 /// need about that.
@@ -35,6 +35,7 @@ pub(super) enum Problem {
     },
     BodyTimeout,
     BodyBroken,
+    Connect,
     Guest(Failure),
 }
 
@@ -55,12 +56,6 @@ struct Shape {
 impl Problem {
     fn shape(&self) -> Shape {
         let client = |status, code, detail: String| Shape { status, code, detail, applied: None };
-        let after = |status, code, detail: &str, applied| Shape {
-            status,
-            code,
-            detail: detail.into(),
-            applied: Some(applied),
-        };
         match self {
             Self::Target => client(
                 StatusCode::BAD_REQUEST,
@@ -87,75 +82,15 @@ impl Problem {
                 "body",
                 "The request's body ended early or could not be read.".into(),
             ),
-            Self::Guest(failure) => match failure {
-                Failure::Busy => after(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "busy",
-                    "The server is at its limit; try again.",
-                    Applied::No,
-                ),
-                Failure::CpuLimit(applied) => after(
-                    StatusCode::GATEWAY_TIMEOUT,
-                    "cpu_limit",
-                    "The handler computed for longer than it may.",
-                    *applied,
-                ),
-                Failure::WallLimit(applied) => after(
-                    StatusCode::GATEWAY_TIMEOUT,
-                    "wall_limit",
-                    "The request took longer than it may.",
-                    *applied,
-                ),
-                Failure::Trap { applied, .. } => after(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "trap",
-                    "The handler failed.",
-                    *applied,
-                ),
-                Failure::InvalidResponse { applied, .. } => after(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "invalid_response",
-                    "The handler gave a response that cannot be sent.",
-                    *applied,
-                ),
-                Failure::Internal { applied, .. } => after(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "internal",
-                    "The handler failed.",
-                    *applied,
-                ),
-                Failure::BadRequest(detail) => {
-                    client(StatusCode::BAD_REQUEST, "bad_request", detail.clone())
-                }
-                Failure::NotFound => client(
-                    StatusCode::NOT_FOUND,
-                    "not_found",
-                    "There is nothing at this path.".into(),
-                ),
-                Failure::MethodNotAllowed(methods) => client(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "method_not_allowed",
-                    format!("This path takes {}.", methods.join(", ")),
-                ),
-                Failure::StateRefused(detail) => {
-                    after(StatusCode::BAD_REQUEST, "state_refused", detail, Applied::No)
-                }
-                Failure::StateConflict(detail) => {
-                    after(StatusCode::CONFLICT, "state_conflict", detail, Applied::No)
-                }
-                Failure::StateNotApplied(_) => after(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "store_unavailable",
-                    "The store cannot be used at the moment. Nothing was changed; it is safe to try again.",
-                    Applied::No,
-                ),
-                Failure::StateUnknown(_) => after(
-                    StatusCode::GATEWAY_TIMEOUT,
-                    "store_unknown",
-                    "The store did not answer. Whether the change was made is not known; trying again may make it twice.",
-                    Applied::Unknown,
-                ),
-            },
+            Self::Connect => client(
+                StatusCode::NOT_IMPLEMENTED,
+                "connect",
+                "This server is no proxy: it does not take CONNECT.".into(),
+            ),
+            Self::Guest(Failure { cause, applied }) => {
+                let (status, code, detail) = explain(cause);
+                Shape { status, code, detail: detail.into_owned(), applied: Some(*applied) }
+            }
         }
     }
 
@@ -185,7 +120,7 @@ impl Problem {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
-        if let Self::Guest(Failure::MethodNotAllowed(methods)) = &self
+        if let Self::Guest(Failure { cause: Cause::MethodNotAllowed(methods), .. }) = &self
             && let Ok(allow) = HeaderValue::try_from(methods.join(", "))
         {
             headers.insert(header::ALLOW, allow);
@@ -197,20 +132,77 @@ impl Problem {
     /// own faults are their business.
     pub(super) fn log(&self, id: &RequestId, method: &Method) {
         let id = id.as_str();
-        match self {
-            Self::Guest(
-                Failure::Trap { reason, .. }
-                | Failure::InvalidResponse { reason, .. }
-                | Failure::Internal { reason, .. },
-            ) => tracing::error!(id, %method, reason, "a guest failed"),
-            Self::Guest(Failure::StateNotApplied(reason) | Failure::StateUnknown(reason)) => {
+        let Self::Guest(failure) = self else {
+            tracing::debug!(id, %method, problem = ?self, "a request was refused");
+            return;
+        };
+        match &failure.cause {
+            Cause::Trap(reason) | Cause::InvalidResponse(reason) | Cause::Internal(reason) => {
+                tracing::error!(id, %method, reason, "a guest failed");
+            }
+            Cause::StateNotApplied(reason) | Cause::StateUnknown(reason) => {
                 tracing::warn!(id, %method, reason, "the store failed");
             }
-            Self::Guest(failure @ (Failure::CpuLimit(_) | Failure::WallLimit(_))) => {
+            Cause::CpuLimit | Cause::WallLimit => {
                 tracing::warn!(id, %method, ?failure, "a guest reached its limit");
             }
-            problem => tracing::debug!(id, %method, ?problem, "a request was refused"),
+            _ => tracing::debug!(id, %method, ?failure, "a request was refused"),
         }
+    }
+}
+
+/// Status, code and detail of a request that a guest got or would have got.
+fn explain(cause: &Cause) -> (StatusCode, &'static str, Cow<'_, str>) {
+    match cause {
+        Cause::Busy => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "busy",
+            "The server is at its limit; try again.".into(),
+        ),
+        Cause::CpuLimit => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "cpu_limit",
+            "The handler computed for longer than it may.".into(),
+        ),
+        Cause::WallLimit => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "wall_limit",
+            "The request took longer than it may.".into(),
+        ),
+        Cause::Trap(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "trap", "The handler failed.".into())
+        }
+        Cause::InvalidResponse(_) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "invalid_response",
+            "The handler gave a response that cannot be sent.".into(),
+        ),
+        Cause::Internal(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The handler failed.".into())
+        }
+        Cause::BadRequest(detail) => (StatusCode::BAD_REQUEST, "bad_request", detail.into()),
+        Cause::NotFound => {
+            (StatusCode::NOT_FOUND, "not_found", "There is nothing at this path.".into())
+        }
+        Cause::MethodNotAllowed(methods) => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            format!("This path takes {}.", methods.join(", ")).into(),
+        ),
+        Cause::StateRefused(detail) => (StatusCode::BAD_REQUEST, "state_refused", detail.into()),
+        Cause::StateConflict(detail) => (StatusCode::CONFLICT, "state_conflict", detail.into()),
+        Cause::StateNotApplied(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "store_unavailable",
+            "The store cannot be used at the moment. Nothing was changed; it is safe to try again."
+                .into(),
+        ),
+        Cause::StateUnknown(_) => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "store_unknown",
+            "The store did not answer. Whether the change was made is not known; trying again may make it twice."
+                .into(),
+        ),
     }
 }
 
@@ -255,8 +247,9 @@ mod tests {
 
     use super::*;
 
-    fn response(problem: Problem) -> Response<Full<Bytes>> {
-        problem.into_response(&RequestId(HeaderValue::from_static("test")))
+    fn failed(cause: Cause, applied: Applied) -> Response<Full<Bytes>> {
+        Problem::from(Failure { cause, applied })
+            .into_response(&RequestId(HeaderValue::from_static("test")))
     }
 
     fn body(response: Response<Full<Bytes>>) -> serde_json::Value {
@@ -267,7 +260,7 @@ mod tests {
     #[test]
     fn a_store_that_is_down_is_503_to_be_retried_and_says_nothing_of_where_it_is() {
         let response =
-            response(Failure::StateNotApplied("connect to 10.0.0.7 refused".into()).into());
+            failed(Cause::StateNotApplied("connect to 10.0.0.7 refused".into()), Applied::No);
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["retry-after"], "1");
         let body = body(response);
@@ -278,7 +271,7 @@ mod tests {
 
     #[test]
     fn an_unknown_outcome_is_504_and_not_to_be_retried_blindly() {
-        let response = response(Failure::StateUnknown("cut".into()).into());
+        let response = failed(Cause::StateUnknown("cut".into()), Applied::Unknown);
         assert_eq!(response.status(), 504);
         assert!(response.headers().get("retry-after").is_none());
         assert_eq!(body(response)["applied"], "unknown");
@@ -287,14 +280,14 @@ mod tests {
     #[test]
     fn allow_names_the_methods() {
         let response =
-            response(Failure::MethodNotAllowed(vec!["GET".into(), "HEAD".into()]).into());
+            failed(Cause::MethodNotAllowed(vec!["GET".into(), "HEAD".into()]), Applied::No);
         assert_eq!(response.status(), 405);
         assert_eq!(response.headers()["allow"], "GET, HEAD");
     }
 
     #[test]
     fn methods_that_would_break_a_header_are_left_out() {
-        let response = response(Failure::MethodNotAllowed(vec!["GET\r\nx: y".into()]).into());
+        let response = failed(Cause::MethodNotAllowed(vec!["GET\r\nx: y".into()]), Applied::No);
         assert!(response.headers().get("allow").is_none());
     }
 

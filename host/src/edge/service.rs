@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tally_state::Handle;
@@ -64,6 +64,9 @@ impl Service {
             }
         };
         response.headers_mut().insert("x-request-id", id.header());
+        if method == Method::HEAD {
+            leave_out_body(&mut response);
+        }
         active.end(&method, response.status(), started.elapsed());
         response
     }
@@ -74,6 +77,9 @@ impl Service {
         let length = target.map_or(0, |target| target.as_str().len());
         if length > MAX_TARGET {
             return Err(Problem::TargetTooLong { limit: MAX_TARGET });
+        }
+        if parts.method == Method::CONNECT {
+            return Err(Problem::Connect);
         }
         let path = parts.uri.path();
         let whole_server = path == "*" && parts.method == Method::OPTIONS;
@@ -121,6 +127,16 @@ impl Service {
             .await
             .unwrap_or(Err(Problem::BodyTimeout))
     }
+}
+
+/// The answer to `HEAD`: the length that `GET` would have, and no body (RFC 9110, 9.3.2). hyper does
+/// this for HTTP/1 alone.
+fn leave_out_body(response: &mut Response<Full<Bytes>>) {
+    if !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        let length = response.body().size_hint().exact().unwrap_or_default();
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    *response.body_mut() = Full::default();
 }
 
 /// Reads on and throws away, up to a bound: a connection closed with unread data would be reset,

@@ -16,7 +16,8 @@ struct Entries {
     writing: u32,
     /// A write has been applied, so a failure of the request no longer means "nothing happened".
     wrote: bool,
-    /// The worst failure so far: unknown outranks the others, and then the first one counts.
+    /// The worst failure so far: unknown outranks not applied, as the client must be told, and both
+    /// outrank an operation that was refused for its own sake, as that one may yet succeed.
     failure: Option<Error>,
 }
 
@@ -43,9 +44,7 @@ impl Ledger {
         match result {
             Ok(_) => entries.wrote |= write,
             Err(error) => {
-                let worse = error.applied() == Applied::Unknown
-                    && !matches!(entries.failure, Some(Error::Unknown(_)));
-                if worse || entries.failure.is_none() {
+                if entries.failure.as_ref().is_none_or(|before| rank(error) > rank(before)) {
                     entries.failure = Some(error.clone());
                 }
             }
@@ -67,6 +66,15 @@ impl Ledger {
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How much a failure says about the fate of the whole request.
+fn rank(error: &Error) -> u8 {
+    match error {
+        Error::Rejected(_) => 0,
+        Error::NotApplied(_) => 1,
+        Error::Unknown(_) => 2,
     }
 }
 
@@ -97,8 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_outcome_outranks_what_came_before() {
+    fn the_failure_that_says_most_counts() {
         let ledger = Ledger::default();
+        ledger.end(true, &Err::<(), _>(Error::Rejected(Rejection::Overflow)));
+        ledger.end(true, &Err::<(), _>(Error::NotApplied("down".into())));
+        ledger.end(true, &Err::<(), _>(Error::Rejected(Rejection::Overflow)));
+        assert!(matches!(ledger.failure(), Some(Error::NotApplied(_))));
+        assert_eq!(ledger.applied(), Applied::No);
         ledger.end(true, &Err::<(), _>(Error::NotApplied("down".into())));
         ledger.end(true, &Err::<(), _>(Error::Unknown("cut".into())));
         ledger.end(true, &Err::<(), _>(Error::NotApplied("down".into())));

@@ -34,10 +34,11 @@ impl Admission {
         if let Ok(permit) = self.places.try_acquire() {
             return Ok(permit);
         }
-        let _waiting = Waiting::begin(&self.waiting, self.most_waiting).ok_or(Failure::Busy)?;
+        let _waiting =
+            Waiting::begin(&self.waiting, self.most_waiting).ok_or_else(Failure::busy)?;
         match tokio::time::timeout(self.longest_wait, self.places.acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(Failure::Busy),
+            Ok(Err(_)) | Err(_) => Err(Failure::busy()),
         }
     }
 
@@ -82,8 +83,8 @@ mod tests {
             assert_eq!(admission.waiting(), 1);
             admission.enter().await.err()
         });
-        assert!(matches!(third, Some(Failure::Busy)), "the queue is full");
-        assert!(matches!(second.err(), Some(Failure::Busy)), "its wait is over");
+        assert_eq!(third, Some(Failure::busy()), "the queue is full");
+        assert_eq!(second.err(), Some(Failure::busy()), "its wait is over");
         assert_eq!(admission.waiting(), 0);
         drop(first);
         assert!(admission.enter().await.is_ok());

@@ -29,7 +29,7 @@ pub(crate) use self::cpu::Meter;
 use self::{admission::Admission, deployment::Deployment, engine::Engine};
 pub use self::{
     deployment::{Inspection, LoadError, inspect},
-    failure::Failure,
+    failure::{Cause, Failure},
     limits::Limits,
 };
 use crate::interfaces::Buckets;

@@ -11,7 +11,7 @@ use super::{
     Request, Response,
     cpu::{CpuLimitReached, Meter, Metered},
     deployment::Deployment,
-    failure::Failure,
+    failure::{Cause, Failure},
     limits::Limits,
 };
 use crate::interfaces::{Buckets, Context, Ledger, Worker, handler};
@@ -50,25 +50,19 @@ pub(super) async fn call(
     };
     let running =
         Metered(Box::pin(AssertUnwindSafe(run(deployment, context, request)).catch_unwind()));
-    match tokio::time::timeout(limits.wall, running).await {
-        Err(_) => Err(Failure::WallLimit(ledger.applied())),
-        Ok(Err(_)) => Err(Failure::Trap {
-            reason: String::from("a host function panicked"),
-            applied: ledger.applied(),
-        }),
-        Ok(Ok(Err(error))) if error.is::<CpuLimitReached>() => {
-            Err(Failure::CpuLimit(ledger.applied()))
-        }
-        Ok(Ok(Err(error))) if error.is::<wasmtime::PoolConcurrencyLimitError>() => {
-            Err(Failure::Busy)
-        }
-        Ok(Ok(Err(error))) => {
-            Err(Failure::Trap { reason: format!("{error:#}"), applied: ledger.applied() })
-        }
-        Ok(Ok(Ok(Ok(response)))) => check(response, limits)
-            .map_err(|reason| Failure::InvalidResponse { reason, applied: ledger.applied() }),
-        Ok(Ok(Ok(Err(error)))) => Err(explain(error, &ledger)),
-    }
+    let cause = match tokio::time::timeout(limits.wall, running).await {
+        Err(_) => Cause::WallLimit,
+        Ok(Err(_)) => Cause::Trap("a host function panicked".into()),
+        Ok(Ok(Err(error))) if error.is::<CpuLimitReached>() => Cause::CpuLimit,
+        Ok(Ok(Err(error))) if error.is::<wasmtime::PoolConcurrencyLimitError>() => Cause::Busy,
+        Ok(Ok(Err(error))) => Cause::Trap(format!("{error:#}")),
+        Ok(Ok(Ok(Ok(response)))) => match check(response, limits) {
+            Ok(response) => return Ok(response),
+            Err(reason) => Cause::InvalidResponse(reason),
+        },
+        Ok(Ok(Ok(Err(error)))) => explain(error, &ledger),
+    };
+    Err(Failure { cause, applied: ledger.applied() })
 }
 
 type Answer = Result<handler::Response, handler::Error>;
@@ -146,26 +140,26 @@ fn is_connections(name: &HeaderName) -> bool {
 }
 
 /// What a guest's own error means, in the light of what its state operations did.
-fn explain(error: handler::Error, ledger: &Ledger) -> Failure {
+fn explain(error: handler::Error, ledger: &Ledger) -> Cause {
     match error {
-        handler::Error::BadRequest(reason) => Failure::BadRequest(reason),
-        handler::Error::NotFound => Failure::NotFound,
-        handler::Error::MethodNotAllowed(methods) => Failure::MethodNotAllowed(methods),
-        handler::Error::Internal(reason) => Failure::Internal { reason, applied: ledger.applied() },
+        handler::Error::BadRequest(reason) => Cause::BadRequest(reason),
+        handler::Error::NotFound => Cause::NotFound,
+        handler::Error::MethodNotAllowed(methods) => Cause::MethodNotAllowed(methods),
+        handler::Error::Internal(reason) => Cause::Internal(reason),
         handler::Error::State(reason) => match (ledger.failure(), ledger.applied()) {
             (Some(Error::NotApplied(cause)), Applied::No) => {
-                Failure::StateNotApplied(cause.to_string())
+                Cause::StateNotApplied(cause.to_string())
             }
             (Some(Error::NotApplied(cause) | Error::Unknown(cause)), _) => {
-                Failure::StateUnknown(cause.to_string())
+                Cause::StateUnknown(cause.to_string())
             }
             (Some(Error::Rejected(rejection)), _) => match rejection {
                 Rejection::NotANumber | Rejection::Overflow | Rejection::WrongType(_) => {
-                    Failure::StateConflict(reason)
+                    Cause::StateConflict(reason)
                 }
-                _ => Failure::StateRefused(reason),
+                _ => Cause::StateRefused(reason),
             },
-            (None, _) => Failure::StateConflict(reason),
+            (None, _) => Cause::StateConflict(reason),
         },
     }
 }

@@ -108,6 +108,7 @@ fn stores_that_cannot_be_used_are_explained_without_their_passwords() {
     for (store, part) in cases {
         let error = fails_to_serve(dir.path(), &["--store", &store, counter]);
         assert!(error.contains(part), "{store}: {error}");
+        assert!(error.matches("cannot use").count() <= 1, "said once: {error}");
         assert!(!error.contains("planted-secret"), "{error}");
     }
 }

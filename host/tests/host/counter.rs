@@ -63,13 +63,22 @@ async fn reading_never_writes_and_writing_is_never_a_get() {
 #[tokio::test]
 async fn head_is_a_report_without_its_body() {
     let host = host();
-    let mut client = Client::connect(host.address).await;
-    let response = client.send(Method::HEAD, "/report").await;
-    assert_eq!(response.status, 200);
-    assert_eq!(response.body.len(), 0);
-    let length: usize = response.headers["content-length"].to_str().unwrap().parse().unwrap();
-    assert!(length > 10, "the length that GET would have");
-    assert_eq!(client.get("/report").await.status, 200, "the connection goes on");
+    for mut client in
+        [Client::connect(host.address).await, Client::connect_http2(host.address).await]
+    {
+        for (path, status) in [("/report", 200), ("/nothing", 404), ("/increment", 405)] {
+            let response = client.send(Method::HEAD, path).await;
+            assert_eq!(response.status, status);
+            assert_eq!(response.body.len(), 0);
+            let length: usize =
+                response.headers["content-length"].to_str().unwrap().parse().unwrap();
+            assert!(length > 10, "the length that GET would have");
+        }
+        let mut request = client.request(Method::HEAD, "/report");
+        request.headers_mut().insert("if-none-match", "*".parse().unwrap());
+        assert_eq!(client.try_send(request).await.unwrap().status, 304);
+        assert_eq!(client.get("/report").await.status, 200, "the connection goes on");
+    }
 }
 
 #[tokio::test]

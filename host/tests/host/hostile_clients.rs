@@ -59,7 +59,10 @@ async fn targets_that_are_too_long_or_none_are_refused() {
     client.get(&format!("/{}", "x".repeat(8_000))).await.problem(414, "target_too_long");
     client.get(&format!("/{}", "x".repeat(7_999))).await.problem(404, "not_found");
     let answer = raw(host.address, b"CONNECT example.com:80 HTTP/1.1\r\nhost: x\r\n\r\n");
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 501"), "{answer}");
+    let answer = raw(host.address, b"CONNECT /report HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+    assert!(!answer.starts_with("HTTP/1.1 2"), "a guest never gets to answer it: {answer}");
 }
 
 #[tokio::test]

@@ -76,6 +76,15 @@ async fn keeps_the_contract(store: &str) {
     response.problem(500, "trap");
     assert_eq!(response.json()["applied"], "unknown");
     assert_eq!(client.get("/get?p").await.text(), "1");
+
+    // A write and then a refusal, of the store's or of the guest's own: the write has happened.
+    let response = client.get("/add-and-refuse?q").await;
+    response.problem(409, "state_conflict");
+    assert_eq!(response.json()["applied"], "unknown");
+    let response = client.get("/add-and-complain?q").await;
+    response.problem(400, "bad_request");
+    assert_eq!(response.json()["applied"], "unknown");
+    assert_eq!(client.get("/get?q").await.text(), "2");
 }
 
 #[tokio::test]
