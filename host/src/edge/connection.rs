@@ -1,13 +1,25 @@
 //! One connection: HTTP/1.1, or HTTP/2 with prior knowledge (RFC 9113, 3.3), whichever it begins
 //! with.
+//!
+//! hyper times the heads of HTTP/1 requests. What it does not time is watched here: a connection
+//! that sends nothing, half a preface, or no more requests, and one that does not close when it is
+//! asked to.
 
-use std::{net::TcpStream, pin::pin, time::Duration};
+use std::{
+    net::TcpStream,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::service::Service;
 
@@ -20,6 +32,39 @@ const PING: Duration = Duration::from_secs(30);
 
 /// Headers of one request.
 const MAX_HEADERS: usize = 100;
+
+/// How long a connection without a request under way may take to close when it is asked to: time
+/// for the last response to be read.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How often a connection that is to close is looked at.
+const FAREWELL_LOOK: Duration = Duration::from_millis(100);
+
+/// The requests of one connection.
+#[derive(Default)]
+struct Requests {
+    /// All so far.
+    begun: AtomicUsize,
+    /// Those under way.
+    active: AtomicUsize,
+}
+
+/// A request under way, until dropped.
+struct Active(Arc<Requests>);
+
+impl Active {
+    fn begin(requests: &Arc<Requests>) -> Self {
+        requests.begun.fetch_add(1, Ordering::Relaxed);
+        requests.active.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(requests))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Serves a connection until it is closed or drained.
 pub(super) async fn serve(
@@ -36,6 +81,44 @@ pub(super) async fn serve(
             return;
         }
     };
+    let builder = builder(&service);
+    let idle_timeout = service.limits().head_timeout;
+    let requests = Arc::new(Requests::default());
+    let counted = Arc::clone(&requests);
+    let handle = hyper::service::service_fn(move |request| {
+        let service = service.clone();
+        let active = Active::begin(&counted);
+        async move {
+            let response = service.handle(request).await;
+            drop(active);
+            Ok::<_, std::convert::Infallible>(response)
+        }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), handle));
+    let closing = async {
+        tokio::select! {
+            // An error means that the server is gone, which asks for the same.
+            _ = draining.wait_for(|draining| *draining) => {}
+            () = idle(&requests, idle_timeout) => {}
+        }
+    };
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection => ended,
+                () = idle(&requests, FAREWELL) => Ok(()),
+            }
+        }
+    };
+    if let Err(error) = ended {
+        // Clients that go away or speak nonsense are the common case here.
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+fn builder(service: &Service) -> Builder<TokioExecutor> {
     let limits = service.limits();
     let head = u32::try_from(limits.head).unwrap_or(u32::MAX);
     let mut builder = Builder::new(TokioExecutor::new());
@@ -55,24 +138,22 @@ pub(super) async fn serve(
         .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(PING)
         .keep_alive_timeout(limits.head_timeout);
-    let handle = hyper::service::service_fn(move |request| {
-        let service = service.clone();
-        async move { Ok::<_, std::convert::Infallible>(service.handle(request).await) }
-    });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), handle));
-    let asked = async {
-        // An error means that the server is gone, which asks for the same.
-        let _ = draining.wait_for(|draining| *draining).await;
-    };
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = asked => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    builder
+}
+
+/// Waits until for `longest` no request has been under way and none has begun.
+async fn idle(requests: &Requests, longest: Duration) {
+    let look = longest.min(FAREWELL_LOOK.max(longest / 8));
+    let mut last_begun = requests.begun.load(Ordering::Relaxed);
+    let mut since = Instant::now();
+    loop {
+        tokio::time::sleep(look).await;
+        let begun = requests.begun.load(Ordering::Relaxed);
+        if begun != last_begun || requests.active.load(Ordering::Relaxed) > 0 {
+            last_begun = begun;
+            since = Instant::now();
+        } else if since.elapsed() >= longest {
+            return;
         }
-    };
-    if let Err(error) = ended {
-        // Clients that go away or speak nonsense are the common case here.
-        tracing::debug!(%error, "a connection ended");
     }
 }

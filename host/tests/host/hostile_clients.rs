@@ -128,6 +128,32 @@ async fn slow_heads_and_bodies_are_given_up() {
 }
 
 #[tokio::test]
+async fn connections_that_ask_for_nothing_are_closed_and_lock_nobody_out() {
+    let host = host(&["--head-timeout", "200ms", "--max-connections", "3"]);
+    let mut silent: Vec<TcpStream> = [
+        b"".as_slice(),
+        b"PRI * HTTP/2.0\r\n",
+        // A whole preface and empty settings, and then nothing.
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    ]
+    .map(|bytes| {
+        let mut stream = TcpStream::connect(host.address).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    })
+    .into();
+    assert_eq!(get(host.address, "/report").await.status, 200, "once one of them is closed");
+    for stream in &mut silent {
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut answer = Vec::new();
+        // Ends by itself, in order or not.
+        if let Err(error) = stream.read_to_end(&mut answer) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        }
+    }
+}
+
+#[tokio::test]
 async fn connections_beyond_the_limit_wait_their_turn() {
     let host = host(&["--max-connections", "2"]);
     let first = Client::connect(host.address).await;

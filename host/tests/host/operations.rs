@@ -108,6 +108,24 @@ async fn a_signal_lets_requests_finish_and_closes_the_rest() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_say_goodbye_does_not_hold_up_the_end() {
+    let mut host = Host::start("counter", "memory:", &["--drain-timeout", "1h"]);
+    // HTTP/2 clients are asked to confirm the end, and these never will.
+    let _deaf: Vec<TcpStream> = (0..3)
+        .map(|_| {
+            let mut stream = TcpStream::connect(host.address).unwrap();
+            stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+            stream
+        })
+        .collect();
+    while !get(host.admin, "/metrics").await.text().contains("tally_connections 3") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    host.signal("TERM");
+    assert!(host.wait().success());
+}
+
+#[tokio::test]
 async fn a_second_signal_and_the_time_limit_end_at_once() {
     for flags in [&["--drain-timeout", "1h"], &["--drain-timeout", "100ms"]] {
         let mut host = Host::start("counter", "memory:", flags);
