@@ -111,9 +111,13 @@ impl Config {
             connections: at_least_one("max-connections", options.max_connections)?,
             head: size("head-limit", options.head_limit)?,
             body: size("body-limit", options.body_limit)?,
+            bodies: size("bodies-limit", options.bodies_limit)?,
             head_timeout: span("head-timeout", options.head_timeout)?,
             body_timeout: span("body-timeout", options.body_timeout)?,
         };
+        if edge.bodies < edge.body {
+            return Err(ConfigError("bodies-limit: at least the body-limit".into()));
+        }
         if edge.head < edge::SMALLEST_HEAD {
             return Err(ConfigError(format!("head-limit: at least {} bytes", edge::SMALLEST_HEAD)));
         }

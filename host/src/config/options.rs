@@ -106,6 +106,10 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", env = "TALLY_BODY_LIMIT")]
     pub body_limit: Option<Size>,
 
+    /// All request bodies at once [default: 256MiB]
+    #[arg(long, value_name = "SIZE", env = "TALLY_BODIES_LIMIT")]
+    pub bodies_limit: Option<Size>,
+
     /// Longest time a connection may be idle or sending a request's head [default: 30s]
     #[arg(long, value_name = "TIME", env = "TALLY_HEAD_TIMEOUT")]
     pub head_timeout: Option<Span>,
@@ -160,6 +164,7 @@ impl Options {
             max_connections: Some(edge.connections),
             head_limit: Some(Size(edge.head)),
             body_limit: Some(Size(edge.body)),
+            bodies_limit: Some(Size(edge.bodies)),
             head_timeout: Some(Span(edge.head_timeout)),
             body_timeout: Some(Span(edge.body_timeout)),
             store_timeout: Some(Span(state.timeout)),
@@ -190,6 +195,7 @@ impl Options {
             max_connections: self.max_connections.or(others.max_connections),
             head_limit: self.head_limit.or(others.head_limit),
             body_limit: self.body_limit.or(others.body_limit),
+            bodies_limit: self.bodies_limit.or(others.bodies_limit),
             head_timeout: self.head_timeout.or(others.head_timeout),
             body_timeout: self.body_timeout.or(others.body_timeout),
             store_timeout: self.store_timeout.or(others.store_timeout),

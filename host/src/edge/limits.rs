@@ -12,6 +12,9 @@ pub struct Limits {
     pub head: usize,
     /// Largest request body, in bytes. It is held in memory and copied into the guest's.
     pub body: usize,
+    /// Bytes of all bodies that are arriving or being answered. A quarter of a gigabyte is 256 of
+    /// the largest, and bounds what many slow clients can pile up.
+    pub bodies: usize,
     /// Longest time a connection may be idle, or take to send a request's head.
     pub head_timeout: Duration,
     /// Longest time a request's body may take to arrive.
@@ -30,6 +33,7 @@ impl Default for Limits {
             connections: 10_000.min(open_files().saturating_sub(OTHER_FILES).max(1)),
             head: 32 << 10,
             body: 1 << 20,
+            bodies: 256 << 20,
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
         }

@@ -27,12 +27,16 @@ const MAX_ID_BYTES: usize = 64;
 pub(super) enum Problem {
     /// The target is neither a path nor `*`.
     Target,
+    /// The `Host` header is missing, or there is more than one (RFC 9112, 3.2).
+    Host,
     TargetTooLong {
         limit: usize,
     },
     BodyTooLarge {
         limit: usize,
     },
+    /// Too many bodies are arriving at once.
+    Bodies,
     BodyTimeout,
     BodyBroken,
     Connect,
@@ -71,6 +75,16 @@ impl Problem {
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
                 format!("The request's body is over the limit of {limit} bytes."),
+            ),
+            Self::Host => client(
+                StatusCode::BAD_REQUEST,
+                "host",
+                "The request must have one Host header.".into(),
+            ),
+            Self::Bodies => client(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "bodies",
+                "The server is at its limit of request bodies; try again.".into(),
             ),
             Self::BodyTimeout => client(
                 StatusCode::REQUEST_TIMEOUT,

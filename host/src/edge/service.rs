@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Instant};
 
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use tally_state::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     Limits, Metrics,
@@ -29,6 +30,8 @@ struct Inner {
     state: Handle,
     limits: Limits,
     metrics: Metrics,
+    /// Bytes that the bodies of all workers' requests may still take.
+    bodies: Arc<Semaphore>,
 }
 
 impl Service {
@@ -37,8 +40,9 @@ impl Service {
         state: Handle,
         limits: Limits,
         metrics: Metrics,
+        bodies: Arc<Semaphore>,
     ) -> Self {
-        Self(Arc::new(Inner { runtime, state, limits, metrics }))
+        Self(Arc::new(Inner { runtime, state, limits, metrics, bodies }))
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -72,7 +76,7 @@ impl Service {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<runtime::Response, Problem> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let target = parts.uri.path_and_query();
         let length = target.map_or(0, |target| target.as_str().len());
         if length > MAX_TARGET {
@@ -86,47 +90,113 @@ impl Service {
         if !(path.starts_with('/') || whole_server) {
             return Err(Problem::Target);
         }
-        let expects_continue = parts
-            .headers
-            .get(header::EXPECT)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        settle_host(&mut parts)?;
+        let (body, _held) = self.body(body, &parts.headers).await?;
         let request = runtime::Request {
             method: parts.method,
-            path: path.to_owned(),
+            path: parts.uri.path().to_owned(),
             query: parts.uri.query().map(str::to_owned),
             headers: parts.headers,
-            body: self.body(body, expects_continue).await?,
+            body,
         };
         Ok(self.0.runtime.handle(self.0.state.clone(), request).await?)
     }
 
-    /// Reads a body whole, within its limits of size and time.
-    async fn body(&self, body: Incoming, expects_continue: bool) -> Result<Bytes, Problem> {
+    /// Reads a body whole, within its limits of size and time. The second part is its share of what
+    /// all bodies may take, to be kept for as long as the body is.
+    async fn body(
+        &self,
+        body: Incoming,
+        headers: &HeaderMap,
+    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Problem> {
         if body.is_end_stream() {
-            return Ok(Bytes::new());
+            return Ok((Bytes::new(), None));
         }
         let limits = &self.0.limits;
-        let too_large = Problem::BodyTooLarge { limit: limits.body };
-        let reading = async {
-            let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-            if announced > limits.body {
-                // A client that waits for permission to send gets the refusal instead.
-                if !expects_continue {
-                    discard(body).await;
-                }
-                return Err(too_large);
-            }
-            let mut limited = Limited::new(body, limits.body);
-            match (&mut limited).collect().await {
-                Ok(collected) => Ok(collected.to_bytes()),
-                Err(error) if error.is::<LengthLimitError>() => Err(too_large),
-                Err(_) => Err(Problem::BodyBroken),
-            }
-        };
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        // A client that waits for permission to send gets the refusal instead.
+        let waits = headers
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        if announced > limits.body && waits {
+            return Err(Problem::BodyTooLarge { limit: limits.body });
+        }
+        let reading = read(body, limits.body, &self.0.bodies);
         tokio::time::timeout(limits.body_timeout, reading)
             .await
             .unwrap_or(Err(Problem::BodyTimeout))
     }
+}
+
+/// Checks that the request names its host once, and gives HTTP/2's `:authority` to the guest by the
+/// same name (RFC 9113, 8.3.1).
+fn settle_host(parts: &mut http::request::Parts) -> Result<(), Problem> {
+    let mut names = parts.headers.get_all(header::HOST).iter();
+    match (names.next(), names.next(), parts.version) {
+        (Some(_), None, _) | (None, None, Version::HTTP_10) => Ok(()),
+        (None, None, Version::HTTP_2) => {
+            let authority = parts.uri.authority().map(|authority| authority.as_str());
+            if let Some(Ok(host)) = authority.map(HeaderValue::from_str) {
+                parts.headers.insert(header::HOST, host);
+            }
+            Ok(())
+        }
+        _ => Err(Problem::Host),
+    }
+}
+
+/// Reads a body to its end. Each part of it is held only as far as all bodies together may be.
+///
+/// Once it is refused, it is read on and thrown away, up to a bound: a connection closed with
+/// unread data would be reset, and the client would lose the answer.
+async fn read<'a>(
+    mut body: Incoming,
+    limit: usize,
+    bodies: &'a Semaphore,
+) -> Result<(Bytes, Option<SemaphorePermit<'a>>), Problem> {
+    let mut parts = Vec::new();
+    let mut length = 0_usize;
+    let mut held: Option<SemaphorePermit<'a>> = None;
+    let mut refusal = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Problem::BodyBroken)?.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length > limit && refusal.is_none() {
+            refusal = Some(Problem::BodyTooLarge { limit });
+        }
+        if refusal.is_none() {
+            match bodies.try_acquire_many(u32::try_from(data.len()).unwrap_or(u32::MAX)) {
+                Ok(more) => match &mut held {
+                    Some(held) => held.merge(more),
+                    None => held = Some(more),
+                },
+                Err(_) => refusal = Some(Problem::Bodies),
+            }
+        }
+        if refusal.is_none() {
+            parts.push(data);
+        } else {
+            parts.clear();
+            held = None;
+            if length > MAX_DISCARDED {
+                break;
+            }
+        }
+    }
+    match refusal {
+        Some(problem) => Err(problem),
+        None => Ok((join(parts, length), held)),
+    }
+}
+
+/// The parts of a body as one; most have one part, which is not copied.
+fn join(mut parts: Vec<Bytes>, length: usize) -> Bytes {
+    if parts.len() > 1 {
+        let mut whole = BytesMut::with_capacity(length);
+        parts.iter().for_each(|part| whole.extend_from_slice(part));
+        return whole.freeze();
+    }
+    parts.pop().unwrap_or_default()
 }
 
 /// The answer to `HEAD`: the length that `GET` would have, and no body (RFC 9110, 9.3.2). hyper does
@@ -137,17 +207,4 @@ fn leave_out_body(response: &mut Response<Full<Bytes>>) {
         response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }
     *response.body_mut() = Full::default();
-}
-
-/// Reads on and throws away, up to a bound: a connection closed with unread data would be reset,
-/// and the client would lose the answer.
-async fn discard(mut body: Incoming) {
-    let mut left = MAX_DISCARDED;
-    while let Some(Ok(frame)) = body.frame().await {
-        let size = frame.data_ref().map_or(0, Bytes::len);
-        match left.checked_sub(size) {
-            Some(rest) => left = rest,
-            None => return,
-        }
-    }
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use tally_state::State;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{Limits, Metrics, connection, service::Service};
 use crate::runtime::Runtime;
@@ -58,6 +58,7 @@ impl Workers {
         metrics: &Metrics,
     ) -> Result<Self, WorkersError> {
         let (drain, draining) = watch::channel(false);
+        let bodies = Arc::new(Semaphore::new(limits.bodies.min(Semaphore::MAX_PERMITS)));
         let mut workers = Vec::with_capacity(count);
         for number in 0..count {
             let (give, given) = mpsc::unbounded_channel();
@@ -66,10 +67,11 @@ impl Workers {
             let (runtime, state, limits) = (Arc::clone(runtime), state.clone(), limits.clone());
             let (metrics, draining, opened) =
                 (metrics.clone(), draining.clone(), Arc::clone(&open));
+            let bodies = Arc::clone(&bodies);
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 own.block_on(async move {
                     // Within the runtime, as the state's lane may live here.
-                    let service = Service::new(runtime, state.worker(), limits, metrics);
+                    let service = Service::new(runtime, state.worker(), limits, metrics, bodies);
                     serve(given, service, draining, &opened).await;
                 });
             })?;

@@ -43,6 +43,54 @@ async fn a_body_of_unknown_length_has_the_same_limit() {
 }
 
 #[tokio::test]
+async fn bodies_that_are_arriving_are_bounded_in_all() {
+    let host = host(&["--bodies-limit", "1MiB"]);
+    // Three quarters of what may be held, from a client that does not go on.
+    let mut slow = TcpStream::connect(host.address).unwrap();
+    slow.write_all(b"POST /increment HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n")
+        .unwrap();
+    slow.write_all(&vec![b'x'; 786_432]).unwrap();
+    let mut client = Client::connect(host.address).await;
+    let mut refused = None;
+    for _ in 0..1_000 {
+        let mut request = client.request(http::Method::POST, "/increment");
+        *request.body_mut() = bytes::Bytes::from(vec![b'x'; 524_288]).into();
+        let response = client.try_send(request).await.unwrap();
+        if response.status != 200 {
+            refused = Some(response);
+            break;
+        }
+    }
+    let response = refused.expect("refused once the other has arrived");
+    response.problem(503, "bodies");
+    assert_eq!(response.headers["retry-after"], "1");
+    assert_eq!(client.post("/increment").await.status, 200, "a request without a body is let in");
+    drop(slow);
+    for _ in 0..1_000 {
+        let mut request = client.request(http::Method::POST, "/increment");
+        *request.body_mut() = bytes::Bytes::from(vec![b'x'; 524_288]).into();
+        if client.try_send(request).await.unwrap().status == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("what the other held is free again");
+}
+
+#[tokio::test]
+async fn a_request_names_its_host_once() {
+    let host = host(&[]);
+    for head in ["", "host: a\r\nhost: b\r\n"] {
+        let request = format!("GET /report HTTP/1.1\r\n{head}connection: close\r\n\r\n");
+        let answer = raw(host.address, request.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 400"), "{head:?}: {answer}");
+        assert!(answer.contains("problem+json"), "{answer}");
+    }
+    let answer = raw(host.address, b"GET /report HTTP/1.0\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.0 200"), "HTTP/1.0 knew no such header: {answer}");
+}
+
+#[tokio::test]
 async fn a_client_that_asks_before_sending_is_told_no() {
     let host = host(&[]);
     let answer = raw(
@@ -58,9 +106,13 @@ async fn targets_that_are_too_long_or_none_are_refused() {
     let mut client = Client::connect(host.address).await;
     client.get(&format!("/{}", "x".repeat(8_000))).await.problem(414, "target_too_long");
     client.get(&format!("/{}", "x".repeat(7_999))).await.problem(404, "not_found");
-    let answer = raw(host.address, b"CONNECT example.com:80 HTTP/1.1\r\nhost: x\r\n\r\n");
+    let answer = raw(
+        host.address,
+        b"CONNECT example.com:80 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    );
     assert!(answer.starts_with("HTTP/1.1 501"), "{answer}");
-    let answer = raw(host.address, b"CONNECT /report HTTP/1.1\r\nhost: x\r\n\r\n");
+    let answer =
+        raw(host.address, b"CONNECT /report HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
     assert!(!answer.starts_with("HTTP/1.1 2"), "a guest never gets to answer it: {answer}");
 }

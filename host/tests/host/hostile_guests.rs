@@ -59,6 +59,10 @@ async fn a_guest_sees_the_request_as_it_was_sent() {
     request.headers_mut().append("x-several", "two".parse().unwrap());
     assert_eq!(client.try_send(request).await.unwrap().text(), "one, two");
     assert_eq!(client.get("/header?none").await.text(), "(none)");
+    let address = host.address.to_string();
+    assert_eq!(client.get("/header?host").await.text(), address);
+    let mut http2 = Client::connect_http2(host.address).await;
+    assert_eq!(http2.get("/header?host").await.text(), address, "its authority");
     assert_eq!(client.get("/wasi").await.text(), "0", "no environment reaches a guest");
 }
 
