@@ -108,8 +108,11 @@ fn failed(error: store::Error) -> Error {
     })
 }
 
+/// The number a value holds, in the one form that can be counted on (`007` and `+7` cannot).
 fn number(value: &[u8]) -> Option<i64> {
-    core::str::from_utf8(value).ok()?.parse().ok()
+    let text = core::str::from_utf8(value).ok()?;
+    let number: i64 = text.parse().ok()?;
+    (format!("{number}") == text).then_some(number)
 }
 
 /// Whether `If-None-Match` names the tag (RFC 9110, 13.1.2: weak comparison).

@@ -47,6 +47,18 @@ pub fn handle(path: &str, argument: &str) -> Result<Response, Error> {
             bucket()?.set("long", &value).map_err(failed)?;
             text("set".into())
         }
+        // Reads one value over and over, in one call or many.
+        "/read-many" => {
+            let keys = vec!["long".to_owned(); argument.parse().unwrap_or(0)];
+            text(batch::get_many(&bucket()?, &keys).map_err(failed)?.len().to_string())
+        }
+        "/read-often" => {
+            let bucket = bucket()?;
+            for _ in 0..argument.parse().unwrap_or(0_u32) {
+                Cas::new(&bucket, "long").map_err(failed)?;
+            }
+            text("done".into())
+        }
         // Counts, and then fails: whoever asked cannot know whether it counted.
         "/add-and-panic" => {
             atomics::increment(&bucket()?, argument, 1).map_err(failed)?;

@@ -48,6 +48,7 @@ pub(crate) struct Admin {
 /// Values that are read when asked for, rather than kept up to date.
 struct Gauges {
     connections: IntGauge,
+    body_bytes: IntGauge,
     in_use: IntGauge,
     waiting: IntGauge,
 }
@@ -73,6 +74,10 @@ impl Admin {
             .set(i64::try_from(pool).unwrap_or(i64::MAX));
         let gauges = Gauges {
             connections: gauge("tally_connections", "Open connections")?,
+            body_bytes: gauge(
+                "tally_request_body_bytes",
+                "Bytes of request bodies that are arriving or being answered",
+            )?,
             in_use: gauge("tally_pool_instances_in_use", "Guest instances at work")?,
             waiting: gauge("tally_pool_waiting_requests", "Requests waiting for an instance")?,
         };
@@ -151,6 +156,7 @@ impl Admin {
         let set =
             |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.gauges.connections, self.workers.connections());
+        set(&self.gauges.body_bytes, self.workers.body_bytes());
         set(&self.gauges.in_use, self.runtime.in_use());
         set(&self.gauges.waiting, self.runtime.waiting());
         let mut body = Vec::new();

@@ -38,6 +38,10 @@ pub struct WorkersError(#[from] io::Error);
 /// The workers of a server.
 pub(crate) struct Workers {
     workers: Vec<Worker>,
+    /// Bytes that request bodies may still take.
+    bodies: Arc<Semaphore>,
+    /// Bytes they may take in all.
+    most_bodies: usize,
     /// Set when connections are to finish what they are at.
     drain: watch::Sender<bool>,
 }
@@ -58,7 +62,8 @@ impl Workers {
         metrics: &Metrics,
     ) -> Result<Self, WorkersError> {
         let (drain, draining) = watch::channel(false);
-        let bodies = Arc::new(Semaphore::new(limits.bodies.min(Semaphore::MAX_PERMITS)));
+        let most_bodies = limits.bodies.min(Semaphore::MAX_PERMITS);
+        let bodies = Arc::new(Semaphore::new(most_bodies));
         let mut workers = Vec::with_capacity(count);
         for number in 0..count {
             let (give, given) = mpsc::unbounded_channel();
@@ -67,17 +72,18 @@ impl Workers {
             let (runtime, state, limits) = (Arc::clone(runtime), state.clone(), limits.clone());
             let (metrics, draining, opened) =
                 (metrics.clone(), draining.clone(), Arc::clone(&open));
-            let bodies = Arc::clone(&bodies);
+            let own_bodies = Arc::clone(&bodies);
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 own.block_on(async move {
                     // Within the runtime, as the state's lane may live here.
-                    let service = Service::new(runtime, state.worker(), limits, metrics, bodies);
+                    let service =
+                        Service::new(runtime, state.worker(), limits, metrics, own_bodies);
                     serve(given, service, draining, &opened).await;
                 });
             })?;
             workers.push(Worker { give, open });
         }
-        Ok(Self { workers, drain })
+        Ok(Self { workers, bodies, most_bodies, drain })
     }
 
     /// Gives a connection to the worker with the fewest.
@@ -96,6 +102,11 @@ impl Workers {
     /// Connections open on all workers.
     pub(crate) fn connections(&self) -> usize {
         self.workers.iter().map(|worker| worker.open.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Bytes of request bodies that are arriving or being answered.
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.most_bodies.saturating_sub(self.bodies.available_permits())
     }
 
     /// Asks all connections to finish the requests they are at and to close. None must be given

@@ -98,6 +98,22 @@ impl Context {
         result.map_err(|error| explain(&error))
     }
 
+    /// Charges the request for bytes it has read.
+    fn charge(&mut self, bytes: usize) -> Result<(), store::Error> {
+        self.readable = self.readable.checked_sub(bytes).ok_or_else(|| {
+            store::Error::Other("this request has read more values than its memory holds".into())
+        })?;
+        Ok(())
+    }
+
+    /// Reads a key, and charges the request for its value.
+    async fn read(&mut self, bucket: &tally_state::Bucket, key: &str) -> Answer<Option<Bytes>> {
+        let state = self.state.clone();
+        let value = self.operation(false, state.get(bucket, key)).await?;
+        self.charge(value.as_ref().map_or(0, Bytes::len))?;
+        Ok(value)
+    }
+
     fn bucket(&self, handle: &Resource<Bucket>) -> Result<tally_state::Bucket> {
         match self.buckets.get(handle.rep()) {
             Some(bucket) => Ok(bucket.clone()),
@@ -122,8 +138,8 @@ impl store::HostBucket for Context {
         this: Resource<Bucket>,
         key: String,
     ) -> Result<Answer<Option<Vec<u8>>>> {
-        let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
-        let value = self.operation(false, state.get(&bucket, &key)).await;
+        let bucket = self.bucket(&this)?;
+        let value = self.read(&bucket, &key).await;
         Ok(value.map(|value| value.map(Vec::from)))
     }
 
@@ -186,10 +202,7 @@ impl atomics::Host for Context {
         let swapping = state.swap(&bucket, &cas.key, cas.current.clone(), value.into());
         Ok(match self.operation(true, swapping).await {
             Ok(Swapped::Yes) => Ok(()),
-            Ok(Swapped::No(current)) => Err(match self.cas.push(Cas { current, ..cas }) {
-                Some(newer) => CasError::CasFailed(newer),
-                None => CasError::StoreError(too_many_handles()),
-            }),
+            Ok(Swapped::No(current)) => Err(self.newer(Cas { current, ..cas })),
             Err(error) => Err(CasError::StoreError(error)),
         })
     }
@@ -201,8 +214,8 @@ impl atomics::HostCas for Context {
         bucket: Resource<Bucket>,
         key: String,
     ) -> Result<Answer<Resource<Cas>>> {
-        let (state, name) = (self.state.clone(), self.bucket(&bucket)?);
-        let current = match self.operation(false, state.get(&name, &key)).await {
+        let name = self.bucket(&bucket)?;
+        let current = match self.read(&name, &key).await {
             Ok(current) => current,
             Err(error) => return Ok(Err(error)),
         };
@@ -211,8 +224,12 @@ impl atomics::HostCas for Context {
     }
 
     async fn current(&mut self, this: Resource<Cas>) -> Result<Answer<Option<Vec<u8>>>> {
-        match self.cas.get(&this) {
-            Some(cas) => Ok(Ok(cas.current.clone().map(Vec::from))),
+        let current = self.cas.get(&this).map(|cas| cas.current.clone());
+        match current {
+            Some(current) => {
+                let charged = self.charge(current.as_ref().map_or(0, Bytes::len));
+                Ok(charged.map(|()| current.map(Vec::from)))
+            }
             None => bail!("a compare-and-swap handle that was never given out"),
         }
     }
@@ -220,6 +237,19 @@ impl atomics::HostCas for Context {
     async fn drop(&mut self, this: Resource<Cas>) -> Result<()> {
         self.cas.take(&this);
         Ok(())
+    }
+}
+
+impl Context {
+    /// The handle that a failed swap gives back.
+    fn newer(&mut self, cas: Cas) -> CasError {
+        if let Err(error) = self.charge(cas.current.as_ref().map_or(0, Bytes::len)) {
+            return CasError::StoreError(error);
+        }
+        match self.cas.push(cas) {
+            Some(newer) => CasError::CasFailed(newer),
+            None => CasError::StoreError(too_many_handles()),
+        }
     }
 }
 
@@ -234,8 +264,13 @@ impl batch::Host for Context {
         keys: Vec<String>,
     ) -> Result<Answer<Vec<Option<(String, Vec<u8>)>>>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
-        let values = self.operation(false, state.get_many(&bucket, &keys)).await;
-        Ok(values.map(|values| {
+        let limit = self.readable;
+        let values = match self.operation(false, state.get_many(&bucket, &keys, limit)).await {
+            Ok(values) => values,
+            Err(error) => return Ok(Err(error)),
+        };
+        let bytes = values.iter().flatten().map(Bytes::len).sum();
+        Ok(self.charge(bytes).map(|()| {
             keys.into_iter()
                 .zip(values)
                 .map(|(key, value)| value.map(|value| (key, Vec::from(value))))

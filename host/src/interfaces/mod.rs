@@ -47,6 +47,9 @@ pub(crate) struct Context {
     pub(crate) worker: Worker,
     pub(crate) ledger: Ledger,
     pub(crate) cpu: Meter,
+    /// Bytes of values that this request may still read: they are held by the host on their way to
+    /// the guest, whose own memory they would not fit into either.
+    readable: usize,
     cas: keyvalue::CasTable,
     wasi: wasi::Lazy,
 }
@@ -66,6 +69,7 @@ impl Context {
         worker: Worker,
         ledger: Ledger,
         cpu: Meter,
+        readable: usize,
     ) -> Self {
         Self {
             state,
@@ -74,6 +78,7 @@ impl Context {
             worker,
             ledger,
             cpu,
+            readable,
             cas: keyvalue::CasTable::default(),
             wasi: wasi::Lazy::default(),
         }

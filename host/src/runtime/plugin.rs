@@ -41,7 +41,8 @@ pub(super) async fn call(
     let ledger = Ledger::default();
     let worker = Worker { instance, guest_version: Arc::clone(&deployment.version) };
     let meter = Meter::new(limits.cpu);
-    let context = Context::new(state, buckets, headers, worker, ledger.clone(), meter);
+    let context =
+        Context::new(state, buckets, headers, worker, ledger.clone(), meter, limits.memory);
     let request = handler::Request {
         method: method.as_str(),
         path: &path,

@@ -81,6 +81,12 @@ pub enum Rejection {
         /// Keys allowed.
         limit: usize,
     },
+    /// The values of one call are larger together than the caller takes. Sizes are in bytes.
+    #[error("the values are over the {limit} bytes that may be read at once")]
+    ReadTooLarge {
+        /// Bytes allowed.
+        limit: usize,
+    },
     /// The cursor did not come from a page of this backend.
     #[error("this cursor is not one that listing this bucket has returned")]
     Cursor,

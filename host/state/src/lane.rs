@@ -196,9 +196,16 @@ impl Lane {
         }
     }
 
+    /// Closes the queue when the loop is dropped: with its runtime, or by a panic. Whoever is in
+    /// the queue then was not sent, and is told so rather than left to wait.
+    fn close_at_end(self: &Arc<Self>) -> CloseAtEnd {
+        CloseAtEnd(Arc::clone(self))
+    }
+
     /// The loop on a worker's own runtime, beside its callers. No batch is held back: the backends
     /// that live here answer faster than anybody could wait.
     pub(crate) async fn run_on_worker(self: Arc<Self>, mut connection: impl Connection) {
+        let _closed = self.close_at_end();
         while self.wait().await {
             let batch = self.seal();
             if !batch.is_empty() {
@@ -209,6 +216,7 @@ impl Lane {
 
     /// The loop on a thread of its own, whose connection may block it.
     pub(crate) async fn run_on_thread(self: Arc<Self>, mut connection: impl Connection) {
+        let _closed = self.close_at_end();
         let mut hold = HoldBack::default();
         while self.wait().await {
             if let Some((target, longest)) = hold.wait_for(self.queued()) {
@@ -228,6 +236,22 @@ impl Lane {
             let started = Instant::now();
             self.apply(Plan::new(batch), &mut connection).await;
             hold.applied(operations, started.elapsed());
+        }
+    }
+}
+
+struct CloseAtEnd(Arc<Lane>);
+
+impl Drop for CloseAtEnd {
+    fn drop(&mut self) {
+        let left = {
+            let mut queue = self.0.lock();
+            queue.closed = true;
+            std::mem::take(&mut queue.pending)
+        };
+        for pending in left {
+            // A caller that has gone meanwhile does not want its answer.
+            let _ = pending.reply.send(Err(Error::not_applied("the store's connection ended")));
         }
     }
 }
@@ -348,6 +372,28 @@ mod tests {
         assert!(matches!(first.await.unwrap(), Err(Error::Unknown(_))));
         bench.gate.add_permits(1);
         assert_eq!(second.await.unwrap(), Ok(Outcome::Count(1)));
+    }
+
+    /// A connection that is a bug.
+    struct Panics;
+
+    impl Connection for Panics {
+        async fn apply(&mut self, _steps: &[Step]) -> Vec<Reply> {
+            tokio::task::yield_now().await;
+            panic!("asked to")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_panics_leaves_nobody_waiting() {
+        let lane = Lane::new(Options::default(), Metrics::default());
+        tokio::spawn(Arc::clone(&lane).run_on_worker(Panics));
+        let sent = lane.push(increment()).unwrap();
+        tokio::task::yield_now().await;
+        let queued = lane.push(increment()).unwrap();
+        assert!(sent.await.is_err(), "no answer; the caller takes it as unknown");
+        assert!(matches!(queued.await.unwrap(), Err(Error::NotApplied(_))));
+        assert!(matches!(lane.push(increment()), Err(Error::NotApplied(_))));
     }
 
     #[tokio::test]

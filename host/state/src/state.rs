@@ -51,6 +51,13 @@ impl Default for Options {
     }
 }
 
+/// Keys of one call that are read at once, whatever their values' size: at their largest, a few
+/// megabytes.
+const FEWEST_READS: usize = 4;
+
+/// Keys of one call that are read at once, however small their values.
+const MOST_READS: usize = 250;
+
 /// Keys in one page of a listing: one short command for the store.
 const PAGE_KEYS: usize = 500;
 
@@ -255,20 +262,45 @@ impl Handle {
         }
     }
 
-    /// The values of several keys, in the order asked for. Not a snapshot: each is read by itself.
+    /// The values of several keys, in the order asked for, up to `limit` bytes in all. Not a
+    /// snapshot: each is read by itself.
+    ///
+    /// Keys are asked for some at a time, as many as fit if the others are like those before, so
+    /// that large values are not all held before they are found to be too many.
     ///
     /// # Errors
-    /// See [`Error`]; the first one of any key.
-    pub async fn get_many(&self, bucket: &Bucket, keys: &[String]) -> Answer<Vec<Option<Bytes>>> {
-        let actions = keys.iter().map(|key| (key.as_str(), Action::Get)).collect();
-        let outcomes = self.ask_many(bucket, actions).await?;
-        outcomes
-            .into_iter()
-            .map(|outcome| match outcome? {
-                Outcome::Value(value) => Ok(value),
-                other => Err(mismatch(&other)),
-            })
-            .collect()
+    /// [`Rejection::ReadTooLarge`]; else see [`Error`], the first one of any key.
+    pub async fn get_many(
+        &self,
+        bucket: &Bucket,
+        keys: &[String],
+        limit: usize,
+    ) -> Answer<Vec<Option<Bytes>>> {
+        self.check_keys(keys.len())?;
+        let mut values: Vec<Option<Bytes>> = Vec::with_capacity(keys.len());
+        let mut bytes = 0_usize;
+        let mut rest = keys;
+        while !rest.is_empty() {
+            let mean = bytes.checked_div(values.len()).unwrap_or(self.options.max_value_bytes);
+            let fitting = limit.saturating_sub(bytes).checked_div(mean.max(1)).unwrap_or(0);
+            let (some, others) =
+                rest.split_at(fitting.clamp(FEWEST_READS, MOST_READS).min(rest.len()));
+            rest = others;
+            let actions = some.iter().map(|key| (key.as_str(), Action::Get)).collect();
+            for outcome in self.ask_many(bucket, actions).await? {
+                match outcome? {
+                    Outcome::Value(value) => {
+                        bytes = bytes.saturating_add(value.as_ref().map_or(0, Bytes::len));
+                        values.push(value);
+                    }
+                    other => return Err(mismatch(&other)),
+                }
+            }
+            if bytes > limit {
+                return Err(Rejection::ReadTooLarge { limit }.into());
+            }
+        }
+        Ok(values)
     }
 
     /// Sets several keys; not atomic.
@@ -318,10 +350,7 @@ impl Handle {
         bucket: &Bucket,
         actions: Vec<(&str, Action)>,
     ) -> Answer<Vec<Answer<Outcome>>> {
-        let limit = self.options.max_keys;
-        if actions.len() > limit {
-            return Err(Rejection::TooManyKeys { actual: actions.len(), limit }.into());
-        }
+        self.check_keys(actions.len())?;
         for (key, action) in &actions {
             self.check_operation(key, action)?;
         }
@@ -335,6 +364,11 @@ impl Handle {
             });
         }
         Ok(outcomes)
+    }
+
+    fn check_keys(&self, actual: usize) -> Result<(), Rejection> {
+        let limit = self.options.max_keys;
+        if actual > limit { Err(Rejection::TooManyKeys { actual, limit }) } else { Ok(()) }
     }
 
     fn check_operation(&self, key: &str, action: &Action) -> Result<(), Rejection> {

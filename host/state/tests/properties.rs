@@ -136,7 +136,7 @@ async fn run(handle: &Handle, bucket: &Bucket, operation: &Operation) -> String 
             assert_eq!(page.cursor, None, "few keys are one page");
             page.keys.into_iter().collect::<BTreeSet<_>>()
         })),
-        Operation::GetMany(keys) => answer(handle.get_many(bucket, keys).await),
+        Operation::GetMany(keys) => answer(handle.get_many(bucket, keys, usize::MAX).await),
         Operation::SetMany(values) => answer(handle.set_many(bucket, values.clone()).await),
         Operation::DeleteMany(keys) => answer(handle.delete_many(bucket, keys).await),
     }

@@ -176,6 +176,21 @@ async fn state_operations_of_one_request_are_limited() {
 }
 
 #[tokio::test]
+async fn what_one_request_reads_is_bounded_by_its_memory() {
+    let host = host(&["--memory-limit", "8MiB"]);
+    let mut client = Client::connect(host.address).await;
+    client.get("/long-value?1048576").await;
+    assert_eq!(client.get("/read-many?2").await.text(), "2");
+    assert_eq!(client.get("/read-often?8").await.text(), "done");
+    for path in ["/read-many?9", "/read-many?1000"] {
+        let detail = client.get(path).await.problem(400, "state_refused");
+        assert!(detail.contains("8388608 bytes"), "{detail}");
+    }
+    let detail = client.get("/read-often?9").await.problem(409, "state_conflict");
+    assert!(detail.contains("its memory"), "{detail}");
+}
+
+#[tokio::test]
 async fn a_request_waits_for_a_store_no_longer_than_its_wall_limit() {
     let redis = tally_testkit::Redis::start().unwrap();
     let host = Host::start("probe", &redis.url(), &["--wall-limit", "300ms"]);

@@ -103,7 +103,7 @@ pub(crate) async fn two_write_the_same_keys_in_opposite_orders(bench: Bench) {
         task.await.unwrap();
     }
     let expected = vec![Some(Bytes::from((2 * ROUNDS).to_string())); keys.len()];
-    assert_eq!(bench.handle.get_many(bucket, &keys).await, Ok(expected));
+    assert_eq!(bench.handle.get_many(bucket, &keys, usize::MAX).await, Ok(expected));
 }
 
 pub(crate) async fn one_sees_what_the_other_was_acknowledged(bench: Bench) {

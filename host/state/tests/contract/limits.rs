@@ -64,11 +64,11 @@ pub(crate) async fn one_call_names_no_more_keys_than_allowed(bench: Bench) {
     let values: Vec<_> = keys.iter().map(|key| (key.clone(), Bytes::from("v"))).collect();
     let refused = Error::Rejected(Rejection::TooManyKeys { actual: 1_001, limit: 1_000 });
     assert_eq!(handle.set_many(&bucket, values.clone()).await, Err(refused.clone()));
-    assert_eq!(handle.get_many(&bucket, &keys).await, Err(refused.clone()));
+    assert_eq!(handle.get_many(&bucket, &keys, usize::MAX).await, Err(refused.clone()));
     assert_eq!(handle.get(&bucket, "0").await, Ok(None), "nothing was set");
     handle.set_many(&bucket, values[..1_000].to_vec()).await.unwrap();
     assert_eq!(handle.delete_many(&bucket, &keys).await, Err(refused));
-    let held = handle.get_many(&bucket, &keys[..1_000]).await.unwrap();
+    let held = handle.get_many(&bucket, &keys[..1_000], usize::MAX).await.unwrap();
     assert_eq!(held, vec![Some(Bytes::from("v")); 1_000], "nothing was deleted");
     handle.delete_many(&bucket, &keys[..1_000]).await.unwrap();
     assert_eq!(handle.list(&bucket, None).await.unwrap().keys, Vec::<String>::new());

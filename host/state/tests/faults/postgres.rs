@@ -152,7 +152,7 @@ fn a_deadlock_with_another_program_counts_once() {
         for answer in gathered.await.unwrap() {
             assert_eq!(answer, Ok(1));
         }
-        let counts = handle.get_many(&bucket, &keys).await.unwrap();
+        let counts = handle.get_many(&bucket, &keys, usize::MAX).await.unwrap();
         assert_eq!(counts, vec![Some(Bytes::from("1")); keys.len()]);
         // The server's own count of deadlocks, which it publishes a little later.
         let select = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
