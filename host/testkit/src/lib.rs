@@ -13,7 +13,7 @@ mod proxy;
 mod redis;
 
 pub use postgres::{Durability, Postgres};
-pub use process::free_port;
+pub use process::{free_port, signal_process};
 pub use proxy::{Cut, Proxy};
 pub use redis::Redis;
 

@@ -81,9 +81,14 @@ impl Drop for Server {
     }
 }
 
-/// Sends a signal to one process by its id.
-pub(crate) fn signal_process(id: u32, signal: &str) -> Result<()> {
-    let status = Command::new("kill").args(["-s", signal, &id.to_string()]).status()?;
+/// Sends a signal, such as `TERM`, to one process by its id.
+///
+/// # Errors
+/// When there is no such process.
+pub fn signal_process(id: u32, signal: &str) -> Result<()> {
+    // The shell's own `kill`, as the program of that name is not on every machine.
+    let kill = ["-c", "kill -s \"$0\" \"$1\"", signal, &id.to_string()];
+    let status = Command::new("sh").args(kill).status()?;
     if !status.success() {
         bail!("kill -s {signal} {id} failed");
     }

@@ -98,8 +98,7 @@ impl Host {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+        tally_testkit::signal_process(self.child.id(), signal).unwrap();
     }
 
     /// Waits until it has ended.
