@@ -21,6 +21,7 @@
 
 mod admin;
 pub mod config;
+pub mod deploy;
 pub mod edge;
 mod interfaces;
 pub mod runtime;

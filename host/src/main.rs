@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use tally::{
     config::{Config, LogFormat, Options},
-    runtime, server,
+    deploy, runtime, server,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -40,6 +40,18 @@ enum Command {
         /// The component
         #[arg(value_name = "GUEST.wasm")]
         guest: PathBuf,
+    },
+    /// Replace a guest of a running host, without a failed request
+    Deploy {
+        /// The component
+        #[arg(value_name = "GUEST.wasm")]
+        guest: PathBuf,
+        /// Name of the guest to replace [default: the only one]
+        #[arg(long, value_name = "NAME")]
+        route: Option<String>,
+        /// The host's admin listener
+        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:3001")]
+        admin: String,
     },
     /// Print the configuration in force, without secrets
     Config(Box<Options>),
@@ -66,11 +78,12 @@ fn run(command: Command) -> Result<ExitCode> {
             let config = Config::load(*options, &environment)?;
             start_logging(&config)?;
             // Accepting, health and signals; requests have threads of their own.
-            let main = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .context("cannot start the main runtime")?;
-            main.block_on(server::serve(config, say))?;
+            main_runtime()?.block_on(server::serve(config, say))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Deploy { guest, route, admin } => {
+            let deploying = deploy::deploy(&guest, route.as_deref(), &admin);
+            say(&main_runtime()?.block_on(deploying)?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { guest } => {
@@ -85,6 +98,13 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn main_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the main runtime")
 }
 
 /// Prints for people, on standard output. Whoever closed it does not want to know.

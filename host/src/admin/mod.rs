@@ -5,9 +5,16 @@
 //! - `GET /readyz`: a guest is loaded and the store answers; 503 as soon as draining starts.
 //!   With `?verbose`, each part by itself.
 //! - `GET /metrics`: Prometheus' text format.
+//! - `/guests`: the guests, and replacing one (see `guests`).
+//!
+//! A web page that a developer visits could send requests here, as the listener is on their own
+//! machine: what a browser sends for a page (`Origin`) is refused.
+
+mod guests;
 
 use std::{
     convert::Infallible,
+    fmt::Write as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,11 +27,11 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus::{Encoder as _, IntGauge, Registry, TextEncoder};
+use prometheus::{Encoder as _, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use tally_state::Handle;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 
-use crate::{edge::Workers, runtime::Runtime};
+use crate::edge::{Routes, Workers};
 
 /// The pause after a failed accept, as at the edge.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -38,10 +45,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What the admin listener answers from.
 pub(crate) struct Admin {
     registry: Registry,
-    runtime: Arc<Runtime>,
+    routes: Arc<Routes>,
     workers: Arc<Workers>,
     state: Handle,
     draining: AtomicBool,
+    /// Held by the one component that is being loaded.
+    deploying: Semaphore,
     gauges: Gauges,
 }
 
@@ -49,8 +58,10 @@ pub(crate) struct Admin {
 struct Gauges {
     connections: IntGauge,
     body_bytes: IntGauge,
-    in_use: IntGauge,
-    waiting: IntGauge,
+    /// By guest.
+    pool: IntGaugeVec,
+    in_use: IntGaugeVec,
+    waiting: IntGaugeVec,
 }
 
 impl Admin {
@@ -60,29 +71,33 @@ impl Admin {
     /// When the registry holds metrics of these names already.
     pub(crate) fn new(
         registry: Registry,
-        runtime: Arc<Runtime>,
+        routes: Arc<Routes>,
         workers: Arc<Workers>,
         state: Handle,
-        pool: usize,
     ) -> prometheus::Result<Self> {
         let gauge = |name: &str, help: &str| {
             let gauge = IntGauge::new(name, help)?;
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
-        gauge("tally_pool_instances", "Guest instances that can be at work at once")?
-            .set(i64::try_from(pool).unwrap_or(i64::MAX));
+        let by_guest = |name: &str, help: &str| {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), &["guest"])?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok::<_, prometheus::Error>(gauges)
+        };
         let gauges = Gauges {
             connections: gauge("tally_connections", "Open connections")?,
             body_bytes: gauge(
                 "tally_request_body_bytes",
                 "Bytes of request bodies that are arriving or being answered",
             )?,
-            in_use: gauge("tally_pool_instances_in_use", "Guest instances at work")?,
-            waiting: gauge("tally_pool_waiting_requests", "Requests waiting for an instance")?,
+            pool: by_guest("tally_pool_instances", "Guest instances that can be at work at once")?,
+            in_use: by_guest("tally_pool_instances_in_use", "Guest instances at work")?,
+            waiting: by_guest("tally_pool_waiting_requests", "Requests waiting for an instance")?,
         };
         let draining = AtomicBool::new(false);
-        Ok(Self { registry, runtime, workers, state, draining, gauges })
+        let deploying = Semaphore::new(1);
+        Ok(Self { registry, routes, workers, state, draining, deploying, gauges })
     }
 
     /// Makes `/readyz` fail, so that no new clients are sent here.
@@ -104,7 +119,7 @@ impl Admin {
             let admin = Arc::clone(&self);
             let service = service_fn(move |request| {
                 let admin = Arc::clone(&admin);
-                async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+                async move { Ok::<_, Infallible>(admin.answer(request).await) }
             });
             tokio::spawn(async move {
                 let mut builder = http1::Builder::new();
@@ -116,18 +131,30 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".into());
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return response;
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.headers().contains_key(header::ORIGIN) {
+            return text(StatusCode::FORBIDDEN, "not for web pages\n".into());
         }
-        match request.uri().path() {
+        let path = request.uri().path().to_owned();
+        if let Some(name) = path.strip_prefix("/guests/") {
+            return match *request.method() {
+                Method::PUT => self.deploy(name, request).await,
+                _ => not_allowed("PUT"),
+            };
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return not_allowed("GET, HEAD");
+        }
+        match path.as_str() {
             "/livez" => text(StatusCode::OK, "ok\n".into()),
             "/readyz" => self.ready(request.uri().query() == Some("verbose")).await,
             "/metrics" => self.metrics(),
-            "/" => text(StatusCode::OK, "/livez\n/readyz?verbose\n/metrics\n".into()),
-            _ => text(StatusCode::NOT_FOUND, "there is /livez, /readyz and /metrics\n".into()),
+            "/guests" => self.list_guests(),
+            "/" => text(StatusCode::OK, "/livez\n/readyz?verbose\n/metrics\n/guests\n".into()),
+            _ => {
+                let known = "there is /livez, /readyz, /metrics and /guests\n";
+                text(StatusCode::NOT_FOUND, known.into())
+            }
         }
     }
 
@@ -148,8 +175,12 @@ impl Admin {
         }
         let store = store.map_or_else(|reason| format!("failed: {reason}"), |()| "ok".into());
         let serving = if draining { "failed: draining" } else { "ok" };
-        let guest = self.runtime.guest_version();
-        text(status, format!("guest: ok, version {guest}\nstore: {store}\nserving: {serving}\n"))
+        let mut parts = String::new();
+        for (_, guest) in self.routes.iter() {
+            // Writing to a string does not fail.
+            let _ = writeln!(parts, "guest {}: ok, version {}", guest.name(), guest.version());
+        }
+        text(status, format!("{parts}store: {store}\nserving: {serving}\n"))
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
@@ -157,8 +188,12 @@ impl Admin {
             |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.gauges.connections, self.workers.connections());
         set(&self.gauges.body_bytes, self.workers.body_bytes());
-        set(&self.gauges.in_use, self.runtime.in_use());
-        set(&self.gauges.waiting, self.runtime.waiting());
+        for (_, guest) in self.routes.iter() {
+            let label = [&**guest.name()];
+            set(&self.gauges.pool.with_label_values(&label), guest.pool());
+            set(&self.gauges.in_use.with_label_values(&label), guest.in_use());
+            set(&self.gauges.waiting.with_label_values(&label), guest.waiting());
+        }
         let mut body = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut body) {
             Ok(()) => {
@@ -172,6 +207,12 @@ impl Admin {
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
+}
+
+fn not_allowed(allow: &'static str) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {allow}\n"));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

@@ -4,20 +4,18 @@
 //! complete and checked. Nothing else in the program reads flags, the environment or files of
 //! settings.
 
+mod guests;
 mod options;
 mod units;
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 pub use self::{
+    guests::{GuestConfig, GuestOptions, RouteOptions},
     options::{LogFormat, Options},
     units::{Size, Span},
 };
-use crate::{edge, interfaces::Buckets, runtime::Limits};
+use crate::edge;
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "tally.toml";
@@ -30,8 +28,10 @@ pub struct ConfigError(pub(crate) String);
 /// What the program runs with.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The guest's file; `None` where a command needs none.
-    pub guest: Option<PathBuf>,
+    /// The guests, each with its route; none where a command needs none.
+    pub guests: Vec<GuestConfig>,
+    /// Whether guests are loaded again when their files change.
+    pub watch: bool,
     /// The store's URL. May hold a password: never to be printed.
     pub store: String,
     /// Where requests are served.
@@ -40,8 +40,6 @@ pub struct Config {
     pub admin: SocketAddr,
     /// Threads that serve requests, each with a runtime of its own.
     pub workers: usize,
-    /// What guests may use.
-    pub limits: Limits,
     /// What clients may use.
     pub edge: edge::Limits,
     /// The state layer's limits.
@@ -52,8 +50,6 @@ pub struct Config {
     pub log: String,
     /// How it is written.
     pub log_format: LogFormat,
-    /// What guests may open, as configured.
-    pub(crate) buckets: Buckets,
 }
 
 impl Config {
@@ -74,6 +70,12 @@ impl Config {
         let mut options = Self::options(flags, environment)?.or(Options::defaults());
         Self::resolve(options.clone())?;
         options.store = options.store.map(|store| hide_secrets(&store));
+        // Nobody knows which of these are secrets.
+        let routes = options.routes.iter_mut().map(|route| &mut route.options);
+        for guest in routes.chain([&mut options.guest_options]) {
+            let values = guest.env.values_mut().chain(guest.settings.values_mut());
+            values.for_each(|value| *value = HIDDEN.into());
+        }
         toml::to_string(&options).map_err(|error| ConfigError(error.to_string()))
     }
 
@@ -92,21 +94,6 @@ impl Config {
     fn resolve(options: Options) -> Result<Self, ConfigError> {
         // The defaults leave nothing open but the guest, so what follows finds every value.
         let options = options.or(Options::defaults());
-        let limits = Limits {
-            pool: at_least_one("pool", options.pool)?,
-            waiting: options.queue.unwrap_or_default(),
-            wait: span("queue-timeout", options.queue_timeout)?,
-            cpu: span("cpu-limit", options.cpu_limit)?,
-            wall: span("wall-limit", options.wall_limit)?,
-            memory: size("memory-limit", options.memory_limit)?,
-            response: size("response-limit", options.response_limit)?,
-        };
-        if limits.pool > MOST_INSTANCES {
-            return Err(ConfigError(format!("pool: at most {MOST_INSTANCES} instances")));
-        }
-        if limits.memory < 1 << 20 || limits.memory > 4 << 30 {
-            return Err(ConfigError("memory-limit: from 1MiB to 4GiB".into()));
-        }
         let edge = edge::Limits {
             connections: at_least_one("max-connections", options.max_connections)?,
             head: size("head-limit", options.head_limit)?,
@@ -126,28 +113,23 @@ impl Config {
             connect_timeout: span("connect-timeout", options.connect_timeout)?,
             ..tally_state::Options::default()
         };
-        let buckets = options.buckets.unwrap_or_default();
-        let buckets = Buckets::parse(buckets.iter().map(String::as_str))
-            .map_err(|error| ConfigError(error.to_string()))?;
+        let guests =
+            guests::resolve(options.guest.as_deref(), options.guest_options, options.routes)?;
         Ok(Self {
-            guest: options.guest,
+            guests,
+            watch: options.watch.unwrap_or_default(),
             store: options.store.unwrap_or_default(),
             listen: options.listen.unwrap_or(options::LISTEN),
             admin: options.admin.unwrap_or(options::ADMIN),
             workers: at_least_one("workers", options.workers)?,
-            limits,
             edge,
             state,
             drain_timeout: span("drain-timeout", options.drain_timeout)?,
             log: options.log.unwrap_or_default(),
             log_format: options.log_format.unwrap_or_default(),
-            buckets,
         })
     }
 }
-
-/// Each instance reserves its memory's address space; this many fit x86-64's with room to spare.
-const MOST_INSTANCES: usize = 100_000;
 
 fn at_least_one(name: &str, value: Option<usize>) -> Result<usize, ConfigError> {
     value.filter(|value| *value > 0).ok_or_else(|| ConfigError(format!("{name}: at least 1")))
@@ -167,11 +149,13 @@ fn size(name: &str, value: Option<Size>) -> Result<usize, ConfigError> {
         .ok_or_else(|| ConfigError(format!("{name}: more than nothing, such as 64KiB or 16MiB")))
 }
 
+/// What stands in the place of a secret.
+const HIDDEN: &str = "***";
+
 /// A store's URL without its password, wherever it stands. What is no URL of a store at all is
 /// hidden whole, as nobody knows where in it a password might be.
 #[must_use]
 pub fn hide_secrets(url: &str) -> String {
-    const HIDDEN: &str = "***";
     if url.starts_with("sqlite:") || url == "memory:" {
         return url.to_owned();
     }
@@ -227,12 +211,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tally.toml");
         std::fs::write(&path, "store = \"memory:\"\npool = 7\ncpu-limit = \"5ms\"\n").unwrap();
-        let flags = Options { config: Some(path), pool: Some(9), ..Options::default() };
+        let guest_options = GuestOptions { pool: Some(9), ..GuestOptions::default() };
+        let (config, guest) = (Some(path), Some("g.wasm".into()));
+        let flags = Options { config, guest, guest_options, ..Options::default() };
         let config = Config::load(flags, &[]).unwrap();
         assert_eq!(config.store, "memory:");
-        assert_eq!(config.limits.pool, 9);
-        assert_eq!(config.limits.cpu, Duration::from_millis(5));
-        assert_eq!(config.limits.wall, Limits::default().wall);
+        let limits = &config.guests[0].limits;
+        assert_eq!(limits.pool, Some(9));
+        assert_eq!(limits.cpu, Duration::from_millis(5));
+        assert_eq!(limits.wall, crate::runtime::Limits::default().wall);
     }
 
     #[test]
@@ -269,12 +256,19 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_explained() {
+        let guest = |guest_options| Options { guest_options, ..Options::default() };
         for (options, part) in [
-            (Options { pool: Some(0), ..Options::default() }, "pool"),
-            (Options { memory_limit: Some(Size(1)), ..Options::default() }, "memory-limit"),
+            (guest(GuestOptions { pool: Some(0), ..GuestOptions::default() }), "pool"),
+            (
+                guest(GuestOptions { memory_limit: Some(Size(1)), ..GuestOptions::default() }),
+                "memory-limit",
+            ),
             (Options { head_limit: Some(Size(10)), ..Options::default() }, "head-limit"),
             (
-                Options { buckets: Some(vec!["a".into(), "a".into()]), ..Options::default() },
+                guest(GuestOptions {
+                    buckets: Some(vec!["a".into(), "a".into()]),
+                    ..GuestOptions::default()
+                }),
                 "configured twice",
             ),
         ] {

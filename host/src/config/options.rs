@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ConfigError,
+    guests::{GuestOptions, ROUTE_KEYS, RouteOptions},
     units::{Size, Span},
 };
-use crate::{edge, runtime::Limits};
+use crate::edge;
 
 pub(super) const LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
@@ -33,7 +34,7 @@ pub enum LogFormat {
 
 /// The options, by their names in a file. The help texts are those of the flags.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub struct Options {
     /// The guest: a WebAssembly component
     #[arg(value_name = "GUEST.wasm", env = "TALLY_GUEST")]
@@ -57,42 +58,9 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS", env = "TALLY_ADMIN")]
     pub admin: Option<SocketAddr>,
 
-    /// Bucket that guests may open, as NAME or NAME=BUCKET OF THE STORE; can be repeated
-    /// [default: default]
-    #[arg(long = "bucket", value_name = "NAME", env = "TALLY_BUCKETS", value_delimiter = ',')]
-    pub buckets: Option<Vec<String>>,
-
     /// Threads that serve requests [default: the machine's cores]
     #[arg(long, value_name = "N", env = "TALLY_WORKERS")]
     pub workers: Option<usize>,
-
-    /// Guest instances at work at once [default: 1000]
-    #[arg(long, value_name = "N", env = "TALLY_POOL")]
-    pub pool: Option<usize>,
-
-    /// Requests that may wait for an instance [default: 1000]
-    #[arg(long, value_name = "N", env = "TALLY_QUEUE")]
-    pub queue: Option<usize>,
-
-    /// Longest wait for an instance [default: 1s]
-    #[arg(long, value_name = "TIME", env = "TALLY_QUEUE_TIMEOUT")]
-    pub queue_timeout: Option<Span>,
-
-    /// Longest time a guest may compute for one request [default: 100ms]
-    #[arg(long, value_name = "TIME", env = "TALLY_CPU_LIMIT")]
-    pub cpu_limit: Option<Span>,
-
-    /// Longest time one request may take in a guest, waiting included [default: 10s]
-    #[arg(long, value_name = "TIME", env = "TALLY_WALL_LIMIT")]
-    pub wall_limit: Option<Span>,
-
-    /// Memory of one instance [default: 16MiB]
-    #[arg(long, value_name = "SIZE", env = "TALLY_MEMORY_LIMIT")]
-    pub memory_limit: Option<Size>,
-
-    /// Largest response body of a guest [default: 4MiB]
-    #[arg(long, value_name = "SIZE", env = "TALLY_RESPONSE_LIMIT")]
-    pub response_limit: Option<Size>,
 
     /// Connections open at once [default: 10000, or what the limit on open files leaves]
     #[arg(long, value_name = "N", env = "TALLY_MAX_CONNECTIONS")]
@@ -138,12 +106,31 @@ pub struct Options {
     /// How to log
     #[arg(long, value_name = "FORMAT", env = "TALLY_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
+
+    /// Load guests again when their files change [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "TALLY_WATCH",
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    pub watch: Option<bool>,
+
+    /// What the guest may have.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub guest_options: GuestOptions,
+
+    /// Further guests.
+    #[arg(skip)]
+    #[serde(rename = "route", default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteOptions>,
 }
 
 impl Options {
     /// Everything that has a default; the guest alone has none.
     pub(super) fn defaults() -> Self {
-        let limits = Limits::default();
         let edge = edge::Limits::default();
         let state = tally_state::Options::default();
         Self {
@@ -152,15 +139,7 @@ impl Options {
             store: Some("sqlite:tally.db".into()),
             listen: Some(LISTEN),
             admin: Some(ADMIN),
-            buckets: Some(vec!["default".into()]),
             workers: Some(std::thread::available_parallelism().map_or(1, Into::into)),
-            pool: Some(limits.pool),
-            queue: Some(limits.waiting),
-            queue_timeout: Some(Span(limits.wait)),
-            cpu_limit: Some(Span(limits.cpu)),
-            wall_limit: Some(Span(limits.wall)),
-            memory_limit: Some(Size(limits.memory)),
-            response_limit: Some(Size(limits.response)),
             max_connections: Some(edge.connections),
             head_limit: Some(Size(edge.head)),
             body_limit: Some(Size(edge.body)),
@@ -172,6 +151,9 @@ impl Options {
             drain_timeout: Some(Span(std::time::Duration::from_secs(30))),
             log: Some("info".into()),
             log_format: Some(LogFormat::Text),
+            watch: Some(false),
+            guest_options: GuestOptions::defaults(),
+            routes: Vec::new(),
         }
     }
 
@@ -183,15 +165,7 @@ impl Options {
             store: self.store.or(others.store),
             listen: self.listen.or(others.listen),
             admin: self.admin.or(others.admin),
-            buckets: self.buckets.or(others.buckets),
             workers: self.workers.or(others.workers),
-            pool: self.pool.or(others.pool),
-            queue: self.queue.or(others.queue),
-            queue_timeout: self.queue_timeout.or(others.queue_timeout),
-            cpu_limit: self.cpu_limit.or(others.cpu_limit),
-            wall_limit: self.wall_limit.or(others.wall_limit),
-            memory_limit: self.memory_limit.or(others.memory_limit),
-            response_limit: self.response_limit.or(others.response_limit),
             max_connections: self.max_connections.or(others.max_connections),
             head_limit: self.head_limit.or(others.head_limit),
             body_limit: self.body_limit.or(others.body_limit),
@@ -203,6 +177,9 @@ impl Options {
             drain_timeout: self.drain_timeout.or(others.drain_timeout),
             log: self.log.or(others.log),
             log_format: self.log_format.or(others.log_format),
+            watch: self.watch.or(others.watch),
+            guest_options: self.guest_options.or(others.guest_options),
+            routes: if self.routes.is_empty() { others.routes } else { self.routes },
         }
     }
 }
@@ -214,13 +191,20 @@ pub(super) fn read_file(path: &Path) -> Result<Options, ConfigError> {
     };
     let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
     let table: toml::Table = text.parse().map_err(|error| failed(&error))?;
-    let known: Vec<String> = keys();
-    for key in table.keys() {
-        if !known.contains(key) {
-            return Err(failed(&unknown("key", key, &known)));
-        }
+    check_keys("key", &table, &keys()).map_err(|error| failed(&error))?;
+    // What is no list of tables is an error of types, which comes next.
+    let routes = table.get("route").and_then(toml::Value::as_array);
+    for route in routes.into_iter().flatten().filter_map(toml::Value::as_table) {
+        check_keys("key of a route", route, &route_keys()).map_err(|error| failed(&error))?;
     }
     toml::from_str(&text).map_err(|error| failed(&error))
+}
+
+fn check_keys(what: &str, table: &toml::Table, known: &[String]) -> Result<(), ConfigError> {
+    match table.keys().find(|key| !known.contains(key)) {
+        Some(key) => Err(ConfigError(unknown(what, key, known))),
+        None => Ok(()),
+    }
 }
 
 /// Refuses variables that look like settings and are none, as a misspelt one would go unnoticed.
@@ -245,13 +229,28 @@ fn command() -> Command {
     Options::augment_args(Command::new("tally"))
 }
 
-/// The keys of a file: the options' names, but for the file's own.
-fn keys() -> Vec<String> {
-    command()
+/// The names of arguments as keys of a file. Flags that a file has tables for are none.
+fn names(command: &Command) -> Vec<String> {
+    command
         .get_arguments()
         .map(|argument| argument.get_id().as_str().replace('_', "-"))
-        .filter(|key| key != "config")
+        .filter(|key| !["config", "env-flags", "setting-flags"].contains(&key.as_str()))
+        .chain(["env".to_owned(), "settings".to_owned()])
         .collect()
+}
+
+/// The keys of a file: the options' names, but for the file's own, and tables.
+fn keys() -> Vec<String> {
+    let mut keys = names(&command());
+    keys.push("route".into());
+    keys
+}
+
+/// The keys of a route.
+fn route_keys() -> Vec<String> {
+    let mut keys = names(&GuestOptions::augment_args(Command::new("route")));
+    keys.extend(ROUTE_KEYS.map(str::to_owned));
+    keys
 }
 
 fn unknown(what: &str, name: &str, known: &[String]) -> String {
@@ -275,7 +274,9 @@ mod tests {
         for key in table.keys() {
             assert!(keys().contains(key), "{key}");
         }
-        // All but the guest, which has no default.
-        assert_eq!(table.len() + 1, keys().len());
+        // All but the guest, what depends on it, and what is empty.
+        let open = ["guest", "pool", "memory-limit", "outgoing-hosts", "outgoing-private"];
+        let empty = ["env", "settings", "route"];
+        assert_eq!(table.len() + open.len() + empty.len(), keys().len());
     }
 }

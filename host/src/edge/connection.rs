@@ -7,14 +7,17 @@
 
 use std::{
     net::TcpStream,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -22,6 +25,7 @@ use hyper_util::{
 use tokio::{sync::watch, time::Instant};
 
 use super::service::Service;
+use crate::runtime::{Body, BodyError};
 
 /// Requests at once on one HTTP/2 connection: what RFC 9113 (6.5.2) recommends as the least, and
 /// what common clients expect.
@@ -66,6 +70,32 @@ impl Drop for Active {
     }
 }
 
+/// A response's body, whose request is under way until this is dropped.
+struct Counted {
+    body: Body,
+    _active: Active,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Serves a connection until it is closed or drained.
 pub(super) async fn serve(
     stream: TcpStream,
@@ -90,7 +120,8 @@ pub(super) async fn serve(
         let active = Active::begin(&counted);
         async move {
             let response = service.handle(request).await;
-            drop(active);
+            // Under way until the last of its body is sent.
+            let response = response.map(|body| Counted { body, _active: active });
             Ok::<_, std::convert::Infallible>(response)
         }
     });

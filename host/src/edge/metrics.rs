@@ -27,7 +27,7 @@ impl Metrics {
                 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
                 0.5, 1.0, 2.5, 5.0, 10.0,
             ]),
-            &["http_request_method", "http_response_status_code"],
+            &["http_request_method", "http_response_status_code", "guest"],
         )?;
         let active =
             IntGauge::new("http_server_active_requests", "Requests that are being answered")?;
@@ -47,9 +47,10 @@ impl Metrics {
 pub(super) struct Active<'a>(&'a Metrics);
 
 impl Active<'_> {
-    /// Notes how it was answered.
-    pub(super) fn end(self, method: &Method, status: StatusCode, took: Duration) {
-        let labels = [known(method), status.as_str()];
+    /// Notes by whom it was answered, and how. The name of a guest comes from the configuration, so
+    /// there are only so many.
+    pub(super) fn end(self, guest: &str, method: &Method, status: StatusCode, took: Duration) {
+        let labels = [known(method), status.as_str(), guest];
         self.0.durations.with_label_values(&labels).observe(took.as_secs_f64());
     }
 }

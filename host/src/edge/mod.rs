@@ -2,15 +2,17 @@
 //!
 //! `accept` takes connections and hands them to `worker`s, threads with a runtime of their own
 //! each; `connection` speaks HTTP/1.1 and HTTP/2 on them; `service` turns one HTTP request into
-//! one call of the runtime; `problem` is the one place that decides status codes.
+//! one call of the guest that `routes` finds, `body` reads what the client sends; `problem` is the one place that decides status codes.
 //!
 //! This room knows no WebAssembly.
 
 mod accept;
+mod body;
 mod connection;
 mod limits;
 mod metrics;
 mod problem;
+mod routes;
 mod service;
 mod worker;
 
@@ -19,5 +21,6 @@ pub(crate) use self::{
     accept::accept,
     limits::SMALLEST_HEAD,
     metrics::Metrics,
+    routes::{Path, Pattern, Routes},
     worker::{Workers, WorkersError},
 };

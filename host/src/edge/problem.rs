@@ -7,13 +7,11 @@
 
 use std::{borrow::Cow, fmt::Write as _};
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use http_body_util::Full;
 use serde_json::json;
 use tally_state::Applied;
 
-use crate::runtime::{Cause, Failure};
+use crate::runtime::{Body, BodyError, Cause, Failure};
 
 /// Seconds after which a refused request may be tried again: a full pool or a restarting store
 /// need about that.
@@ -32,20 +30,25 @@ pub(super) enum Problem {
     TargetTooLong {
         limit: usize,
     },
-    BodyTooLarge {
-        limit: usize,
-    },
-    /// Too many bodies are arriving at once.
-    Bodies,
-    BodyTimeout,
-    BodyBroken,
     Connect,
+    /// No route takes this host and path.
+    NoRoute,
+    Body(BodyError),
     Guest(Failure),
 }
 
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
-        Self::Guest(failure)
+        match failure.cause {
+            Cause::Body(error) => Self::Body(error),
+            _ => Self::Guest(failure),
+        }
+    }
+}
+
+impl From<BodyError> for Problem {
+    fn from(error: BodyError) -> Self {
+        Self::Body(error)
     }
 }
 
@@ -71,7 +74,7 @@ impl Problem {
                 "target_too_long",
                 format!("The request's path and query are over the limit of {limit} bytes."),
             ),
-            Self::BodyTooLarge { limit } => client(
+            Self::Body(BodyError::TooLarge { limit }) => client(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
                 format!("The request's body is over the limit of {limit} bytes."),
@@ -81,17 +84,17 @@ impl Problem {
                 "host",
                 "The request must have one Host header.".into(),
             ),
-            Self::Bodies => client(
+            Self::Body(BodyError::TooMany) => client(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "bodies",
                 "The server is at its limit of request bodies; try again.".into(),
             ),
-            Self::BodyTimeout => client(
+            Self::Body(BodyError::Timeout) => client(
                 StatusCode::REQUEST_TIMEOUT,
                 "body_timeout",
                 "The request's body did not arrive in time.".into(),
             ),
-            Self::BodyBroken => client(
+            Self::Body(BodyError::Broken) => client(
                 StatusCode::BAD_REQUEST,
                 "body",
                 "The request's body ended early or could not be read.".into(),
@@ -101,6 +104,11 @@ impl Problem {
                 "connect",
                 "This server is no proxy: it does not take CONNECT.".into(),
             ),
+            Self::NoRoute => client(
+                StatusCode::NOT_FOUND,
+                "no_route",
+                "This server has no handler for this host and path.".into(),
+            ),
             Self::Guest(Failure { cause, applied }) => {
                 let (status, code, detail) = explain(cause);
                 Shape { status, code, detail: detail.into_owned(), applied: Some(*applied) }
@@ -109,7 +117,7 @@ impl Problem {
     }
 
     /// The response.
-    pub(super) fn into_response(self, id: &RequestId) -> Response<Full<Bytes>> {
+    pub(super) fn into_response(self, id: &RequestId) -> Response<Body> {
         let Shape { status, code, detail, applied } = self.shape();
         let mut body = json!({
             "type": "about:blank",
@@ -126,7 +134,7 @@ impl Problem {
             };
             members.insert("applied".into(), text.into());
         }
-        let mut response = Response::new(Full::from(body.to_string()));
+        let mut response = Response::new(Body::Whole(body.to_string().into()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -168,6 +176,10 @@ impl Problem {
 /// Status, code and detail of a request that a guest got or would have got.
 fn explain(cause: &Cause) -> (StatusCode, &'static str, Cow<'_, str>) {
     match cause {
+        // A problem of its own: see `From<Failure>`.
+        Cause::Body(error) => {
+            (StatusCode::BAD_REQUEST, "body", Cow::Owned(format!("The request's body failed: {error}.")))
+        }
         Cause::Busy => (
             StatusCode::SERVICE_UNAVAILABLE,
             "busy",
@@ -261,12 +273,12 @@ mod tests {
 
     use super::*;
 
-    fn failed(cause: Cause, applied: Applied) -> Response<Full<Bytes>> {
+    fn failed(cause: Cause, applied: Applied) -> Response<Body> {
         Problem::from(Failure { cause, applied })
             .into_response(&RequestId(HeaderValue::from_static("test")))
     }
 
-    fn body(response: Response<Full<Bytes>>) -> serde_json::Value {
+    fn body(response: Response<Body>) -> serde_json::Value {
         let collected = futures_util::FutureExt::now_or_never(response.into_body().collect());
         serde_json::from_slice(&collected.unwrap().unwrap().to_bytes()).unwrap()
     }

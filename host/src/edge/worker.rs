@@ -16,8 +16,7 @@ use std::{
 use tally_state::State;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::{Limits, Metrics, connection, service::Service};
-use crate::runtime::Runtime;
+use super::{Limits, Metrics, Routes, connection, service::Service};
 
 /// How often each worker's timer fires for nothing. Tokio wakes its own thread, by a write to the
 /// kernel, for each new timer that is due before all others; with this one always due sooner, the
@@ -56,7 +55,7 @@ impl Workers {
     /// Starts the threads.
     pub(crate) fn start(
         count: usize,
-        runtime: &Arc<Runtime>,
+        routes: &Arc<Routes>,
         state: &State,
         limits: &Limits,
         metrics: &Metrics,
@@ -69,15 +68,14 @@ impl Workers {
             let (give, given) = mpsc::unbounded_channel();
             let open = Arc::new(AtomicUsize::new(0));
             let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (runtime, state, limits) = (Arc::clone(runtime), state.clone(), limits.clone());
+            let (routes, state, limits) = (Arc::clone(routes), state.clone(), limits.clone());
             let (metrics, draining, opened) =
                 (metrics.clone(), draining.clone(), Arc::clone(&open));
             let own_bodies = Arc::clone(&bodies);
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 own.block_on(async move {
                     // Within the runtime, as the state's lane may live here.
-                    let service =
-                        Service::new(runtime, state.worker(), limits, metrics, own_bodies);
+                    let service = Service::new(routes, state.worker(), limits, metrics, own_bodies);
                     serve(given, service, draining, &opened).await;
                 });
             })?;

@@ -1,22 +1,49 @@
-//! The types and traits generated from the WIT of the plugin world.
+//! The types and traits generated from WIT: the plugin world, and the other shapes of key-value
+//! stores that guests of other hosts import.
 
 #![allow(missing_docs, unreachable_pub, reason = "generated; the WIT documents each function")]
 #![allow(clippy::all, clippy::indexing_slicing, reason = "generated")]
 
-wasmtime::component::bindgen!({
-    path: "../wit",
-    world: "plugin",
-    imports: {
-        // What asks the store waits for it; the others answer from the request's own context.
-        "wasi:keyvalue/store": async | trappable,
-        "wasi:keyvalue/store.open": trappable,
-        "wasi:keyvalue/atomics": async | trappable,
-        "wasi:keyvalue/batch": async | trappable,
-    },
-    exports: { default: async },
-    ownership: Borrowing { duplicate_if_necessary: false },
-    with: {
-        "wasi:keyvalue/store.bucket": super::keyvalue::Bucket,
-        "wasi:keyvalue/atomics.cas": super::keyvalue::Cas,
-    },
-});
+pub mod plugin {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "plugin",
+        imports: {
+            // What asks the store waits for it; the others answer from the request's own context.
+            "wasi:keyvalue/store": async | trappable,
+            "wasi:keyvalue/store.open": trappable,
+            "wasi:keyvalue/atomics": async | trappable,
+            "wasi:keyvalue/batch": async | trappable,
+        },
+        exports: { default: async },
+        ownership: Borrowing { duplicate_if_necessary: false },
+        with: {
+            "wasi:keyvalue/store.bucket": crate::interfaces::keyvalue::Bucket,
+            "wasi:keyvalue/atomics.cas": crate::interfaces::keyvalue::Cas,
+        },
+    });
+}
+
+pub mod draft {
+    wasmtime::component::bindgen!({
+        path: "wit/keyvalue-draft",
+        world: "imports",
+        imports: {
+            default: async | trappable,
+            "wasi:keyvalue/store.open": trappable,
+        },
+        with: { "wasi:keyvalue/store.bucket": crate::interfaces::keyvalue::Bucket },
+    });
+}
+
+pub mod spin {
+    wasmtime::component::bindgen!({
+        path: "wit/spin-key-value",
+        world: "imports",
+        imports: {
+            default: async | trappable,
+            "fermyon:spin/key-value.[static]store.open": trappable,
+        },
+        with: { "fermyon:spin/key-value.store": crate::interfaces::keyvalue::Bucket },
+    });
+}

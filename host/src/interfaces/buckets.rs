@@ -7,6 +7,8 @@ use tally_state::{Bucket, Rejection};
 pub(crate) struct Buckets {
     /// The guest's name and the store's. Few, so a search beats a map.
     open: Vec<(String, Bucket)>,
+    /// Names that other guests open buckets by.
+    others: Vec<String>,
 }
 
 /// Why buckets cannot be configured so.
@@ -70,9 +72,27 @@ impl Buckets {
         let name = if name.is_empty() { DEFAULT } else { name };
         match self.open.iter().position(|(open, _)| open == name) {
             Some(place) => u32::try_from(place).map_or(Opened::NoSuchStore, Opened::Bucket),
-            None if name.starts_with(RESERVED) => Opened::AccessDenied,
+            None if name.starts_with(RESERVED) || self.others.iter().any(|other| other == name) => {
+                Opened::AccessDenied
+            }
             None => Opened::NoSuchStore,
         }
+    }
+
+    /// The names it opens buckets by.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.open.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Their names in the store.
+    #[cfg(test)]
+    pub(crate) fn stored(&self) -> impl Iterator<Item = &str> {
+        self.open.iter().map(|(_, bucket)| bucket.as_str())
+    }
+
+    /// Learns the names by which any guest opens buckets.
+    pub(crate) fn know(&mut self, names: &[String]) {
+        self.others = names.to_vec();
     }
 
     /// The bucket at a place that [`Buckets::open`] has given.
@@ -99,6 +119,10 @@ mod tests {
         let buckets = Buckets::parse(["default"]).unwrap();
         assert_eq!(buckets.open("elsewhere"), Opened::NoSuchStore);
         assert_eq!(buckets.open("tally.health"), Opened::AccessDenied);
+        let mut buckets = buckets;
+        buckets.know(&["default".into(), "theirs".into()]);
+        assert_eq!(buckets.open("theirs"), Opened::AccessDenied, "another guest's");
+        assert_eq!(buckets.open("default"), Opened::Bucket(0));
     }
 
     #[test]

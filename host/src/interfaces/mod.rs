@@ -1,4 +1,5 @@
-//! What guests import, over the state layer: the host side of the WIT in `wit/`.
+//! What guests import, over the state layer: the host side of the WIT in `wit/`, of `wasi:http`,
+//! and of what guests of other hosts import.
 //!
 //! Each request has one [`Context`], which is the data of its wasmtime store. It holds the
 //! request's own view of the world and a ledger of what its state operations did, from which the
@@ -8,49 +9,74 @@ mod bindings;
 mod buckets;
 mod keyvalue;
 mod ledger;
+mod logging;
+mod outgoing;
+mod output;
+mod settings;
 mod wasi;
 mod worker;
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use tally_state::Handle;
 use wasmtime::component::{HasSelf, Linker};
+use wasmtime_wasi_config::WasiConfig;
 
 pub(crate) use self::{
-    bindings::{PluginIndices, exports::tally::plugin::handler},
+    bindings::plugin::{PluginIndices, exports::tally::plugin::handler},
     buckets::Buckets,
     ledger::Ledger,
+    outgoing::Outgoing,
+    settings::Settings,
 };
 use crate::runtime::Meter;
 
-/// The imports every guest may use, by interface name without version, in the order in which
-/// `tally check` lists them.
-pub(crate) const OFFERED: [&str; 9] = [
-    "tally:plugin/request-headers",
-    "tally:plugin/worker",
-    "wasi:keyvalue/store",
-    "wasi:keyvalue/atomics",
-    "wasi:keyvalue/batch",
-    "wasi:cli",
-    "wasi:clocks",
-    "wasi:io",
-    "wasi:random",
+/// The interfaces every guest may import: a package or an interface, and the versions of it that
+/// match. Releases match by their compatible range, drafts to the letter.
+pub(crate) const OFFERED: [(&str, &[&str]); 16] = [
+    ("tally:plugin/request-headers", &["0.1."]),
+    ("tally:plugin/worker", &["0.1."]),
+    ("wasi:keyvalue/store", KEYVALUE),
+    ("wasi:keyvalue/atomics", KEYVALUE),
+    ("wasi:keyvalue/batch", KEYVALUE),
+    ("fermyon:spin/key-value", &["2.0.0"]),
+    ("wasi:config/store", &["0.2.0-rc.1"]),
+    ("wasi:logging/logging", &["", "0.1.0-draft"]),
+    ("wasi:http/types", RELEASE),
+    ("wasi:http/outgoing-handler", RELEASE),
+    ("wasi:cli", RELEASE),
+    ("wasi:clocks", RELEASE),
+    ("wasi:io", RELEASE),
+    ("wasi:random", RELEASE),
+    // Linked so that standard libraries load; they give access to nothing.
+    ("wasi:filesystem", RELEASE),
+    ("wasi:sockets", RELEASE),
 ];
+
+/// WASI 0.2, any patch version.
+const RELEASE: &[&str] = &["0.2."];
+
+/// The drafts of `wasi:keyvalue` that are in use.
+const KEYVALUE: &[&str] = &["0.2.0-draft", "0.2.0-draft2"];
 
 /// What one request brings along.
 pub(crate) struct Context {
     pub(crate) state: Handle,
-    pub(crate) buckets: Arc<Buckets>,
+    pub(crate) settings: Arc<Settings>,
+    /// The request's id, for the log.
+    id: HeaderValue,
     /// Headers of the request, asked for by name.
-    pub(crate) headers: HeaderMap,
-    pub(crate) worker: Worker,
-    pub(crate) ledger: Ledger,
+    headers: HeaderMap,
+    worker: Worker,
+    ledger: Ledger,
     pub(crate) cpu: Meter,
     /// Bytes of values that this request may still read: they are held by the host on their way to
     /// the guest, whose own memory they would not fit into either.
     readable: usize,
     cas: keyvalue::CasTable,
+    cursors: keyvalue::Cursors,
+    journal: Option<output::Journal>,
     wasi: wasi::Lazy,
 }
 
@@ -64,8 +90,8 @@ pub(crate) struct Worker {
 impl Context {
     pub(crate) fn new(
         state: Handle,
-        buckets: Arc<Buckets>,
-        headers: HeaderMap,
+        settings: Arc<Settings>,
+        id: HeaderValue,
         worker: Worker,
         ledger: Ledger,
         cpu: Meter,
@@ -73,29 +99,60 @@ impl Context {
     ) -> Self {
         Self {
             state,
-            buckets,
-            headers,
+            settings,
+            id,
+            headers: HeaderMap::new(),
             worker,
             ledger,
             cpu,
             readable,
             cas: keyvalue::CasTable::default(),
+            cursors: keyvalue::Cursors::default(),
+            journal: None,
             wasi: wasi::Lazy::default(),
         }
     }
+
+    /// With headers for `tally:plugin/request-headers` to answer from.
+    pub(crate) fn with_headers(mut self, headers: HeaderMap) -> Self {
+        self.headers = headers;
+        self
+    }
+}
+
+/// The shape of `wasi:keyvalue` 0.2.0-draft2 that a component was built for. Two are in use under
+/// this one name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Draft2 {
+    #[default]
+    Upstream,
+    Spin,
 }
 
 /// Offers all imports to a linker.
 ///
 /// # Errors
 /// When two of them have one name, which is a bug.
-pub(crate) fn add_to_linker(linker: &mut Linker<Context>) -> wasmtime::Result<()> {
-    use bindings::{tally::plugin, wasi::keyvalue};
+pub(crate) fn add_to_linker(linker: &mut Linker<Context>, shape: Draft2) -> wasmtime::Result<()> {
+    use bindings::plugin::wasi::keyvalue as draft2;
+    use bindings::{draft::wasi::keyvalue as draft, plugin::tally::plugin, spin::fermyon::spin};
 
     plugin::request_headers::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     plugin::worker::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
-    keyvalue::store::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
-    keyvalue::atomics::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
-    keyvalue::batch::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
-    wasmtime_wasi::p2::add_to_linker_async(linker)
+    draft2::store::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
+    draft2::atomics::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
+    draft2::batch::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
+    if shape == Draft2::Spin {
+        keyvalue::reshape(linker)?;
+    }
+    draft::store::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
+    draft::atomics::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
+    draft::batch::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
+    spin::key_value::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
+    wasmtime_wasi_config::add_to_linker(linker, |context: &mut Context| {
+        WasiConfig::new(&context.settings.variables)
+    })?;
+    logging::add_to_linker(linker)?;
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
 }

@@ -5,7 +5,7 @@ use http::HeaderName;
 
 use super::{
     Context,
-    bindings::tally::plugin::{request_headers, worker},
+    bindings::plugin::tally::plugin::{request_headers, worker},
 };
 
 impl worker::Host for Context {

@@ -1,17 +1,20 @@
 //! A place in the pool for each request, or a refusal: bounded in number and in time.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::failure::Failure;
 
 /// The door to the pool.
 pub(super) struct Admission {
-    places: Semaphore,
+    places: Arc<Semaphore>,
     pool: usize,
     waiting: AtomicUsize,
     most_waiting: usize,
@@ -21,7 +24,7 @@ pub(super) struct Admission {
 impl Admission {
     pub(super) fn new(pool: usize, most_waiting: usize, longest_wait: Duration) -> Self {
         Self {
-            places: Semaphore::new(pool),
+            places: Arc::new(Semaphore::new(pool)),
             pool,
             waiting: AtomicUsize::new(0),
             most_waiting,
@@ -30,16 +33,23 @@ impl Admission {
     }
 
     /// Waits for a place, in order of arrival. The place is free again when the permit is dropped.
-    pub(super) async fn enter(&self) -> Result<SemaphorePermit<'_>, Failure> {
-        if let Ok(permit) = self.places.try_acquire() {
+    pub(super) async fn enter(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        if let Some(permit) = self.try_enter() {
             return Ok(permit);
         }
         let _waiting =
             Waiting::begin(&self.waiting, self.most_waiting).ok_or_else(Failure::busy)?;
-        match tokio::time::timeout(self.longest_wait, self.places.acquire()).await {
+        match tokio::time::timeout(self.longest_wait, Arc::clone(&self.places).acquire_owned())
+            .await
+        {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => Err(Failure::busy()),
         }
+    }
+
+    /// A place, if one is free.
+    pub(super) fn try_enter(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
     pub(super) fn in_use(&self) -> usize {

@@ -8,7 +8,7 @@ use std::{fs, time::Duration};
 
 use wasmtime::{Cache, Config, Enabled, PoolingAllocationConfig, Result, Strategy};
 
-use super::limits::Limits;
+use super::profile::Profile;
 
 /// How often a computing guest is looked at. Short against the default limit on computing, long
 /// against the cost of a tick.
@@ -20,18 +20,12 @@ const WASM_STACK_BYTES: usize = 512 << 10;
 /// Stack a guest's fiber runs on, in bytes: the guest's own and as much again for host functions.
 const FIBER_STACK_BYTES: usize = 1 << 20;
 
-/// Elements of a table. Compiled Rust and C use some hundreds.
-const TABLE_ELEMENTS: usize = 10_000;
+/// Bytes of a small slot's memory that stay resident after use. Compiled code touches a few pages.
+const SMALL_KEEP_RESIDENT_BYTES: usize = 256 << 10;
 
-/// A component is up to this many core modules: a guest of a standard library is three, with the
-/// shims of its imports.
-const CORE_INSTANCES_PER_GUEST: u32 = 4;
-
-/// And these tables.
-const TABLES_PER_GUEST: u32 = 2;
-
-/// Bytes of a slot's memory that stay resident after use. A plugin guest touches a few pages.
-const KEEP_RESIDENT_BYTES: usize = 256 << 10;
+/// Bytes of a large slot's memory that stay resident after use. An engine touches some hundred
+/// pages for a small answer.
+const LARGE_KEEP_RESIDENT_BYTES: usize = 4 << 20;
 
 /// Bytes of a slot's tables that are cleared by hand after use rather than given back to the kernel,
 /// which costs a system call, a page fault, and an interruption of every other core. A plugin guest
@@ -45,9 +39,9 @@ const INSTANCE_BYTES: usize = 1 << 20;
 pub(super) struct Engine(wasmtime::Engine);
 
 impl Engine {
-    /// An engine whose pool holds what the limits say.
-    pub(super) fn new(limits: &Limits) -> Result<Self> {
-        let engine = wasmtime::Engine::new(&config(limits)?)?;
+    /// An engine whose pool holds what the profile says.
+    pub(super) fn new(profile: &Profile) -> Result<Self> {
+        let engine = wasmtime::Engine::new(&config(profile)?)?;
         let ticking = engine.weak();
         std::thread::Builder::new().name("epoch".into()).spawn(move || {
             loop {
@@ -66,26 +60,30 @@ impl Engine {
     }
 }
 
-fn config(limits: &Limits) -> Result<Config> {
-    let slots = u32::try_from(limits.pool).unwrap_or(u32::MAX);
+fn config(profile: &Profile) -> Result<Config> {
+    let slots = u32::try_from(profile.pool).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
-        .total_core_instances(slots.saturating_mul(CORE_INSTANCES_PER_GUEST))
-        .total_memories(slots)
-        .total_tables(slots.saturating_mul(TABLES_PER_GUEST))
+        .total_core_instances(slots.saturating_mul(profile.core_instances))
+        .total_memories(slots.saturating_mul(profile.memories))
+        .total_tables(slots.saturating_mul(profile.tables))
         .total_stacks(slots)
-        .max_core_instances_per_component(CORE_INSTANCES_PER_GUEST)
-        .max_memories_per_component(1)
-        .max_tables_per_component(TABLES_PER_GUEST)
+        .max_core_instances_per_component(profile.core_instances)
+        .max_memories_per_component(profile.memories)
+        .max_tables_per_component(profile.tables)
         .max_component_instance_size(INSTANCE_BYTES)
         .max_core_instance_size(INSTANCE_BYTES)
-        .max_memory_size(limits.memory)
-        .table_elements(TABLE_ELEMENTS)
+        .max_memory_size(profile.memory)
+        .table_elements(profile.table_elements)
         .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
         // The default is shared out over shards, and a slot that is not warm costs system calls.
         .max_unused_warm_slots(slots);
     if swap_is_off() {
-        pool.pagemap_scan(Enabled::Auto).linear_memory_keep_resident(KEEP_RESIDENT_BYTES);
+        let keep = match profile.large {
+            true => LARGE_KEEP_RESIDENT_BYTES,
+            false => SMALL_KEEP_RESIDENT_BYTES,
+        };
+        pool.pagemap_scan(Enabled::Auto).linear_memory_keep_resident(keep);
     } else {
         // The scan misses pages that were swapped out, and they would reach the next guest.
         tracing::warn!(
@@ -97,7 +95,7 @@ fn config(limits: &Limits) -> Result<Config> {
     config
         .strategy(Strategy::Cranelift)
         .allocation_strategy(pool)
-        .memory_reservation(u64::try_from(limits.memory).unwrap_or(u64::MAX))
+        .memory_reservation(u64::try_from(profile.memory).unwrap_or(u64::MAX))
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(FIBER_STACK_BYTES)
         .epoch_interruption(true)

@@ -1,19 +1,25 @@
 //! Why a request got no response of its guest, and what is known of its effect.
 
+use std::fmt;
+
 use tally_state::Applied;
+
+use super::message::BodyError;
 
 /// A request without a response of its guest. The edge maps these to status codes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// Why.
-    pub cause: Cause,
+    pub(crate) cause: Cause,
     /// What is known of the effect of the whole request.
-    pub applied: Applied,
+    pub(crate) applied: Applied,
 }
 
 /// Why a request got no response of its guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub(crate) enum Cause {
+    /// The request's body could not be had.
+    Body(BodyError),
     /// No instance was free, and no place in the queue or no time left in it.
     Busy,
     /// The guest computed longer than it may.
@@ -48,5 +54,27 @@ impl Failure {
     /// The pool is full: nothing has begun.
     pub(super) fn busy() -> Self {
         Self { cause: Cause::Busy, applied: Applied::No }
+    }
+}
+
+/// For the log, and for whoever deploys a guest.
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body(error) => error.fmt(f),
+            Self::Busy => f.write_str("no instance is free"),
+            Self::CpuLimit => f.write_str("it computes for longer than it may"),
+            Self::WallLimit => f.write_str("it takes longer than it may"),
+            Self::NotFound => f.write_str("it has nothing at this path"),
+            Self::MethodNotAllowed(_) => f.write_str("its path does not take this method"),
+            Self::Trap(reason)
+            | Self::InvalidResponse(reason)
+            | Self::BadRequest(reason)
+            | Self::StateRefused(reason)
+            | Self::StateConflict(reason)
+            | Self::StateNotApplied(reason)
+            | Self::StateUnknown(reason)
+            | Self::Internal(reason) => f.write_str(reason),
+        }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// Limits of the pool and of each guest in it.
+/// Limits of a guest, of each instance of it and of all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Instances at work at once. Each reserves address space and keeps little memory, so the
-    /// default is more than two cores can use, and bounds what a slow store can pile up.
-    pub pool: usize,
+    /// Instances at work at once. By default what the guest declares decides: 1,000 of compiled
+    /// code, 100 of those that carry an interpreter.
+    pub pool: Option<usize>,
     /// Requests that may wait for an instance; beyond, refused at once. As many as the pool: the
     /// time to serve them is then about what was already being served.
     pub waiting: usize,
@@ -19,8 +19,9 @@ pub struct Limits {
     /// Longest time for one request in all, waiting for the store included. Above the state
     /// layer's own limit, so that its more exact answer comes first.
     pub wall: Duration,
-    /// Largest linear memory of one instance, in bytes.
-    pub memory: usize,
+    /// Largest linear memory of one instance, in bytes. By default what the guest declares
+    /// decides: 16 MiB for compiled code, 128 MiB for those that carry an interpreter.
+    pub memory: Option<usize>,
     /// Largest response body, in bytes.
     pub response: usize,
 }
@@ -28,12 +29,12 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            pool: 1_000,
+            pool: None,
             waiting: 1_000,
             wait: Duration::from_secs(1),
             cpu: Duration::from_millis(100),
             wall: Duration::from_secs(10),
-            memory: 16 << 20,
+            memory: None,
             response: 4 << 20,
         }
     }

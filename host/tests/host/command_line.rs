@@ -49,13 +49,12 @@ fn guests_that_cannot_be_served_are_explained() {
         )
         .unwrap(),
     );
-    write(
-        "http.wasm",
-        &wat::parse_str(
-            r#"(component (instance $e) (export "wasi:http/incoming-handler@0.2.3" (instance $e)))"#,
-        )
-        .unwrap(),
-    );
+    for (name, export) in
+        [("http3.wasm", "wasi:http/handler@0.3.0"), ("command.wasm", "wasi:cli/run@0.2.3")]
+    {
+        let text = format!(r#"(component (instance $e) (export "{export}" (instance $e)))"#);
+        write(name, &wat::parse_str(text).unwrap());
+    }
     write(
         "shape.wasm",
         &wat::parse_str(
@@ -69,9 +68,10 @@ fn guests_that_cannot_be_served_are_explained() {
         ("empty.wasm", ["empty.wasm", "not WebAssembly"]),
         ("module.wasm", ["core WebAssembly module", "wasm32-wasip2"]),
         ("broken.wasm", ["broken.wasm", "not a valid component"]),
-        ("no-world.wasm", ["does not export tally:plugin/handler", "exports nothing"]),
+        ("no-world.wasm", ["exports neither tally:plugin/handler", "exports nothing"]),
         ("import.wasm", ["example:other/thing@1.0.0", "tally check"]),
-        ("http.wasm", ["wasi:http/incoming-handler", "tally:plugin/plugin"]),
+        ("http3.wasm", ["wasi:http/handler@0.3.0", "toolchain for WASI 0.2"]),
+        ("command.wasm", ["runs once", "wasi:http/incoming-handler"]),
         ("shape.wasm", ["shape.wasm", "does not fit this host"]),
     ] {
         let error = fails_to_serve(dir.path(), &["--store", "memory:", name]);
@@ -130,8 +130,10 @@ fn startup_says_what_is_served_where_and_what_the_store_guarantees() {
     let host = Host::start("counter", "sqlite:tally.db", &["--pool", "5", "--workers", "1"]);
     for part in [
         "serving  http://127.0.0.1:",
+        "with 1 workers",
+        "route    /*  to ",
         "counter.wasm (version ",
-        "plugin world), 1 workers, pool of 5",
+        "tally:plugin/plugin, pool of 5)",
         "admin    http://127.0.0.1:",
         "store    sqlite tally.db: every acknowledged write is synced to disk",
     ] {
@@ -157,7 +159,7 @@ fn check_tells_what_a_component_is_and_what_is_missing() {
     let foreign = wat::parse_str(
         r#"(component
             (import "example:other/thing@1.0.0" (instance))
-            (import "wasi:keyvalue/store@0.2.0-draft" (instance))
+            (import "wasi:keyvalue/store@0.2.0-draft3" (instance))
             (instance $e)
             (export "tally:plugin/handler@0.1.0" (instance $e)))"#,
     );
@@ -168,7 +170,7 @@ fn check_tells_what_a_component_is_and_what_is_missing() {
     let text = String::from_utf8(output.stdout).unwrap();
     for part in [
         "imports  example:other/thing@1.0.0   (missing",
-        "imports  wasi:keyvalue/store@0.2.0-draft   (missing",
+        "imports  wasi:keyvalue/store@0.2.0-draft3   (missing: this host offers wasi:keyvalue 0.2.0-draft and",
         "2 of its imports are missing",
     ] {
         assert!(text.contains(part), "{text}");

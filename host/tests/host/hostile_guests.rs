@@ -92,11 +92,12 @@ async fn a_guest_that_computes_too_long_is_stopped() {
 
 #[tokio::test]
 async fn others_go_on_while_a_guest_computes() {
+    const IN_USE: &str = "tally_pool_instances_in_use{guest=\"default\"} 1";
     // One worker: the others share its thread. The limit is never reached.
     let host = host(&["--cpu-limit", "1h", "--wall-limit", "1h", "--workers", "1"]);
     let address = host.address;
     let looping = tokio::spawn(async move { get(address, "/loop").await });
-    while !get(host.admin, "/metrics").await.text().contains("tally_pool_instances_in_use 1") {
+    while !get(host.admin, "/metrics").await.text().contains(IN_USE) {
         tokio::task::yield_now().await;
     }
     let mut client = Client::connect(address).await;

@@ -32,7 +32,7 @@ async fn health_and_metrics_are_served_apart() {
     assert_eq!(get(host.admin, "/livez").await.status, 200);
     let ready = get(host.admin, "/readyz?verbose").await;
     assert_eq!(ready.status, 200);
-    for part in ["guest: ok, version ", "store: ok", "serving: ok"] {
+    for part in ["guest default: ok, version ", "store: ok", "serving: ok"] {
         assert!(ready.text().contains(part), "{ready:?}");
     }
     assert_eq!(get(host.admin, "/elsewhere").await.status, 404);
@@ -48,7 +48,7 @@ async fn health_and_metrics_are_served_apart() {
         metric(
             text,
             &format!(
-                "http_server_request_duration_seconds_count{{http_request_method=\"{method}\",http_response_status_code=\"{status}\"}}"
+                "http_server_request_duration_seconds_count{{guest=\"default\",http_request_method=\"{method}\",http_response_status_code=\"{status}\"}}"
             ),
         )
     };
@@ -68,8 +68,8 @@ async fn health_and_metrics_are_served_apart() {
         metric(text, "tally_state_batches_total")
     );
     assert!(metric(text, "tally_state_steps_total") >= 4.0);
-    assert_eq!(metric(text, "tally_pool_instances"), 7.0);
-    assert_eq!(metric(text, "tally_pool_instances_in_use"), 0.0);
+    assert_eq!(metric(text, "tally_pool_instances{guest=\"default\"}"), 7.0);
+    assert_eq!(metric(text, "tally_pool_instances_in_use{guest=\"default\"}"), 0.0);
     assert_eq!(metric(text, "http_server_active_requests"), 0.0);
 }
 

@@ -1,4 +1,5 @@
-//! `wasi:keyvalue` 0.2.0-draft2 (`store`, `atomics`, `batch`) over the state layer.
+//! Key-value stores as guests see them: `wasi:keyvalue` 0.2.0-draft2 (`store`, `atomics`, `batch`)
+//! over the state layer, and the other shapes of it (`draft`, `spin`) over this one.
 //!
 //! A bucket handle is its place in the guest's list, so opening and dropping one costs nothing. A
 //! compare-and-swap handle remembers a value, and their number is bounded.
@@ -9,13 +10,18 @@ use wasmtime::{Result, bail, component::Resource};
 
 use super::{
     Context,
-    bindings::wasi::keyvalue::{
+    bindings::plugin::wasi::keyvalue::{
         atomics::{self, CasError},
         batch,
         store::{self, KeyResponse},
     },
     buckets::Opened,
 };
+
+mod draft;
+mod spin;
+
+pub(super) use self::{draft::Cursors, spin::reshape};
 
 /// State operations one request may ask for. A page of work for any handler, and an end to one
 /// that loops.
@@ -115,7 +121,7 @@ impl Context {
     }
 
     fn bucket(&self, handle: &Resource<Bucket>) -> Result<tally_state::Bucket> {
-        match self.buckets.get(handle.rep()) {
+        match self.settings.buckets.get(handle.rep()) {
             Some(bucket) => Ok(bucket.clone()),
             None => bail!("a bucket handle that was never given out"),
         }
@@ -124,7 +130,7 @@ impl Context {
 
 impl store::Host for Context {
     fn open(&mut self, identifier: String) -> Result<Answer<Resource<Bucket>>> {
-        Ok(match self.buckets.open(&identifier) {
+        Ok(match self.settings.buckets.open(&identifier) {
             Opened::Bucket(place) => Ok(Resource::new_own(place)),
             Opened::NoSuchStore => Err(store::Error::NoSuchStore),
             Opened::AccessDenied => Err(store::Error::AccessDenied),

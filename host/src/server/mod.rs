@@ -1,13 +1,8 @@
 //! Starting the rooms in order, saying what is served where, and stopping them again.
 
-use std::{
-    fmt::Write as _,
-    io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod guests;
+
+use std::{fmt::Write as _, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use prometheus::Registry;
 use tally_state::{OpenError, State};
@@ -16,11 +11,13 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
+pub use self::guests::read_guest;
+use self::guests::{load, watch};
 use crate::{
     admin::Admin,
     config::Config,
-    edge::{self, Workers, WorkersError},
-    runtime::{LoadError, Runtime},
+    edge::{self, Routes, Workers, WorkersError},
+    runtime::LoadError,
 };
 
 /// Connections the kernel keeps for a moment in which all workers are busy.
@@ -82,14 +79,6 @@ pub enum ServerError {
     },
 }
 
-/// Reads a guest's file.
-///
-/// # Errors
-/// [`ServerError::GuestFile`].
-pub fn read_guest(path: &Path) -> Result<Vec<u8>, ServerError> {
-    std::fs::read(path).map_err(|reason| ServerError::GuestFile { path: path.to_owned(), reason })
-}
-
 /// Serves until a signal says to stop, then lets requests under way finish.
 ///
 /// `started` is told, for people, what is served where once it is.
@@ -97,8 +86,9 @@ pub fn read_guest(path: &Path) -> Result<Vec<u8>, ServerError> {
 /// # Errors
 /// [`ServerError`], before anything is served, or when requests had to be cut off at the end.
 pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), ServerError> {
-    let path = config.guest.clone().ok_or(ServerError::NoGuest)?;
-    let guest = read_guest(&path)?;
+    if config.guests.is_empty() {
+        return Err(ServerError::NoGuest);
+    }
     // Listening comes first, as it fails fastest.
     let listener = listen("listen", config.listen)?;
     let admin_listener = listen("admin", config.admin)?;
@@ -109,23 +99,23 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
         tally_state::Metrics::register(&registry)?,
     )
     .await?;
-    let runtime = Runtime::new(&guest, config.limits.clone(), config.buckets.clone())
-        .map_err(|reason| ServerError::Guest { path: path.clone(), reason })?;
-    let runtime = Arc::new(runtime);
+    let mut routes = Vec::new();
+    for guest in &config.guests {
+        routes.push((guest.pattern.clone(), load(guest).await?));
+    }
+    let routes = Arc::new(Routes::new(routes));
     let metrics = edge::Metrics::register(&registry)?;
-    let workers = Workers::start(config.workers, &runtime, &state, &config.edge, &metrics)?;
+    let workers = Workers::start(config.workers, &routes, &state, &config.edge, &metrics)?;
     let workers = Arc::new(workers);
-    let admin = Arc::new(Admin::new(
-        registry,
-        Arc::clone(&runtime),
-        Arc::clone(&workers),
-        state.worker(),
-        config.limits.pool,
-    )?);
+    let admin =
+        Arc::new(Admin::new(registry, Arc::clone(&routes), Arc::clone(&workers), state.worker())?);
 
     let mut stop = Signals::watch().map_err(ServerError::Signals)?;
     let admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener.1));
-    started(&banner(&config, &path, &runtime, &state, listener.0, admin_listener.0));
+    let watching = config
+        .watch
+        .then(|| tokio::spawn(watch(config.guests.clone(), Arc::clone(&routes), state.worker())));
+    started(&banner(&config, &routes, &state, listener.0, admin_listener.0));
 
     tokio::select! {
         () = edge::accept(listener.1, &workers, config.edge.connections) => {}
@@ -133,6 +123,9 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     }
     // The listener is closed: what comes now is refused by the kernel and goes elsewhere.
     tracing::info!(connections = workers.connections(), "stopping; a second signal ends at once");
+    if let Some(watching) = watching {
+        watching.abort();
+    }
     admin.start_draining();
     workers.start_draining();
     let cut = tokio::select! {
@@ -172,24 +165,31 @@ fn listen(key: &str, address: SocketAddr) -> Result<(SocketAddr, TcpListener), S
 /// What is served where, and what the store promises.
 fn banner(
     config: &Config,
-    guest: &Path,
-    runtime: &Runtime,
+    routes: &Routes,
     state: &State,
     address: SocketAddr,
     admin: SocketAddr,
 ) -> String {
     let description = state.description();
-    let mut text = format!(
-        "serving  http://{address}  with {} (version {}, plugin world), {} workers, pool of {}\n\
-         admin    http://{admin}  /livez /readyz /metrics\n\
+    let mut text = format!("serving  http://{address}  with {} workers\n", config.workers);
+    for (pattern, guest) in routes.iter() {
+        let file = config.guests.iter().find(|config| *config.name == **guest.name());
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "route    {pattern}  to {} (version {}, {}, pool of {})",
+            file.map(|config| config.file.display().to_string()).unwrap_or_default(),
+            guest.version(),
+            guest.world().name(),
+            guest.pool(),
+        );
+    }
+    let _ = write!(
+        text,
+        "admin    http://{admin}  /livez /readyz /metrics /guests\n\
          store    {description}",
-        guest.display(),
-        runtime.guest_version(),
-        config.workers,
-        config.limits.pool,
     );
     if let Some(warning) = &description.warning {
-        // Writing to a string does not fail.
         let _ = write!(text, "\nwarning  {warning}");
     }
     text

@@ -1,0 +1,88 @@
+//! Guests over the admin listener: which there are, and replacing one.
+//!
+//! - `GET /guests`: a JSON array of `{"name","route","version","world","pool"}`.
+//! - `PUT /guests/NAME`, the name percent-encoded, with a component as its body: replaces the guest
+//!   while requests run, and answers `{"name","version","previous","milliseconds"}`; 422 with a
+//!   reason for one that cannot be run, and then nothing has changed. The file it was started from
+//!   stays, and the next start loads that.
+
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+
+use super::{Admin, text};
+
+/// Bytes of a component that are taken: more than any that can be loaded.
+const MAX_BYTES: usize = 65 << 20;
+
+impl Admin {
+    pub(super) fn list_guests(&self) -> Response<Full<Bytes>> {
+        let guests = self.routes.iter().map(|(pattern, guest)| {
+            json!({
+                "name": **guest.name(),
+                "route": pattern.to_string(),
+                "version": *guest.version(),
+                "world": guest.world().name(),
+                "pool": guest.pool(),
+            })
+        });
+        answer(StatusCode::OK, &guests.collect())
+    }
+
+    pub(super) async fn deploy(
+        &self,
+        name: &str,
+        request: Request<Incoming>,
+    ) -> Response<Full<Bytes>> {
+        let name = percent_decode_str(name).decode_utf8_lossy();
+        let Some(guest) = self.routes.named(&name) else {
+            let names: Vec<&str> = self.routes.iter().map(|(_, guest)| &**guest.name()).collect();
+            let known = names.join("', '");
+            let reason = format!("there is no guest named '{name}'; there is '{known}'\n");
+            return text(StatusCode::NOT_FOUND, reason);
+        };
+        // One at a time: a component takes memory, and compiling it all cores.
+        let Ok(_turn) = self.deploying.acquire().await else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into());
+        };
+        let bytes = match Limited::new(request.into_body(), MAX_BYTES).collect().await {
+            Ok(bytes) => bytes.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => {
+                let reason = format!("a component has at most {MAX_BYTES} bytes\n");
+                return text(StatusCode::PAYLOAD_TOO_LARGE, reason);
+            }
+            Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        };
+        match guest.deploy(bytes.into(), self.state.clone()).await {
+            Ok(done) => {
+                tracing::info!(
+                    guest = %name, version = %done.version, previous = %done.previous, "deployed"
+                );
+                let milliseconds = u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX);
+                answer(
+                    StatusCode::OK,
+                    &json!({
+                        "name": name,
+                        "version": *done.version,
+                        "previous": *done.previous,
+                        "milliseconds": milliseconds,
+                    }),
+                )
+            }
+            Err(error) => {
+                tracing::warn!(guest = %name, "a new version was refused: {error}");
+                text(StatusCode::UNPROCESSABLE_ENTITY, format!("{error}\n"))
+            }
+        }
+    }
+}
+
+fn answer(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(format!("{value}\n")));
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}

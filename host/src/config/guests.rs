@@ -1,0 +1,404 @@
+//! What can be configured of a guest: of the one on the command line, and of each `[[route]]`.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ConfigError, at_least_one, size, span,
+    units::{Size, Span},
+};
+use crate::{
+    edge::{self, Pattern},
+    interfaces::{Buckets, Outgoing},
+    runtime::Limits,
+};
+
+/// Each instance reserves its memory's address space; this many fit x86-64's with room to spare.
+const MOST_INSTANCES: usize = 100_000;
+
+/// What a guest may have, by its names in a file. The help texts are those of the flags.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct GuestOptions {
+    /// Bucket that the guest may open, as NAME or NAME=BUCKET OF THE STORE; can be repeated
+    /// [default: default]
+    #[arg(long = "bucket", value_name = "NAME", env = "TALLY_BUCKETS", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub buckets: Option<Vec<String>>,
+
+    /// Guest instances at work at once [default: 1000, or 100 for a guest that carries an
+    /// interpreter]
+    #[arg(long, value_name = "N", env = "TALLY_POOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<usize>,
+
+    /// Requests that may wait for an instance [default: 1000]
+    #[arg(long, value_name = "N", env = "TALLY_QUEUE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<usize>,
+
+    /// Longest wait for an instance [default: 1s]
+    #[arg(long, value_name = "TIME", env = "TALLY_QUEUE_TIMEOUT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_timeout: Option<Span>,
+
+    /// Longest time a guest may compute for one request [default: 100ms]
+    #[arg(long, value_name = "TIME", env = "TALLY_CPU_LIMIT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<Span>,
+
+    /// Longest time one request may take in a guest, waiting included [default: 10s]
+    #[arg(long, value_name = "TIME", env = "TALLY_WALL_LIMIT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wall_limit: Option<Span>,
+
+    /// Memory of one instance [default: 16MiB, or 128MiB for a guest that carries an interpreter]
+    #[arg(long, value_name = "SIZE", env = "TALLY_MEMORY_LIMIT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<Size>,
+
+    /// Largest response body of a guest [default: 4MiB]
+    #[arg(long, value_name = "SIZE", env = "TALLY_RESPONSE_LIMIT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_limit: Option<Size>,
+
+    /// Host that the guest may send requests to, as HOST, HOST:PORT, *.HOST or *; can be repeated
+    /// [default: none]
+    #[arg(
+        long = "outgoing-host",
+        value_name = "HOST",
+        env = "TALLY_OUTGOING_HOSTS",
+        value_delimiter = ','
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outgoing_hosts: Option<Vec<String>>,
+
+    /// Let those hosts be at private addresses: of this machine or its network [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "TALLY_OUTGOING_PRIVATE",
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outgoing_private: Option<bool>,
+
+    /// Environment variable of the guest, as NAME=VALUE; can be repeated
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
+    #[serde(skip)]
+    pub env_flags: Vec<(String, String)>,
+
+    /// Setting of the guest, which it reads with wasi:config, as NAME=VALUE; can be repeated
+    #[arg(long = "setting", value_name = "NAME=VALUE", value_parser = pair)]
+    #[serde(skip)]
+    pub setting_flags: Vec<(String, String)>,
+
+    /// Environment variables.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+
+    /// Settings.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(String::from("write NAME=VALUE")),
+    }
+}
+
+/// A route: which requests, and the guest that answers them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RouteOptions {
+    /// Its name in logs, metrics and `tally deploy`; by default its pattern.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The host; any, where none is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// This path alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// This path and all below it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// The guest's file.
+    pub guest: PathBuf,
+    /// What the guest may have. Limits that it leaves open are those of the file as a whole.
+    #[serde(flatten)]
+    pub options: GuestOptions,
+}
+
+/// The keys of a route besides those of [`GuestOptions`].
+pub(super) const ROUTE_KEYS: [&str; 5] = ["name", "host", "path", "prefix", "guest"];
+
+/// A guest to serve, as configured.
+#[derive(Clone, Debug)]
+pub struct GuestConfig {
+    /// Its name, unique.
+    pub name: String,
+    /// Its file.
+    pub file: PathBuf,
+    /// What it may use.
+    pub limits: Limits,
+    /// Its environment variables.
+    pub env: BTreeMap<String, String>,
+    /// What `wasi:config/store` answers.
+    pub settings: BTreeMap<String, String>,
+    pub(crate) pattern: Pattern,
+    pub(crate) buckets: Buckets,
+    pub(crate) outgoing: Outgoing,
+}
+
+impl GuestOptions {
+    /// Everything that has a default but does not depend on the guest.
+    pub(super) fn defaults() -> Self {
+        let limits = Limits::default();
+        Self {
+            buckets: Some(vec!["default".into()]),
+            queue: Some(limits.waiting),
+            queue_timeout: Some(Span(limits.wait)),
+            cpu_limit: Some(Span(limits.cpu)),
+            wall_limit: Some(Span(limits.wall)),
+            response_limit: Some(Size(limits.response)),
+            ..Self::default()
+        }
+    }
+
+    /// These, and where they leave something open, the others.
+    pub(super) fn or(self, others: Self) -> Self {
+        let merge = |ours: BTreeMap<String, String>, flags: Vec<_>, mut all: BTreeMap<_, _>| {
+            all.extend(ours);
+            all.extend(flags);
+            all
+        };
+        Self {
+            env: merge(self.env, self.env_flags, others.env),
+            settings: merge(self.settings, self.setting_flags, others.settings),
+            env_flags: Vec::new(),
+            setting_flags: Vec::new(),
+            buckets: self.buckets.or(others.buckets),
+            outgoing_hosts: self.outgoing_hosts.or(others.outgoing_hosts),
+            outgoing_private: self.outgoing_private.or(others.outgoing_private),
+            pool: self.pool.or(others.pool),
+            queue: self.queue.or(others.queue),
+            queue_timeout: self.queue_timeout.or(others.queue_timeout),
+            cpu_limit: self.cpu_limit.or(others.cpu_limit),
+            wall_limit: self.wall_limit.or(others.wall_limit),
+            memory_limit: self.memory_limit.or(others.memory_limit),
+            response_limit: self.response_limit.or(others.response_limit),
+        }
+    }
+
+    /// The limits alone: what a route takes over from the file as a whole. What a guest may reach
+    /// is its own.
+    fn limits_only(&self) -> Self {
+        Self {
+            pool: self.pool,
+            queue: self.queue,
+            queue_timeout: self.queue_timeout,
+            cpu_limit: self.cpu_limit,
+            wall_limit: self.wall_limit,
+            memory_limit: self.memory_limit,
+            response_limit: self.response_limit,
+            ..Self::default()
+        }
+    }
+
+    fn limits(&self) -> Result<Limits, ConfigError> {
+        let limits = Limits {
+            pool: self.pool.map(|pool| at_least_one("pool", Some(pool))).transpose()?,
+            waiting: self.queue.unwrap_or_default(),
+            wait: span("queue-timeout", self.queue_timeout)?,
+            cpu: span("cpu-limit", self.cpu_limit)?,
+            wall: span("wall-limit", self.wall_limit)?,
+            memory: self.memory_limit.map(|size| size.0),
+            response: size("response-limit", self.response_limit)?,
+        };
+        if limits.pool > Some(MOST_INSTANCES) {
+            return Err(ConfigError(format!("pool: at most {MOST_INSTANCES} instances")));
+        }
+        if limits.memory.is_some_and(|memory| !(1 << 20..=4 << 30).contains(&memory)) {
+            return Err(ConfigError("memory-limit: from 1MiB to 4GiB".into()));
+        }
+        Ok(limits)
+    }
+
+    fn guest(
+        self,
+        name: String,
+        file: PathBuf,
+        pattern: Pattern,
+    ) -> Result<GuestConfig, ConfigError> {
+        let strings = |list: Option<Vec<String>>| list.unwrap_or_default();
+        let buckets = Buckets::parse(strings(self.buckets.clone()).iter().map(String::as_str))
+            .map_err(|error| ConfigError(error.to_string()))?;
+        let hosts = strings(self.outgoing_hosts.clone());
+        let private = self.outgoing_private.unwrap_or_default();
+        let outgoing = Outgoing::parse(hosts.iter().map(String::as_str), private)
+            .map_err(|error| ConfigError(format!("outgoing-hosts: {error}")))?;
+        let limits = self.limits()?;
+        let (env, settings) = (self.env, self.settings);
+        Ok(GuestConfig { name, file, limits, env, settings, pattern, buckets, outgoing })
+    }
+}
+
+/// All guests: that of the command line or the file as a whole, which takes what no route does, and
+/// those of the routes.
+///
+/// # Errors
+/// For a route that is incomplete, has a wrong value, or clashes with another.
+pub(super) fn resolve(
+    guest: Option<&Path>,
+    options: GuestOptions,
+    routes: Vec<RouteOptions>,
+) -> Result<Vec<GuestConfig>, ConfigError> {
+    let mut guests = Vec::new();
+    let limits = options.limits_only();
+    // Checked also where no guest uses them.
+    limits.limits()?;
+    if let Some(file) = guest {
+        guests.push(options.guest("default".into(), file.to_owned(), Pattern::everything())?);
+    } else {
+        options.guest(String::new(), PathBuf::new(), Pattern::everything())?;
+    }
+    for (number, route) in routes.into_iter().enumerate() {
+        let place = format!("route {}", number.saturating_add(1));
+        let failed = |reason: String| ConfigError(format!("{place}: {reason}"));
+        let pattern = pattern(&route).map_err(failed)?;
+        let name = route.name.unwrap_or_else(|| pattern.to_string());
+        // A route's guest has a bucket of its own, unless it is told to share one.
+        let own = vec![format!("default={name}")];
+        let mut options = route.options.or(limits.clone());
+        options.buckets = options.buckets.or(Some(own));
+        let guest = options.guest(name, route.guest, pattern);
+        guests.push(guest.map_err(|error| failed(error.0))?);
+    }
+    for (number, guest) in guests.iter().enumerate() {
+        for other in guests.iter().take(number) {
+            if guest.pattern.clashes(&other.pattern) {
+                return Err(ConfigError(format!(
+                    "the routes '{}' and '{}' take the same requests ({}); change or remove one",
+                    other.name, guest.name, guest.pattern
+                )));
+            }
+            if guest.name == other.name {
+                return Err(ConfigError(format!(
+                    "two routes are named '{}'; give one another name",
+                    guest.name
+                )));
+            }
+        }
+    }
+    // A guest that asks for another's bucket is told that it may not have it.
+    let names: Vec<String> =
+        guests.iter().flat_map(|guest| guest.buckets.names()).map(str::to_owned).collect();
+    for guest in &mut guests {
+        guest.buckets.know(&names);
+    }
+    Ok(guests)
+}
+
+fn pattern(route: &RouteOptions) -> Result<Pattern, String> {
+    let path = match (&route.path, &route.prefix) {
+        (Some(path), None) => edge::Path::Exact(path.clone()),
+        (None, Some(prefix)) => edge::Path::Prefix(prefix.clone()),
+        (None, None) if route.host.is_some() => edge::Path::Prefix("/".into()),
+        (None, None) => {
+            return Err("it takes no requests; give it a path, a prefix or a host".into());
+        }
+        (Some(_), Some(_)) => return Err("give it a path or a prefix, not both".into()),
+    };
+    let (edge::Path::Exact(text) | edge::Path::Prefix(text)) = &path;
+    if !text.starts_with('/') || text.contains(['?', '#', '*']) {
+        return Err(format!(
+            "'{text}' is no path; write one that begins with a slash, such as /api"
+        ));
+    }
+    let host = route.host.as_ref().map(|host| host.to_ascii_lowercase());
+    if let Some(host) = &host {
+        let authority: Result<http::uri::Authority, _> = host.parse();
+        if !authority.is_ok_and(|authority| authority.host() == host) {
+            return Err(format!("'{host}' is no host; write a name without a port"));
+        }
+    }
+    Ok(Pattern { host, path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(text: &str) -> Result<Vec<GuestConfig>, ConfigError> {
+        #[derive(Deserialize)]
+        struct File {
+            route: Vec<RouteOptions>,
+        }
+        let file: File = toml::from_str(text).unwrap();
+        resolve(None, GuestOptions::defaults(), file.route)
+    }
+
+    #[test]
+    fn each_route_has_buckets_limits_settings_and_environment_of_its_own() {
+        let guests = routes(
+            r#"
+            [[route]]
+            prefix = "/a"
+            guest = "a.wasm"
+            pool = 3
+            env = { A = "1" }
+            settings = { greeting = "hi" }
+
+            [[route]]
+            name = "b"
+            host = "B.example.com"
+            path = "/b"
+            guest = "b.wasm"
+            buckets = ["default=shared"]
+            "#,
+        )
+        .unwrap();
+        let [a, b] = guests.as_slice() else { panic!("{guests:?}") };
+        assert_eq!((a.name.as_str(), a.limits.pool), ("/a/*", Some(3)));
+        assert_eq!((&*a.env["A"], &*a.settings["greeting"]), ("1", "hi"));
+        assert_eq!(a.buckets.stored().collect::<Vec<_>>(), ["/a/*"]);
+        assert_eq!((b.name.as_str(), b.limits.pool), ("b", None));
+        assert_eq!(b.pattern.to_string(), "b.example.com/b");
+        assert_eq!(b.buckets.stored().collect::<Vec<_>>(), ["shared"]);
+        assert!(b.env.is_empty() && b.settings.is_empty());
+    }
+
+    #[test]
+    fn routes_that_clash_or_say_nothing_are_errors() {
+        for (text, part) in [
+            ("[[route]]\nguest = 'a'\n", "takes no requests"),
+            ("[[route]]\nguest = 'a'\npath = '/a'\nprefix = '/a'\n", "not both"),
+            ("[[route]]\nguest = 'a'\npath = 'a'\n", "begins with a slash"),
+            ("[[route]]\nguest = 'a'\nhost = 'a:80'\n", "without a port"),
+            (
+                "[[route]]\nguest = 'a'\nprefix = '/a'\n[[route]]\nguest = 'b'\nprefix = '/a/'\n",
+                "same requests",
+            ),
+            (
+                "[[route]]\nname='x'\nguest = 'a'\npath = '/a'\n[[route]]\nname='x'\nguest = 'b'\npath = '/b'\n",
+                "named 'x'",
+            ),
+            ("[[route]]\nguest = 'a'\npath = '/a'\npool = 0\n", "route 1: pool"),
+            ("[[route]]\nguest = 'a'\npath = '/a'\noutgoing-hosts = ['http://x']\n", "is no host"),
+        ] {
+            let error = routes(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Requests that guests send: to nobody, unless the guest's configuration names the host, and then
+//! to no private address, unless it allows those as well.
+//!
+//! Both are checked: the name as the guest gives it, and each address it resolves to, as a name
+//! under somebody else's control can point anywhere. The connection goes to the address that was
+//! checked.
+
+mod address;
+mod send;
+
+use std::sync::Arc;
+
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+use self::send::send;
+use super::Settings;
+
+/// Whom a guest may send requests to. By default nobody.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outgoing {
+    hosts: Vec<Host>,
+    /// Addresses that only this machine or its network can reach are allowed as well.
+    private: bool,
+}
+
+/// A host that may be reached: its name in lower case, or all below it, and maybe one port only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Host {
+    name: String,
+    below: bool,
+    port: Option<u16>,
+}
+
+/// What is no host to allow.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is no host; write api.example.com, *.example.com, api.example.com:8443 or *")]
+pub(crate) struct NoHost(String);
+
+impl Outgoing {
+    /// Reads a list of hosts.
+    pub(crate) fn parse<'a>(
+        hosts: impl IntoIterator<Item = &'a str>,
+        private: bool,
+    ) -> Result<Self, NoHost> {
+        let hosts = hosts.into_iter().map(host).collect::<Result<_, _>>()?;
+        Ok(Self { hosts, private })
+    }
+
+    fn allows(&self, name: &str, port: u16) -> bool {
+        let name = name.to_ascii_lowercase();
+        self.hosts.iter().any(|host| {
+            let named = match host.below {
+                false => host.name == name,
+                // What is before the name ends in a dot, so that notexample.com is not below
+                // example.com.
+                true => {
+                    host.name.is_empty()
+                        || name.strip_suffix(&host.name).is_some_and(|rest| rest.ends_with('.'))
+                }
+            };
+            named && host.port.is_none_or(|only| only == port)
+        })
+    }
+}
+
+fn host(text: &str) -> Result<Host, NoHost> {
+    let wrong = || NoHost(text.to_owned());
+    if text == "*" {
+        return Ok(Host { name: String::new(), below: true, port: None });
+    }
+    // The authority of a URL, but for the star.
+    let (below, rest) = match text.strip_prefix("*.") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let authority: http::uri::Authority = rest.parse().map_err(|_| wrong())?;
+    let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
+        "" => None,
+        port => Some(port.strip_prefix(':').and_then(|port| port.parse().ok()).ok_or_else(wrong)?),
+    };
+    let name = authority.host().to_ascii_lowercase();
+    if name.is_empty() || name.contains('*') || authority.as_str().contains('@') {
+        return Err(wrong());
+    }
+    Ok(Host { name, below, port })
+}
+
+/// What `wasi:http` asks of this host.
+pub(super) struct Hooks(Arc<Settings>);
+
+impl Hooks {
+    pub(super) fn new(settings: Arc<Settings>) -> Self {
+        Self(settings)
+    }
+}
+
+/// A guest's small answer fits without the guest waiting for it to be taken.
+const BUFFERED_CHUNKS: usize = 8;
+
+/// Bytes of one write to a body. Eight of them bound what one request holds.
+const CHUNK_BYTES: usize = 64 << 10;
+
+type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+impl WasiHttpHooks for Hooks {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _processed: Io,
+    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Io), Error>> + Send> {
+        let settings = Arc::clone(&self.0);
+        Box::new(async move {
+            let sent = send(&settings.outgoing, request, options.unwrap_or_default()).await;
+            if let Err(error) = &sent {
+                tracing::debug!(guest = %settings.name, %error, "an outgoing request failed");
+            }
+            sent
+        })
+    }
+
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        BUFFERED_CHUNKS
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_allowed_unless_named() {
+        assert!(!Outgoing::default().allows("example.com", 443));
+        let some = Outgoing::parse(["api.example.com", "*.example.org", "h:8080"], false).unwrap();
+        for (name, port, allowed) in [
+            ("api.example.com", 443, true),
+            ("API.example.com", 80, true),
+            ("example.com", 443, false),
+            ("a.api.example.com", 443, false),
+            ("a.example.org", 443, true),
+            ("a.b.example.org", 443, true),
+            ("example.org", 443, false),
+            ("badexample.org", 443, false),
+            ("h", 8080, true),
+            ("h", 80, false),
+        ] {
+            assert_eq!(some.allows(name, port), allowed, "{name}:{port}");
+        }
+        assert!(Outgoing::parse(["*"], false).unwrap().allows("anything", 1));
+    }
+
+    #[test]
+    fn what_is_no_host_is_explained() {
+        for text in ["", "http://a", "a/b", "a:b", "u@h", "*", "a*b", "*.*"] {
+            let parsed = Outgoing::parse([text], false);
+            assert_eq!(parsed.is_ok(), text == "*", "{text}");
+        }
+    }
+}

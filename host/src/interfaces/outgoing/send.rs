@@ -1,0 +1,158 @@
+//! Sending one request for a guest: resolve, check, connect, and HTTP/1.1 on a connection of its
+//! own. An instance lives for one request, so there is nobody to keep a connection for.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, Uri, uri::Scheme};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt as _;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::{Instant, Sleep, timeout},
+};
+use tokio_rustls::TlsConnector;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
+
+use super::{Io, Outgoing, address::is_public};
+
+/// Longest time for each step, where the guest does not say: below the default limit on a whole
+/// request, so that a guest can still answer something.
+const TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Sends a request to a host that the guest may reach.
+pub(super) async fn send(
+    allowed: &Outgoing,
+    mut request: Request<WasiBody>,
+    options: RequestOptions,
+) -> Result<(Response<WasiBody>, Io), Error> {
+    let uri = request.uri().clone();
+    let tls = uri.scheme() == Some(&Scheme::HTTPS);
+    // Brackets belong to the URL, not to the address.
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    if !allowed.allows(uri.host().unwrap_or_default(), port) {
+        return Err(Error::HttpRequestDenied);
+    }
+    *request.uri_mut() = origin_form(&uri)?;
+
+    let connect_timeout = options.connect_timeout.unwrap_or(TIMEOUT);
+    let stream = timeout(connect_timeout, connect(allowed, host, port))
+        .await
+        .map_err(|_| Error::ConnectionTimeout)??;
+    if tls {
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::TlsCertificateError)?;
+        let stream = timeout(connect_timeout, connector()?.connect(name, stream))
+            .await
+            .map_err(|_| Error::ConnectionTimeout)?
+            .map_err(Error::Tls)?;
+        exchange(stream, request, options).await
+    } else {
+        exchange(stream, request, options).await
+    }
+}
+
+/// The path and query alone, as a server is asked for them.
+fn origin_form(uri: &Uri) -> Result<Uri, Error> {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = if target.is_empty() { "/" } else { target };
+    target.parse().map_err(|_| Error::HttpRequestUriInvalid)
+}
+
+async fn connect(allowed: &Outgoing, host: &str, port: u16) -> Result<TcpStream, Error> {
+    let resolved = tokio::net::lookup_host((host, port)).await;
+    let addresses: Vec<SocketAddr> = resolved
+        .map_err(|error| Error::DnsError { rcode: Some(error.to_string()), info_code: None })?
+        .collect();
+    if !allowed.private && !addresses.iter().all(|address| is_public(address.ip())) {
+        return Err(Error::DestinationIpProhibited);
+    }
+    let stream = TcpStream::connect(&*addresses).await.map_err(Error::Connect)?;
+    stream.set_nodelay(true).map_err(Error::Connect)?;
+    Ok(stream)
+}
+
+/// TLS with the operating system's roots, which are read once.
+fn connector() -> Result<TlsConnector, Error> {
+    static CONFIG: OnceLock<Option<Arc<ClientConfig>>> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().ok()?;
+        Some(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+    });
+    let config = config.as_ref().ok_or(Error::ConfigurationError)?;
+    Ok(TlsConnector::from(Arc::clone(config)))
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<WasiBody>,
+    options: RequestOptions,
+) -> Result<(Response<WasiBody>, Io), Error> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // The connection moves only when it is polled, here and then for as long as the body is read.
+    let mut connection = Box::pin(connection);
+    let waiting = options.first_byte_timeout.unwrap_or(TIMEOUT);
+    let answering = async {
+        let mut sending = std::pin::pin!(sender.send_request(request));
+        tokio::select! {
+            biased;
+            answer = &mut sending => Ok(answer?),
+            ended = connection.as_mut() => {
+                // It may have ended because the whole answer is there.
+                ended?;
+                Ok(sending.await?)
+            }
+        }
+    };
+    let answer: Result<_, Error> =
+        timeout(waiting, answering).await.map_err(|_| Error::HttpResponseTimeout)?;
+    let answer: Response<hyper::body::Incoming> = answer?;
+    let between = options.between_bytes_timeout.unwrap_or(TIMEOUT);
+    let answer = answer.map(|body| {
+        Timed { body, between, deadline: Box::pin(tokio::time::sleep(between)) }.boxed_unsync()
+    });
+    Ok((answer, Box::new(async move { Ok(connection.await?) })))
+}
+
+/// A body whose parts come within a time of each other.
+struct Timed {
+    body: hyper::body::Incoming,
+    between: Duration,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Body for Timed {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                ready!(self.deadline.as_mut().poll(context));
+                return Poll::Ready(Some(Err(Error::ConnectionReadTimeout)));
+            }
+        };
+        let next = Instant::now().checked_add(self.between);
+        if let Some(next) = next {
+            self.deadline.as_mut().reset(next);
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
+    }
+}

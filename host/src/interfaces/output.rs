@@ -1,0 +1,187 @@
+//! What guests print and log, in the host's log: line by line, with the guest's name and the
+//! request's id, and bounded.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context as Waker, Poll},
+};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use tokio::io::AsyncWrite;
+use tracing::Level;
+use wasmtime_wasi::{
+    cli::{IsTerminal, StdoutStream},
+    p2::{OutputStream, Pollable, StreamResult},
+};
+
+/// Bytes that one request may put into the log: pages of text for whoever reads it, and an end to
+/// a guest that floods it.
+const MAX_BYTES: usize = 64 << 10;
+
+/// Bytes of one line; longer ones are cut into several.
+const MAX_LINE: usize = 4 << 10;
+
+/// Bytes that a guest may write in one call. What is beyond its share is thrown away in any case.
+const WRITE_BYTES: usize = 64 << 10;
+
+/// The target of guests' lines, by which filters of the log can name them.
+macro_rules! line {
+    ($level:expr, $($fields:tt)*) => {
+        match $level {
+            Level::ERROR => tracing::error!(target: "guest", $($fields)*),
+            Level::WARN => tracing::warn!(target: "guest", $($fields)*),
+            Level::INFO => tracing::info!(target: "guest", $($fields)*),
+            Level::DEBUG => tracing::debug!(target: "guest", $($fields)*),
+            Level::TRACE => tracing::trace!(target: "guest", $($fields)*),
+        }
+    };
+}
+
+/// One request's part of the log. Cheap to clone; all clones share its bounds.
+#[derive(Clone)]
+pub(super) struct Journal(Arc<Inner>);
+
+struct Inner {
+    guest: Arc<str>,
+    id: String,
+    left: Mutex<usize>,
+}
+
+impl Journal {
+    pub(super) fn new(guest: Arc<str>, id: &HeaderValue) -> Self {
+        let id = id.to_str().unwrap_or_default().to_owned();
+        Self(Arc::new(Inner { guest, id, left: Mutex::new(MAX_BYTES) }))
+    }
+
+    /// Writes one line, if the request has some of its share left.
+    pub(super) fn write(&self, level: Level, source: &str, line: &str) {
+        let Inner { guest, id, left } = &*self.0;
+        let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+        if *left == 0 {
+            return;
+        }
+        match left.checked_sub(line.len().max(1)) {
+            Some(rest) => {
+                *left = rest;
+                line!(level, %guest, id, source, "{line}");
+            }
+            None => {
+                *left = 0;
+                tracing::warn!(target: "guest", %guest, id, "this request has printed {MAX_BYTES} bytes; the rest is left out");
+            }
+        }
+    }
+}
+
+/// Standard output or standard error of one request. Clones write to the same line.
+#[derive(Clone)]
+pub(super) struct Output(Arc<Mutex<Lines>>);
+
+impl Output {
+    pub(super) fn new(journal: Journal, source: &'static str) -> Self {
+        Self(Arc::new(Mutex::new(Lines { journal, source, line: Vec::new() })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Lines {
+    journal: Journal,
+    source: &'static str,
+    /// The line that has begun.
+    line: Vec<u8>,
+}
+
+impl Lines {
+    fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = MAX_LINE.saturating_sub(self.line.len());
+            let part = bytes.get(..room).unwrap_or(bytes);
+            let end = part.iter().position(|byte| *byte == b'\n');
+            let (line, skip) = match end {
+                Some(end) => (part.get(..end).unwrap_or_default(), 1),
+                None => (part, 0),
+            };
+            self.line.extend_from_slice(line);
+            bytes = bytes.get(line.len().saturating_add(skip)..).unwrap_or_default();
+            if end.is_some() || self.line.len() >= MAX_LINE {
+                self.end();
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        let text = String::from_utf8_lossy(&self.line);
+        let text = text.trim_end_matches('\r');
+        if !text.is_empty() {
+            self.journal.write(Level::INFO, self.source, text);
+        }
+        self.line.clear();
+    }
+}
+
+/// A last line without its end is a line too.
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl OutputStream for Output {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.lock().push(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_BYTES)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Output {
+    async fn ready(&mut self) {}
+}
+
+impl AsyncWrite for Output {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Waker<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.lock().push(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Waker<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Waker<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,22 @@
+//! What a guest is given by its configuration, whichever version of it runs.
+
+use std::sync::Arc;
+
+use wasmtime_wasi_config::WasiConfigVariables;
+
+use super::{Buckets, Outgoing};
+
+/// A guest's own part of the configuration.
+#[derive(Default)]
+pub(crate) struct Settings {
+    /// The guest's name in logs and metrics.
+    pub(crate) name: Arc<str>,
+    /// The buckets it may open.
+    pub(crate) buckets: Buckets,
+    /// Its environment variables.
+    pub(crate) environment: Vec<(String, String)>,
+    /// What `wasi:config/store` answers.
+    pub(crate) variables: WasiConfigVariables,
+    /// Whom it may send requests to.
+    pub(crate) outgoing: Outgoing,
+}

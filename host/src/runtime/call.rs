@@ -1,0 +1,89 @@
+//! What calls of both worlds have in common: a fresh store, and an end to everything a guest does.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt as _;
+use tally_state::Handle;
+use wasmtime::{Store, UpdateDeadline};
+
+use super::{
+    cpu::{CpuLimitReached, Meter, Metered},
+    deployment::Deployment,
+    failure::Cause,
+    limits::Limits,
+    pool::Permit,
+};
+use crate::interfaces::{Context, Ledger, Settings, Worker};
+
+/// Bytes of strings and lists that one host call may take from a guest: a value at its limit, with
+/// room for its key.
+const HOSTCALL_BYTES: usize = 4 << 20;
+
+/// Handles of resources that one guest may hold.
+const MAX_HANDLES: usize = 1_000;
+
+/// One request's call of a guest: its place in the pool, and all it needs.
+pub(super) struct Call {
+    pub(super) deployment: Arc<Deployment>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) state: Handle,
+    pub(super) ledger: Ledger,
+    /// The number of the instance.
+    pub(super) instance: u64,
+    pub(super) permit: Permit,
+}
+
+impl Call {
+    /// The data of the call's store.
+    pub(super) fn context(&self, id: http::HeaderValue) -> Context {
+        let worker =
+            Worker { instance: self.instance, guest_version: Arc::clone(&self.deployment.version) };
+        Context::new(
+            self.state.clone(),
+            Arc::clone(&self.settings),
+            id,
+            worker,
+            self.ledger.clone(),
+            Meter::new(self.limits.cpu),
+            self.deployment.profile().memory,
+        )
+    }
+}
+
+/// A store with the limits that wasmtime keeps.
+pub(super) fn store(deployment: &Deployment, context: Context) -> Store<Context> {
+    let mut store = Store::new(deployment.engine(), context);
+    store.set_hostcall_fuel(HOSTCALL_BYTES);
+    store.set_max_component_handles(MAX_HANDLES);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(|mut store| {
+        store.data_mut().cpu.charge()?;
+        Ok(UpdateDeadline::Yield(1))
+    });
+    store
+}
+
+/// Runs a guest for as long as it may, and says why it did not come to its end.
+pub(super) async fn within<T>(
+    limits: &Limits,
+    running: impl Future<Output = wasmtime::Result<T>>,
+) -> Result<T, Cause> {
+    let running = Metered(Box::pin(AssertUnwindSafe(running).catch_unwind()));
+    match tokio::time::timeout(limits.wall, running).await {
+        Ok(Ok(Ok(result))) => Ok(result),
+        Ok(Ok(Err(error))) => Err(cause(&error)),
+        Ok(Err(_)) => Err(Cause::Trap("a host function panicked".into())),
+        Err(_) => Err(Cause::WallLimit),
+    }
+}
+
+fn cause(error: &wasmtime::Error) -> Cause {
+    if error.is::<CpuLimitReached>() {
+        Cause::CpuLimit
+    } else if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+        Cause::Busy
+    } else {
+        Cause::Trap(format!("{error:#}"))
+    }
+}

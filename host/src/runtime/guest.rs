@@ -1,0 +1,210 @@
+//! A guest: its settings, and the version of it that runs, which can be swapped while requests do.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use tally_state::Handle;
+
+use super::{
+    Request, Response,
+    call::{self, Call},
+    cpu::Meter,
+    deployment::{self, Deployment, Handler},
+    failure::Failure,
+    inspection::{LoadError, World},
+    limits::Limits,
+    plugin,
+    pool::{Permit, Pool},
+    standard,
+};
+use crate::interfaces::{Context, Ledger, Settings, Worker};
+
+/// Instances a new version is given before it takes requests, so that their slots hold its memory
+/// and its code is in the caches.
+const WARM_INSTANCES: usize = 8;
+
+/// A guest that answers requests. Shared by all workers.
+pub(crate) struct Guest {
+    settings: Arc<Settings>,
+    limits: Arc<Limits>,
+    current: ArcSwap<Deployment>,
+    /// Held while a new version is on its way, so that the last one asked for is the last to come.
+    deploying: tokio::sync::Mutex<()>,
+    /// Instances made so far; each gets the next number.
+    instances: AtomicU64,
+}
+
+/// What became of a new version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Deployed {
+    pub(crate) version: Arc<str>,
+    pub(crate) previous: Arc<str>,
+    /// How long it took to compile, link and warm it.
+    pub(crate) took: Duration,
+}
+
+impl Guest {
+    /// Loads the first version of a guest. Takes long for a large one, unless it was compiled
+    /// before.
+    ///
+    /// # Errors
+    /// [`LoadError`], which says why it cannot be run.
+    pub(crate) fn load(
+        bytes: &[u8],
+        limits: Limits,
+        settings: Settings,
+    ) -> Result<Self, LoadError> {
+        let profile = deployment::profile(bytes, &limits)?;
+        let pool = Pool::new(profile, &limits).map_err(LoadError::Engine)?;
+        Ok(Self {
+            settings: Arc::new(settings),
+            limits: Arc::new(limits),
+            current: ArcSwap::from_pointee(Deployment::load(&pool, bytes)?),
+            deploying: tokio::sync::Mutex::new(()),
+            instances: AtomicU64::new(0),
+        })
+    }
+
+    /// Its name, which is its route's.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.settings.name
+    }
+
+    /// The version that new requests are given to.
+    pub(crate) fn version(&self) -> Arc<str> {
+        Arc::clone(&self.current.load().version)
+    }
+
+    /// Its world.
+    pub(crate) fn world(&self) -> World {
+        self.current.load().world()
+    }
+
+    /// Whether it wants bodies in full, before it is given a place in the pool.
+    pub(crate) fn takes_whole_bodies(&self) -> bool {
+        self.world() == World::Plugin
+    }
+
+    /// Instances that may be at work at once.
+    pub(crate) fn pool(&self) -> usize {
+        self.current.load().pool.profile.pool
+    }
+
+    /// Instances at work, of [`Guest::pool`].
+    pub(crate) fn in_use(&self) -> usize {
+        self.current.load().pool.in_use()
+    }
+
+    /// Requests waiting for an instance.
+    pub(crate) fn waiting(&self) -> usize {
+        self.current.load().pool.waiting()
+    }
+
+    /// Answers one request in a fresh instance.
+    ///
+    /// # Errors
+    /// [`Failure`], when there is no instance to be had or the guest gives no proper response.
+    ///
+    /// # Cancel safety
+    /// Dropping the future throws the instance away. A state operation that it was waiting for is
+    /// withdrawn if it was not sent yet.
+    pub(crate) async fn handle(
+        &self,
+        state: Handle,
+        request: Request,
+    ) -> Result<Response, Failure> {
+        let (deployment, permit) = self.enter().await?;
+        let call = Call {
+            deployment: Arc::clone(&deployment),
+            limits: Arc::clone(&self.limits),
+            settings: Arc::clone(&self.settings),
+            state,
+            ledger: Ledger::default(),
+            instance: self.instances.fetch_add(1, Ordering::Relaxed).saturating_add(1),
+            permit,
+        };
+        match &deployment.handler {
+            Handler::Plugin(indices) => plugin::answer(call, indices, request).await,
+            Handler::Http(indices) => standard::answer(call, indices, request).await,
+        }
+    }
+
+    /// The data of a store that no request belongs to.
+    fn context(&self, next: &Deployment, state: &Handle) -> Context {
+        let worker = Worker { instance: 0, guest_version: Arc::clone(&next.version) };
+        let id = HeaderValue::from_static("warm");
+        let (settings, meter) = (Arc::clone(&self.settings), Meter::new(self.limits.cpu));
+        Context::new(state.clone(), settings, id, worker, Ledger::default(), meter, 0)
+    }
+
+    /// A place in the pool of the version that is current when the place is had.
+    async fn enter(&self) -> Result<(Arc<Deployment>, Permit), Failure> {
+        loop {
+            let pool = Arc::clone(&self.current.load().pool);
+            let permit = pool.enter().await?;
+            let deployment = self.current.load_full();
+            if Arc::ptr_eq(&deployment.pool, &pool) {
+                return Ok((deployment, permit));
+            }
+        }
+    }
+
+    /// Replaces the guest by another version of it, or by another guest altogether. Requests under
+    /// way finish on the old version, whose code is freed with the last of them.
+    ///
+    /// # Errors
+    /// [`LoadError`], and then nothing has changed.
+    pub(crate) async fn deploy(
+        self: &Arc<Self>,
+        bytes: Vec<u8>,
+        state: Handle,
+    ) -> Result<Deployed, LoadError> {
+        let _turn = self.deploying.lock().await;
+        let started = Instant::now();
+        let guest = Arc::clone(self);
+        // Compiling takes every core it is given, and is no work for a thread that serves.
+        let loading = tokio::task::spawn_blocking(move || guest.load_next(&bytes));
+        let next = loading.await.map_err(|error| LoadError::Start(error.to_string()))??;
+        self.warm(&next, &state).await?;
+        let version = Arc::clone(&next.version);
+        let before = self.current.swap(Arc::new(next));
+        let previous = Arc::clone(&before.version);
+        Ok(Deployed { version, previous, took: started.elapsed() })
+    }
+
+    fn load_next(&self, bytes: &[u8]) -> Result<Deployment, LoadError> {
+        let profile = deployment::profile(bytes, &self.limits)?;
+        let current = Arc::clone(&self.current.load().pool);
+        let pool = match current.profile == profile {
+            true => current,
+            false => Pool::new(profile, &self.limits).map_err(LoadError::Engine)?,
+        };
+        Deployment::load(&pool, bytes)
+    }
+
+    /// Makes some instances of a version and throws them away.
+    async fn warm(&self, next: &Deployment, state: &Handle) -> Result<(), LoadError> {
+        let mut kept = Vec::new();
+        for _ in 0..WARM_INSTANCES.min(next.pool.profile.pool) {
+            // Requests have the first claim to places.
+            let Some(permit) = next.pool.try_enter() else { break };
+            let instantiating = async {
+                let mut store = call::store(next, self.context(next, state));
+                next.pre.instantiate_async(&mut store).await?;
+                Ok(store)
+            };
+            match call::within(&self.limits, instantiating).await {
+                Ok(store) => kept.push((store, permit)),
+                Err(cause) => return Err(LoadError::Start(cause.to_string())),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! Calling a standard guest, of `wasi:http/incoming-handler` 0.2: one instance, one call.
+//!
+//! The guest's call and a bounded collection of its response's body are polled together, in the
+//! request's own future: a small answer costs no task, is sent with its length, and a guest that
+//! traps in the middle of it is still a clean 500. A guest that has more to say than fits, or
+//! waits while its client could be reading, goes on in a task of its own, and its response streams.
+
+mod reply;
+mod stream;
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+};
+
+use http::{HeaderValue, header};
+use http_body_util::BodyExt as _;
+use tally_state::Applied;
+use tokio::sync::oneshot;
+use wasmtime_wasi_http::{
+    Error as HttpError, WasiHttpView as _,
+    p2::{
+        bindings::{
+            ProxyIndices,
+            http::types::{ErrorCode, Scheme},
+        },
+        body::HyperOutgoingBody,
+    },
+};
+
+use self::{
+    reply::{Collected, Outcome, collect},
+    stream::stream,
+};
+use super::{
+    BodyError, Request, Response,
+    call::{self, Call},
+    failure::{Cause, Failure},
+    plugin::store_failed,
+    response,
+};
+
+/// What the guest sets as its response.
+type Reply = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
+
+/// The guest's call, with its limits; ends when the guest returns.
+type Running = Pin<Box<dyn Future<Output = Result<(), Cause>> + Send>>;
+
+/// Answers a request in a fresh instance.
+pub(in crate::runtime) async fn answer(
+    call: Call,
+    indices: &Arc<ProxyIndices>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let ledger = call.ledger.clone();
+    let failed = |cause| Failure { cause, applied: ledger.applied() };
+    let (limits, id) = (Arc::clone(&call.limits), request.id.clone());
+    let guest = Arc::clone(&call.settings.name);
+    let is_head = request.method == http::Method::HEAD;
+    let (replier, reply) = oneshot::channel();
+    let mut running: Running = Box::pin(run(call, Arc::clone(indices), request, replier));
+
+    let (reply, ended) = first(&mut running, reply).await;
+    let reply = match (reply, ended) {
+        (Some(Ok(reply)), ended) => (reply, ended),
+        (Some(Err(code)), _) => {
+            // A store that failed is most likely why the guest gave up.
+            let cause = match ledger.failure() {
+                Some(error) if error.applied() == Applied::Unknown || !is_rejected(&error) => {
+                    store_failed(&error, ledger.applied())
+                }
+                _ => Cause::Internal(format!("the guest answered with the error {code:?}")),
+            };
+            return Err(failed(cause));
+        }
+        (None, Some(Err(cause))) => return Err(failed(cause)),
+        (None, _) => {
+            return Err(failed(Cause::InvalidResponse(
+                "the guest returned without a response".into(),
+            )));
+        }
+    };
+    let (reply, ended) = reply;
+    let (mut head, body) = reply.into_parts();
+    let invalid = |reason| failed(Cause::InvalidResponse(reason));
+    let status = response::status(head.status.as_u16()).map_err(invalid)?;
+    response::leave_out_hosts(&mut head.headers);
+    let bytes = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    response::size(head.headers.len(), bytes).map_err(invalid)?;
+
+    let mut collected = Collected::default();
+    let outcome = collect(&mut running, ended, body, &mut collected, limits.response).await;
+    let mut headers = head.headers;
+    let body = match outcome {
+        Outcome::Complete(ended) => {
+            match ended {
+                Some(Ok(())) => {}
+                Some(Err(cause)) => stream::log(&guest, &id, &cause),
+                // What the guest does after its response is for nobody to wait for.
+                None => stream::go_on(running, guest, id),
+            }
+            if response::is_bodiless(status) && !collected.is_empty() {
+                return Err(invalid(format!("a response with status {status} has no body")));
+            }
+            // A guest may tell the length of what it leaves out; else the host knows it.
+            if !is_head || !collected.is_empty() {
+                headers.remove(header::CONTENT_LENGTH);
+            }
+            collected.into_body()
+        }
+        Outcome::More { body, ended } => {
+            if ended.is_none() {
+                stream::go_on(running, guest, id);
+            }
+            stream(collected, body, limits.response)
+        }
+        Outcome::Failed(cause) => return Err(failed(cause)),
+    };
+    Ok(Response { status, headers, body })
+}
+
+fn is_rejected(error: &tally_state::Error) -> bool {
+    matches!(error, tally_state::Error::Rejected(_))
+}
+
+/// Waits for the guest's response, or its end without one. The second part is how it ended, if it
+/// has.
+async fn first(
+    running: &mut Running,
+    reply: oneshot::Receiver<Reply>,
+) -> (Option<Reply>, Option<Result<(), Cause>>) {
+    let mut reply = pin!(reply);
+    let mut ended = None;
+    poll_fn(|context| {
+        if ended.is_none()
+            && let Poll::Ready(end) = running.as_mut().poll(context)
+        {
+            ended = Some(end);
+        }
+        match reply.as_mut().poll(context) {
+            Poll::Ready(Ok(reply)) => Poll::Ready((Some(reply), ended.take())),
+            // Dropped with the store, or by the guest, which then has not ended yet.
+            Poll::Ready(Err(_)) if ended.is_some() => Poll::Ready((None, ended.take())),
+            Poll::Ready(Err(_)) => Poll::Ready((None, None)),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+async fn run(
+    call: Call,
+    indices: Arc<ProxyIndices>,
+    request: Request,
+    replier: oneshot::Sender<Reply>,
+) -> Result<(), Cause> {
+    let context = call.context(request.id.clone());
+    let ran = call::within(&call.limits, async {
+        let mut store = call::store(&call.deployment, context);
+        let mut http = store.data_mut().http();
+        let request = http.new_incoming_request(Scheme::Http, incoming(request))?;
+        let out = http.new_response_outparam(replier)?;
+        let instance = call.deployment.pre.instantiate_async(&mut store).await?;
+        let guest = indices.load(&mut store, &instance)?;
+        guest.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
+    })
+    .await;
+    // The store is gone; only now may its place be taken.
+    drop(call.permit);
+    ran
+}
+
+/// The request as `wasi:http` wants it: with an authority, and with the crate's errors in its body.
+fn incoming(
+    request: Request,
+) -> http::Request<http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, HttpError>> {
+    let Request { method, uri, mut headers, body, .. } = request;
+    if uri.authority().is_none() && !headers.contains_key(header::HOST) {
+        // HTTP/1.0 needs none.
+        headers.insert(header::HOST, HeaderValue::from_static("localhost"));
+    }
+    let body = body.map_err(|error| match error {
+        BodyError::TooLarge { limit } => HttpError::HttpRequestBodySize(u64::try_from(limit).ok()),
+        BodyError::TooMany => HttpError::ConnectionLimitReached,
+        BodyError::Timeout => HttpError::ConnectionReadTimeout,
+        BodyError::Broken => HttpError::ConnectionTerminated,
+    });
+    let mut incoming = http::Request::new(body.boxed_unsync());
+    *incoming.method_mut() = method;
+    *incoming.uri_mut() = uri;
+    *incoming.headers_mut() = headers;
+    incoming
+}

@@ -1,0 +1,147 @@
+//! Collecting a response's body while its guest runs, up to a bound.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body as _, Frame};
+use http_body_util::BodyExt as _;
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use super::Running;
+use crate::runtime::{failure::Cause, message::Body};
+
+/// Bytes of a body that are collected before it streams: most answers of an API fit, and what waits
+/// in memory for each request stays small.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// What has come of a body.
+#[derive(Default)]
+pub(super) struct Collected {
+    pub(super) parts: Vec<Bytes>,
+    pub(super) bytes: usize,
+    trailers: Option<HeaderMap>,
+}
+
+impl Collected {
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0 && self.trailers.is_none()
+    }
+
+    /// A body that is complete.
+    pub(super) fn into_body(self) -> Body {
+        let Self { mut parts, bytes, trailers } = self;
+        let whole = match parts.len() {
+            0 | 1 => parts.pop().unwrap_or_default(),
+            _ => {
+                let mut whole = BytesMut::with_capacity(bytes);
+                parts.iter().for_each(|part| whole.extend_from_slice(part));
+                whole.freeze()
+            }
+        };
+        match trailers {
+            None => Body::Whole(whole),
+            Some(trailers) => Body::Stream(
+                Body::Whole(whole)
+                    .with_trailers(std::future::ready(Some(Ok(trailers))))
+                    .boxed_unsync(),
+            ),
+        }
+    }
+}
+
+/// How collecting ended.
+pub(super) enum Outcome {
+    /// The body is complete. How the guest ended, if it has.
+    Complete(Option<Result<(), Cause>>),
+    /// The body is larger than the buffer, or the guest waits for something.
+    More { body: HyperOutgoingBody, ended: Option<Result<(), Cause>> },
+    /// The guest failed before its body was complete.
+    Failed(Cause),
+}
+
+/// Polls the guest and its body by turns.
+pub(super) async fn collect(
+    running: &mut Running,
+    mut ended: Option<Result<(), Cause>>,
+    body: HyperOutgoingBody,
+    collected: &mut Collected,
+    limit: usize,
+) -> Outcome {
+    let mut body = Some(body);
+    poll_fn(|context| {
+        loop {
+            if ended.is_none()
+                && let Poll::Ready(end) = running.as_mut().poll(context)
+            {
+                ended = Some(end);
+            }
+            let Some(reading) = &mut body else {
+                return Poll::Ready(Outcome::Complete(ended.take()));
+            };
+            let (progress, end) = read(reading, collected, context);
+            if collected.bytes > limit {
+                return Poll::Ready(Outcome::Failed(Cause::InvalidResponse(format!(
+                    "a body of more than the limit of {limit} bytes"
+                ))));
+            }
+            match end {
+                Some(Ok(())) => return Poll::Ready(Outcome::Complete(ended.take())),
+                Some(Err(reason)) => {
+                    let cause = match ended.take() {
+                        Some(Err(cause)) => cause,
+                        _ => Cause::InvalidResponse(reason),
+                    };
+                    return Poll::Ready(Outcome::Failed(cause));
+                }
+                // What was taken may have made room for more.
+                None if progress && ended.is_none() && collected.bytes <= BUFFER_BYTES => {}
+                None => break,
+            }
+        }
+        match body.take() {
+            Some(body) => Poll::Ready(Outcome::More { body, ended: ended.take() }),
+            None => Poll::Ready(Outcome::Complete(ended.take())),
+        }
+    })
+    .await
+}
+
+/// Takes what is there of a body. Gives whether there was something, and its end if it came.
+fn read(
+    body: &mut HyperOutgoingBody,
+    collected: &mut Collected,
+    context: &mut Context<'_>,
+) -> (bool, Option<Result<(), String>>) {
+    let mut progress = false;
+    while collected.bytes <= BUFFER_BYTES {
+        let frame = match Pin::new(&mut *body).poll_frame(context) {
+            Poll::Pending => return (progress, None),
+            Poll::Ready(None) => return (progress, Some(Ok(()))),
+            Poll::Ready(Some(Err(error))) => {
+                let reason = format!("the body was not finished: {error}");
+                return (progress, Some(Err(reason)));
+            }
+            Poll::Ready(Some(Ok(frame))) => frame,
+        };
+        progress = true;
+        keep(frame, collected);
+    }
+    (progress, None)
+}
+
+fn keep(frame: Frame<Bytes>, collected: &mut Collected) {
+    match frame.into_data() {
+        Ok(data) => {
+            collected.bytes = collected.bytes.saturating_add(data.len());
+            if !data.is_empty() {
+                collected.parts.push(data);
+            }
+        }
+        Err(frame) => collected.trailers = frame.into_trailers().ok().or(collected.trailers.take()),
+    }
+}

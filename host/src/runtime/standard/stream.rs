@@ -1,0 +1,82 @@
+//! Responses that outgrow the buffer, and guests that go on after them.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    vec,
+};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+use super::{Running, reply::Collected};
+use crate::runtime::{BodyError, failure::Cause, message::Body};
+
+/// Lets a guest go on in a task of its own, within its limits. Nobody waits for it: whether its
+/// client still reads or not, it holds its place in the pool until it ends.
+pub(super) fn go_on(running: Running, guest: Arc<str>, id: HeaderValue) {
+    tokio::spawn(async move {
+        if let Err(cause) = running.await {
+            log(&guest, &id, &cause);
+        }
+    });
+}
+
+/// Says that a guest failed when its client could no longer be told.
+pub(super) fn log(guest: &str, id: &HeaderValue, cause: &Cause) {
+    let id = id.to_str().unwrap_or_default();
+    tracing::error!(guest, id, %cause, "a guest failed after its response had begun");
+}
+
+/// What was collected, and then what follows, up to `limit` bytes in all.
+pub(super) fn stream(collected: Collected, body: HyperOutgoingBody, limit: usize) -> Body {
+    let left = limit.saturating_sub(collected.bytes);
+    let collected = collected.parts.into_iter();
+    Body::Stream(Streaming { collected, body, left, limit }.boxed_unsync())
+}
+
+struct Streaming {
+    collected: vec::IntoIter<Bytes>,
+    body: HyperOutgoingBody,
+    /// Bytes that may still follow what was collected.
+    left: usize,
+    limit: usize,
+}
+
+impl HttpBody for Streaming {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(part) = self.collected.next() {
+            return Poll::Ready(Some(Ok(Frame::data(part))));
+        }
+        // A body that does not come to its end closes the connection, so that its client does not
+        // take it for whole.
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        let frame = frame.map(|frame| frame.map_err(|_| BodyError::Broken));
+        if let Some(Ok(frame)) = &frame {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            match self.left.checked_sub(bytes) {
+                Some(left) => self.left = left,
+                None => {
+                    tracing::error!(limit = self.limit, "a response was cut off at its limit");
+                    let limit = self.limit;
+                    return Poll::Ready(Some(Err(BodyError::TooLarge { limit })));
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}

@@ -1,0 +1,141 @@
+//! Guests from files: at the start, and again whenever a file changes.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tally_state::Handle;
+
+use super::ServerError;
+use crate::{
+    config::GuestConfig,
+    edge::Routes,
+    interfaces::Settings,
+    runtime::{Guest, LoadError},
+};
+
+/// When the start says that it is compiling: small guests are done by then.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often it says so again.
+const REMINDER: Duration = Duration::from_secs(3);
+
+/// How often files are looked at: soon enough after a build, and next to nothing for the system.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// Reads a guest's file.
+///
+/// # Errors
+/// [`ServerError::GuestFile`].
+pub fn read_guest(path: &Path) -> Result<Vec<u8>, ServerError> {
+    std::fs::read(path).map_err(|reason| ServerError::GuestFile { path: path.to_owned(), reason })
+}
+
+/// Loads a guest, and says what takes so long while it does.
+pub(super) async fn load(config: &GuestConfig) -> Result<Arc<Guest>, ServerError> {
+    let path = &config.file;
+    let bytes = read_guest(path)?;
+    let mebibytes = bytes.len().div_ceil(1 << 20);
+    let settings = Settings {
+        name: config.name.as_str().into(),
+        buckets: config.buckets.clone(),
+        environment: config.env.clone().into_iter().collect(),
+        variables: config.settings.clone().into_iter().collect(),
+        outgoing: config.outgoing.clone(),
+    };
+    let limits = config.limits.clone();
+    let started = Instant::now();
+    let mut loading = tokio::task::spawn_blocking(move || Guest::load(&bytes, limits, settings));
+    let mut patience = PATIENCE;
+    let loaded = loop {
+        tokio::select! {
+            loaded = &mut loading => break loaded,
+            () = tokio::time::sleep(patience) => {
+                patience = REMINDER;
+                tracing::info!(
+                    "compiling {} ({mebibytes} MiB), for {} s so far; the next start finds it compiled",
+                    path.display(),
+                    started.elapsed().as_secs(),
+                );
+            }
+        }
+    };
+    match loaded {
+        Ok(Ok(guest)) => Ok(Arc::new(guest)),
+        Ok(Err(reason)) => Err(ServerError::Guest { path: path.clone(), reason }),
+        Err(panic) => {
+            let reason = LoadError::Start(panic.to_string());
+            Err(ServerError::Guest { path: path.clone(), reason })
+        }
+    }
+}
+
+/// A file as it was last seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    modified: SystemTime,
+    bytes: u64,
+}
+
+fn look(path: &Path) -> Option<Seen> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some(Seen { modified: metadata.modified().ok()?, bytes: metadata.len() })
+}
+
+/// A file that is watched.
+struct Watched {
+    path: PathBuf,
+    name: String,
+    /// What was loaded last, or could not be.
+    loaded: Option<Seen>,
+    /// What it was the last time it was looked at: a file that is still being written changes.
+    last: Option<Seen>,
+}
+
+/// Loads guests again when their files change, until dropped. One that cannot be loaded is
+/// reported, and the version before goes on.
+///
+/// Files are looked at rather than waited for, which works on every file system and through
+/// whatever renames a build does.
+pub(super) async fn watch(guests: Vec<GuestConfig>, routes: Arc<Routes>, state: Handle) {
+    let mut files: Vec<Watched> = guests
+        .into_iter()
+        .map(|guest| {
+            let seen = look(&guest.file);
+            Watched { path: guest.file, name: guest.name, loaded: seen, last: seen }
+        })
+        .collect();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        for file in &mut files {
+            let seen = look(&file.path);
+            let settled = seen == file.last;
+            file.last = seen;
+            if seen.is_none() || seen == file.loaded || !settled {
+                continue;
+            }
+            file.loaded = seen;
+            let Some(guest) = routes.named(&file.name) else { continue };
+            let path = file.path.display();
+            let bytes = match std::fs::read(&file.path) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    tracing::error!(%error, "{path} has changed and cannot be read; the version before goes on");
+                    continue;
+                }
+            };
+            match guest.deploy(bytes, state.clone()).await {
+                Ok(done) if done.version == done.previous => {}
+                Ok(done) => tracing::info!(
+                    guest = file.name, version = %done.version, previous = %done.previous,
+                    "{path} has changed and is loaded"
+                ),
+                Err(error) => tracing::error!(
+                    "{path} has changed and cannot be loaded; the version before goes on: {error}"
+                ),
+            }
+        }
+    }
+}
