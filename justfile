@@ -2,6 +2,9 @@
 
 shipped := "guest/target/wasm32-wasip2/release/counter.wasm"
 
+# Guests in Rust that tests run. Built one by one, as they want different features of one crate.
+test_guests := "counter counter-http probe probe-http probe-draft probe-draft2 probe-spin probe-spin-kv stuck"
+
 # What `serve` serves, and over which store
 export STORE := env("STORE", "sqlite:tally.db")
 export GUEST := env("GUEST", shipped)
@@ -12,9 +15,17 @@ export RUST_BACKTRACE := "0"
 _default:
     @{{ just_executable() }} --list --unsorted
 
-# Build a guest: counter (the default), or another folder of guest/
+# Build a guest: counter (the default); the same in http, js or py; or another folder of guest/
 build-guest name="counter": _target
-    cd guest && cargo build --locked --release -p {{ name }}
+    #!/bin/sh
+    set -eu
+    case '{{ name }}' in
+        js | py) exec guest/counter-{{ name }}/build.sh ;;
+        http) package=counter-http ;;
+        *) package='{{ name }}' ;;
+    esac
+    cd guest
+    exec cargo build --locked --release -p "$package"
 
 # Serve GUEST= (the counter) over STORE= (an SQLite file); flags are passed on to `tally serve`
 [positional-arguments]
@@ -37,24 +48,30 @@ serve *flags:
     cargo build --locked --release -p tally
     exec target/release/tally serve --store "$STORE" "$@" "$GUEST"
 
-# Install what tests need: the target of guests, redis-server and PostgreSQL
+# Install what tests need: the target of guests, redis-server, PostgreSQL, npm and Python
 setup: _target
     ./.ci/setup
 
 # All tests: state, host, guests, on every backend, with servers of their own
 test: setup build-test-guests
     cargo test --locked --workspace
+    '{{ just_executable() }}' test-guests
 
 # The guests that tests run
-build-test-guests: build-guest (build-guest "probe") (build-guest "stuck")
+build-test-guests: _target
+    cd guest && for guest in {{ test_guests }}; do cargo build --locked --release -p $guest || exit; done
+
+# The suite of the counter on all guests, in JavaScript and Python as well
+test-guests: setup (build-guest "js") (build-guest "py") build-test-guests
+    cargo test --locked -p tally --test languages
+    cargo test --locked -p tally --test host -- _counter::
 
 # Formatting, clippy, and documentation without warnings
 lint: _target
     cargo fmt --all --check
     cd guest && cargo fmt --all --check
     cargo clippy --locked --workspace --all-targets -- -D warnings
-    cd guest && cargo clippy --locked --release -p counter -- -D warnings
-    cd guest && cargo clippy --locked --release -p probe -p stuck -- -D warnings
+    cd guest && for guest in {{ test_guests }}; do cargo clippy --locked --release -p $guest -- -D warnings || exit; done
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 # What CI runs

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tally_state::Handle;
@@ -16,6 +16,9 @@ use super::{
     routes::without_port,
 };
 use crate::runtime::{self, Body};
+
+/// The header of a request's id, in the request as guests see it and in the response.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest request target, in bytes: what RFC 9110 (4.1) asks every server to take.
 const MAX_TARGET: usize = 8_000;
@@ -69,7 +72,7 @@ impl Service {
                 problem.into_response(&id)
             }
         };
-        response.headers_mut().insert("x-request-id", id.header());
+        response.headers_mut().insert(REQUEST_ID, id.header());
         if method == Method::HEAD {
             leave_out_body(&mut response);
         }
@@ -92,6 +95,8 @@ impl Service {
         let answer = async {
             let (limits, bodies) = (&self.0.limits, &*self.0.bodies);
             let whole = guest.takes_whole_bodies();
+            // For guests that answer for themselves what went wrong, or ask others.
+            parts.headers.insert(REQUEST_ID, id.header());
             let (headers, version) = (&parts.headers, parts.version);
             let taking = body::take(body, headers, version, whole, limits, bodies, &trouble);
             let (body, _held) = taking.await?;

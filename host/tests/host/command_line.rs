@@ -7,7 +7,7 @@ use tally_testkit::{Durability, Postgres, free_port};
 use crate::host::{Host, guest, tally};
 
 /// Runs a command to its end.
-fn run(dir: &Path, arguments: &[&str]) -> Output {
+pub fn run(dir: &Path, arguments: &[&str]) -> Output {
     tally(dir).args(arguments).output().unwrap()
 }
 

@@ -1,4 +1,4 @@
-//! The counter's routes, as its clients see them.
+//! The counter's routes, as its clients see them: one suite for every guest that is a counter.
 
 use http::Method;
 
@@ -7,13 +7,39 @@ use crate::{
     host::Host,
 };
 
-fn host() -> Host {
-    Host::start("counter", "memory:", &[])
+/// The tests of one guest, in a module of its own. All counters pass the same, whatever their
+/// language and world.
+#[macro_export]
+macro_rules! counter_suite {
+    ($module:ident, $guest:literal) => {
+        mod $module {
+            $crate::counter_suite! { @tests $guest
+                it_counts_reports_and_resets
+                counters_of_different_names_do_not_meet
+                reading_never_writes_and_writing_is_never_a_get
+                head_is_a_report_without_its_body
+                a_report_that_was_seen_is_not_modified
+                answers_to_writes_are_never_cached
+                wrong_parameters_are_explained_and_count_nothing
+                an_overflow_is_a_conflict_that_changes_nothing
+                other_paths_are_not_found
+                http2_with_prior_knowledge_is_served_on_the_same_port
+                a_request_id_is_taken_over_or_made
+            }
+        }
+    };
+    (@tests $guest:literal $($test:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $test() {
+                let host = $crate::host::Host::start($guest, "memory:", &[]);
+                $crate::counter::$test(host).await;
+            }
+        )*
+    };
 }
 
-#[tokio::test]
-async fn it_counts_reports_and_resets() {
-    let host = host();
+pub async fn it_counts_reports_and_resets(host: Host) {
     let mut client = Client::connect(host.address).await;
     assert_eq!(client.get("/report").await.count(), 0, "a counter nobody has raised");
     assert_eq!(client.post("/increment").await.text(), r#"{"count":1}"#);
@@ -28,9 +54,7 @@ async fn it_counts_reports_and_resets() {
     assert_eq!(report.headers["content-type"], "application/json");
 }
 
-#[tokio::test]
-async fn counters_of_different_names_do_not_meet() {
-    let host = host();
+pub async fn counters_of_different_names_do_not_meet(host: Host) {
     let mut client = Client::connect(host.address).await;
     for name in ["a", "a:b", "a%2Fb", "b%20c", "%C3%A9", "count"] {
         assert_eq!(client.post(&format!("/increment?name={name}")).await.count(), 1, "{name}");
@@ -41,9 +65,7 @@ async fn counters_of_different_names_do_not_meet() {
     assert_eq!(client.get("/report?name=a%3Ab").await.count(), 1, "its sibling is untouched");
 }
 
-#[tokio::test]
-async fn reading_never_writes_and_writing_is_never_a_get() {
-    let host = host();
+pub async fn reading_never_writes_and_writing_is_never_a_get(host: Host) {
     for (method, path, allow) in [
         (Method::GET, "/increment", "POST"),
         (Method::HEAD, "/increment", "POST"),
@@ -60,9 +82,7 @@ async fn reading_never_writes_and_writing_is_never_a_get() {
     assert_eq!(get(host.address, "/report").await.count(), 0);
 }
 
-#[tokio::test]
-async fn head_is_a_report_without_its_body() {
-    let host = host();
+pub async fn head_is_a_report_without_its_body(host: Host) {
     for mut client in
         [Client::connect(host.address).await, Client::connect_http2(host.address).await]
     {
@@ -81,9 +101,7 @@ async fn head_is_a_report_without_its_body() {
     }
 }
 
-#[tokio::test]
-async fn a_report_that_was_seen_is_not_modified() {
-    let host = host();
+pub async fn a_report_that_was_seen_is_not_modified(host: Host) {
     let mut client = Client::connect(host.address).await;
     client.post("/increment").await;
     let tag = client.get("/report").await.headers["etag"].clone();
@@ -101,17 +119,13 @@ async fn a_report_that_was_seen_is_not_modified() {
     assert_ne!(client.get("/report").await.headers["etag"], tag);
 }
 
-#[tokio::test]
-async fn answers_to_writes_are_never_cached() {
-    let host = host();
+pub async fn answers_to_writes_are_never_cached(host: Host) {
     for path in ["/increment", "/reset"] {
         assert_eq!(post(host.address, path).await.headers["cache-control"], "no-store");
     }
 }
 
-#[tokio::test]
-async fn wrong_parameters_are_explained_and_count_nothing() {
-    let host = host();
+pub async fn wrong_parameters_are_explained_and_count_nothing(host: Host) {
     let mut client = Client::connect(host.address).await;
     let long = format!("name={}", "k".repeat(2048));
     for (query, part) in [
@@ -133,9 +147,7 @@ async fn wrong_parameters_are_explained_and_count_nothing() {
     assert_eq!(client.get("/report").await.count(), 0);
 }
 
-#[tokio::test]
-async fn an_overflow_is_a_conflict_that_changes_nothing() {
-    let host = host();
+pub async fn an_overflow_is_a_conflict_that_changes_nothing(host: Host) {
     let mut client = Client::connect(host.address).await;
     let most = i64::MAX;
     assert_eq!(client.post(&format!("/increment?by={most}")).await.count(), most);
@@ -146,18 +158,14 @@ async fn an_overflow_is_a_conflict_that_changes_nothing() {
     assert_eq!(client.get("/report").await.count(), most);
 }
 
-#[tokio::test]
-async fn other_paths_are_not_found() {
-    let host = host();
+pub async fn other_paths_are_not_found(host: Host) {
     for path in ["/", "/increment/", "/%69ncrement", "/report%00", "/%ff%fe", "//increment"] {
         let response = get(host.address, path).await;
         response.problem(404, "not_found");
     }
 }
 
-#[tokio::test]
-async fn http2_with_prior_knowledge_is_served_on_the_same_port() {
-    let host = host();
+pub async fn http2_with_prior_knowledge_is_served_on_the_same_port(host: Host) {
     let mut client = Client::connect_http2(host.address).await;
     for count in 1..=50 {
         assert_eq!(client.post("/increment").await.count(), count);
@@ -165,9 +173,7 @@ async fn http2_with_prior_knowledge_is_served_on_the_same_port() {
     assert_eq!(get(host.address, "/report").await.count(), 50);
 }
 
-#[tokio::test]
-async fn a_request_id_is_taken_over_or_made() {
-    let host = host();
+pub async fn a_request_id_is_taken_over_or_made(host: Host) {
     let mut client = Client::connect(host.address).await;
     let first = client.get("/report").await.headers["x-request-id"].clone();
     assert_ne!(client.get("/report").await.headers["x-request-id"], first);

@@ -15,11 +15,16 @@ use tempfile::TempDir;
 /// may have to be compiled.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// A guest that `just build-test-guests` has built.
+/// A guest that `just build-test-guests` or `just test-guests` has built.
 pub fn guest(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let path = root.join(format!("guest/target/wasm32-wasip2/release/{name}.wasm"));
-    assert!(path.exists(), "{} is missing: run ./just build-test-guests", path.display());
+    let (path, recipe) = match name {
+        // Not compiled by cargo.
+        "counter-js" | "counter-py" => (format!("{name}/dist/{name}.wasm"), "test-guests"),
+        _ => (format!("target/wasm32-wasip2/release/{name}.wasm"), "build-test-guests"),
+    };
+    let path = root.join("guest").join(path);
+    assert!(path.exists(), "{} is missing: run ./just {recipe}", path.display());
     path
 }
 
@@ -55,17 +60,32 @@ impl Host {
 
     /// As [`Host::start`]; gives the log if the program ends instead.
     pub fn try_start(guest_name: &str, store: &str, flags: &[&str]) -> Result<Self, String> {
-        let dir = tempfile::tempdir().unwrap();
+        Self::run(tempfile::tempdir().unwrap(), |command| {
+            command.arg(guest(guest_name)).args(["--store", store]).args(flags);
+        })
+    }
+
+    /// Serves a guest with whatever else a command is given.
+    pub fn start_with(guest_name: &str, complete: impl FnOnce(&mut Command)) -> Self {
+        let started = Self::run(tempfile::tempdir().unwrap(), |command| {
+            command.arg(guest(guest_name));
+            complete(command);
+        });
+        started.unwrap_or_else(|log| panic!("{log}"))
+    }
+
+    /// Serves what a `tally.toml` says, in a folder that holds further files.
+    pub fn start_configured(dir: TempDir, config: &str) -> Self {
+        std::fs::write(dir.path().join("tally.toml"), config).unwrap();
+        Self::run(dir, |_| {}).unwrap_or_else(|log| panic!("{log}"))
+    }
+
+    fn run(dir: TempDir, complete: impl FnOnce(&mut Command)) -> Result<Self, String> {
         let log = File::create(dir.path().join("log")).unwrap();
-        let mut child = tally(dir.path())
-            .arg("serve")
-            .arg(guest(guest_name))
-            .args(["--store", store, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-            .args(flags)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut command = tally(dir.path());
+        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        complete(&mut command);
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut banner = String::new();
         let started = Instant::now();
@@ -104,6 +124,27 @@ impl Host {
     /// Waits until it has ended.
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
+    }
+
+    /// The folder it runs in.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Waits until its log holds a text.
+    pub fn wait_for_log(&self, text: &str) {
+        let started = Instant::now();
+        while !self.log().contains(text) {
+            assert!(started.elapsed() < START_LIMIT, "no '{text}' in the log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Bytes of memory that it has resident.
+    pub fn resident(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<usize>().unwrap() << 10
     }
 
     /// Its process id.

@@ -21,4 +21,10 @@ mod host;
 mod hostile_clients;
 mod hostile_guests;
 mod operations;
+mod routing;
+mod standard;
 mod state_in_guests;
+mod swapping;
+
+counter_suite!(plugin_counter, "counter");
+counter_suite!(http_counter, "counter-http");

@@ -1,0 +1,239 @@
+//! Replacing guests while they run.
+
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use http::{Method, Request};
+use http_body_util::Full;
+
+use crate::{
+    client::{Client, get},
+    command_line::run,
+    host::{Host, guest},
+};
+
+/// A guest's component with a custom section at its end: the same code, another version.
+fn versioned(name: &str, label: &str) -> Vec<u8> {
+    let mut bytes = std::fs::read(guest(name)).unwrap();
+    let length = u8::try_from(label.len()).unwrap();
+    // Section 0, its length, and its name with its own length: all below 128, so one byte each.
+    bytes.extend([0, length + 1, length]);
+    bytes.extend(label.as_bytes());
+    bytes
+}
+
+/// A standard handler that does something while it is instantiated, which few toolchains let a
+/// guest do.
+fn starting(with: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(component
+            (import "wasi:http/types@0.2.0" (instance $types
+                (export "incoming-request" (type (sub resource)))
+                (export "response-outparam" (type (sub resource)))))
+            (alias export $types "incoming-request" (type $request))
+            (alias export $types "response-outparam" (type $outparam))
+            (core module $module
+                (func $start {with})
+                (start $start)
+                (func (export "handle") (param i32 i32)))
+            (core instance $instance (instantiate $module))
+            (func $handle (param "request" (own $request)) (param "response-out" (own $outparam))
+                (canon lift (core func $instance "handle")))
+            (instance $handler (export "handle" (func $handle)))
+            (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#
+    );
+    wat::parse_str(text).unwrap()
+}
+
+async fn put(host: &Host, name: &str, body: Vec<u8>) -> crate::client::Response {
+    let mut client = Client::connect(host.admin).await;
+    let request = Request::builder()
+        .method(Method::PUT)
+        .uri(format!("/guests/{name}"))
+        .header("host", host.admin.to_string())
+        .body(Full::from(body))
+        .unwrap();
+    client.try_send(request).await.unwrap()
+}
+
+/// Clients that count and report until told to stop, and what they saw.
+struct Load {
+    stop: Arc<AtomicBool>,
+    increments: Arc<AtomicUsize>,
+    clients: Vec<tokio::task::JoinHandle<HashSet<String>>>,
+}
+
+impl Load {
+    fn start(host: &Host) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let increments = Arc::new(AtomicUsize::new(0));
+        let clients = (0..8)
+            .map(|_| {
+                let (stop, increments) = (Arc::clone(&stop), Arc::clone(&increments));
+                let address = host.address;
+                tokio::spawn(async move {
+                    let mut client = Client::connect(address).await;
+                    let mut versions = HashSet::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        let response = client.post("/increment").await;
+                        assert_eq!(response.status, 200, "{response:?}");
+                        increments.fetch_add(1, Ordering::Relaxed);
+                        let report = client.get("/report").await;
+                        assert_eq!(report.status, 200, "{report:?}");
+                        // Each kind of guest says who it is in its own way.
+                        versions.insert(report.json()["guest_version"].as_str().unwrap().into());
+                    }
+                    versions
+                })
+            })
+            .collect();
+        Self { stop, increments, clients }
+    }
+
+    /// How many were counted, and all versions that answered.
+    async fn stop(self) -> (usize, HashSet<String>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut versions = HashSet::new();
+        for client in self.clients {
+            versions.extend(client.await.unwrap());
+        }
+        (self.increments.load(Ordering::Relaxed), versions)
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_swaps_under_load_fail_no_request_and_leave_no_memory_behind() {
+    const SWAPS: usize = 100;
+    let host = Host::start("counter", "memory:", &[]);
+    // One of each world, so that the way a request is called changes as well.
+    let guests = [versioned("counter", "a"), versioned("counter-http", "b")];
+    let load = Load::start(&host);
+    let mut versions = HashSet::new();
+    let mut early = 0;
+    for swap in 0..SWAPS {
+        let response = put(&host, "default", guests[swap % 2].clone()).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        let version = response.json()["version"].as_str().unwrap().to_owned();
+        // What is asked for from now on is answered by the new version.
+        let report = get(host.address, "/report").await.json();
+        assert_eq!(report["guest_version"], version);
+        versions.insert(version);
+        if swap == SWAPS / 5 {
+            early = host.resident();
+        }
+    }
+    let late = host.resident();
+    assert!(late < early + (16 << 20), "{early} bytes grew to {late}");
+    let (increments, seen) = load.stop().await;
+    assert_eq!(versions.len(), 2);
+    assert!(seen.is_superset(&versions), "{seen:?}");
+    let count = get(host.address, "/report").await.count();
+    assert_eq!(count, i64::try_from(increments).unwrap());
+}
+
+#[tokio::test]
+async fn a_request_under_way_finishes_on_the_version_it_began_on() {
+    let host = Host::start("probe-http", "memory:", &[]);
+    let address = host.address;
+    let slow = tokio::spawn(async move { get(address, "/sleep?1000").await });
+    while !get(host.admin, "/metrics").await.text().contains("_in_use{guest=\"default\"} 1") {
+        tokio::task::yield_now().await;
+    }
+    let response = put(&host, "default", versioned("counter", "a")).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    assert_eq!(get(address, "/report").await.status, 200, "the new one answers");
+    assert!(!slow.is_finished(), "the old one still sleeps");
+    assert_eq!(slow.await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn what_cannot_run_is_refused_and_the_version_before_goes_on() {
+    let host = Host::start("counter", "memory:", &["--cpu-limit", "50ms"]);
+    let version = get(host.address, "/report").await.json()["guest_version"].clone();
+    for (body, part) in [
+        (b"no wasm".to_vec(), "not WebAssembly"),
+        (b"\0asm\x01\0\0\0".to_vec(), "core WebAssembly module"),
+        (starting("unreachable"), "cannot be instantiated: "),
+        (starting("(loop (br 0))"), "cannot be instantiated: it computes for longer"),
+        (vec![0; 66 << 20], "at most"),
+    ] {
+        let response = put(&host, "default", body).await;
+        assert!(response.status.is_client_error(), "{response:?}");
+        assert!(response.text().contains(part), "{response:?}");
+    }
+    let response = put(&host, "other", versioned("counter", "a")).await;
+    assert_eq!(response.status, 404);
+    assert!(response.text().contains("'default'"), "{response:?}");
+    assert_eq!(get(host.address, "/report").await.json()["guest_version"], version);
+}
+
+#[tokio::test]
+async fn a_web_page_cannot_deploy() {
+    let host = Host::start("counter", "memory:", &[]);
+    let mut client = Client::connect(host.admin).await;
+    let mut request = client.request(Method::PUT, "/guests/default");
+    request.headers_mut().insert("origin", "http://localhost:8000".parse().unwrap());
+    assert_eq!(client.try_send(request).await.unwrap().status, 403);
+    assert_eq!(client.get("/guests/default").await.status, 405);
+    assert_eq!(client.post("/guests").await.status, 405);
+}
+
+#[tokio::test]
+async fn deploy_is_a_command() {
+    let host = Host::start("counter", "memory:", &[]);
+    let admin = format!("http://{}", host.admin);
+    let file = host.dir().join("next.wasm");
+    std::fs::write(&file, versioned("counter", "next")).unwrap();
+    let deploy = |arguments: &[&str]| {
+        let output = run(host.dir(), &[&["deploy", "next.wasm"], arguments].concat());
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    };
+    let (done, text) = deploy(&["--admin", &admin]);
+    assert!(done && text.contains("deployed next.wasm to 'default'"), "{text}");
+    let version = get(host.address, "/report").await.json()["guest_version"].clone();
+    assert!(text.contains(version.as_str().unwrap()), "{text}");
+
+    for (arguments, part) in [
+        (vec!["--admin", &*admin, "--route", "b"], "there is no guest named 'b'"),
+        (vec!["--admin", "localhost:3001"], "write the admin listener's URL"),
+        (vec!["--admin", "https://localhost:3001"], "no URL of http"),
+        (vec!["--admin", "http://127.0.0.1:1"], "cannot reach"),
+    ] {
+        let (done, text) = deploy(&arguments);
+        assert!(!done && text.contains(part), "{text}");
+    }
+    std::fs::write(&file, "broken").unwrap();
+    let (done, text) = deploy(&["--admin", &admin]);
+    assert!(!done && text.contains("next.wasm") && text.contains("not WebAssembly"), "{text}");
+}
+
+#[tokio::test]
+async fn a_rebuilt_file_is_loaded_and_a_broken_one_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("guest.wasm");
+    std::fs::write(&file, versioned("counter", "a")).unwrap();
+    let config = "guest = 'guest.wasm'\nstore = 'memory:'\nwatch = true\n";
+    let host = Host::start_configured(dir, config);
+    let version = async || get(host.address, "/report").await.json()["guest_version"].clone();
+    let first = version().await;
+    std::fs::write(&file, "half a file").unwrap();
+    host.wait_for_log("guest.wasm has changed and cannot be loaded; the version before goes on");
+    assert_eq!(version().await, first);
+    // As builds do it: under another name, and then renamed.
+    replace(&file, &versioned("counter", "b"));
+    host.wait_for_log("guest.wasm has changed and is loaded");
+    assert_ne!(version().await, first);
+}
+
+fn replace(file: &Path, bytes: &[u8]) {
+    let next = file.with_extension("next");
+    std::fs::write(&next, bytes).unwrap();
+    std::fs::rename(&next, file).unwrap();
+}
