@@ -63,6 +63,7 @@ build-test-guests: _target
 
 # The suite of the counter on all guests, in JavaScript and Python as well
 test-guests: setup (build-guest "js") (build-guest "py") build-test-guests
+    host/tests/languages/fastapi/setup.sh
     cargo test --locked -p tally --test languages
     cargo test --locked -p tally --test host -- _counter::
 

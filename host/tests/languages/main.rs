@@ -19,6 +19,7 @@
 mod client;
 #[path = "../host/counter.rs"]
 mod counter;
+mod fastapi;
 #[path = "../host/host.rs"]
 mod host;
 mod interpreters;
