@@ -11,13 +11,13 @@
 extern crate alloc;
 
 mod arena;
-mod query;
 
 use alloc::{format, string::String, vec, vec::Vec};
 
+use query::Query;
+
 use self::{
     exports::tally::plugin::handler::{Error, Guest, Request, Response},
-    query::Query,
     tally::plugin::{request_headers, worker},
     wasi::keyvalue::{
         atomics,
@@ -31,24 +31,22 @@ struct Counter;
 
 export!(Counter);
 
-/// The counter that is meant where the query names none.
-const DEFAULT_NAME: &str = "count";
-
-/// Longest name of a counter, in bytes: well below what stores take for a key.
-const MAX_NAME_BYTES: usize = 256;
-
 impl Guest for Counter {
     fn handle(request: Request) -> Result<Response, Error> {
         let query = request.query.as_deref().unwrap_or_default();
         match (request.path.as_str(), request.method.as_str()) {
-            ("/increment", "POST") => increment(&Query::parse(query)?),
-            ("/reset", "POST") => reset(&Query::parse(query)?),
-            ("/report", "GET" | "HEAD") => report(&Query::parse(query)?),
+            ("/increment", "POST") => increment(&parse(query)?),
+            ("/reset", "POST") => reset(&parse(query)?),
+            ("/report", "GET" | "HEAD") => report(&parse(query)?),
             ("/increment" | "/reset", _) => Err(Error::MethodNotAllowed(vec!["POST".into()])),
             ("/report", _) => Err(Error::MethodNotAllowed(vec!["GET".into(), "HEAD".into()])),
             _ => Err(Error::NotFound),
         }
     }
+}
+
+fn parse(query: &str) -> Result<Query<'_>, Error> {
+    Query::parse(query).map_err(Error::BadRequest)
 }
 
 fn increment(query: &Query) -> Result<Response, Error> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tally_state::Applied;
+use tally_state::{Applied, Error, Rejection};
 
 use super::message::BodyError;
 
@@ -54,6 +54,25 @@ impl Failure {
     /// The pool is full: nothing has begun.
     pub(super) fn busy() -> Self {
         Self { cause: Cause::Busy, applied: Applied::No }
+    }
+}
+
+impl Cause {
+    /// Why a guest gave up over a state operation. The reason, where the operation itself is at
+    /// fault, is for the client.
+    pub(super) fn of_state(error: &Error, applied: Applied, reason: String) -> Self {
+        match (error, applied) {
+            (Error::Rejected(rejection), _) => match rejection {
+                Rejection::NotANumber | Rejection::Overflow | Rejection::WrongType(_) => {
+                    Self::StateConflict(reason)
+                }
+                _ => Self::StateRefused(reason),
+            },
+            (Error::NotApplied(cause), Applied::No) => Self::StateNotApplied(cause.to_string()),
+            (Error::NotApplied(cause) | Error::Unknown(cause), _) => {
+                Self::StateUnknown(cause.to_string())
+            }
+        }
     }
 }
 

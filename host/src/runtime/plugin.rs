@@ -1,7 +1,5 @@
 //! Calling a guest of the plugin world: one instance, one call, within its limits.
 
-use tally_state::{Applied, Error, Rejection};
-
 use super::{
     Request, Response,
     call::{self, Call},
@@ -69,26 +67,9 @@ fn explain(error: handler::Error, ledger: &Ledger) -> Cause {
         handler::Error::NotFound => Cause::NotFound,
         handler::Error::MethodNotAllowed(methods) => Cause::MethodNotAllowed(methods),
         handler::Error::Internal(reason) => Cause::Internal(reason),
-        handler::Error::State(reason) => match (ledger.failure(), ledger.applied()) {
-            (Some(Error::Rejected(rejection)), _) => match rejection {
-                Rejection::NotANumber | Rejection::Overflow | Rejection::WrongType(_) => {
-                    Cause::StateConflict(reason)
-                }
-                _ => Cause::StateRefused(reason),
-            },
-            (Some(error), applied) => store_failed(&error, applied),
-            (None, _) => Cause::StateConflict(reason),
+        handler::Error::State(reason) => match ledger.failure() {
+            Some(error) => Cause::of_state(&error, ledger.applied(), reason),
+            None => Cause::StateConflict(reason),
         },
-    }
-}
-
-/// What the store's failure means for a request that could not be answered for it.
-pub(super) fn store_failed(error: &Error, applied: Applied) -> Cause {
-    match (error, applied) {
-        (Error::NotApplied(cause), Applied::No) => Cause::StateNotApplied(cause.to_string()),
-        (Error::NotApplied(cause) | Error::Unknown(cause), _) => {
-            Cause::StateUnknown(cause.to_string())
-        }
-        (Error::Rejected(rejection), _) => Cause::StateRefused(rejection.to_string()),
     }
 }

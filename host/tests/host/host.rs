@@ -21,7 +21,10 @@ pub fn guest(name: &str) -> PathBuf {
     let (path, recipe) = match name {
         // Not compiled by cargo.
         "counter-js" | "counter-py" => (format!("{name}/dist/{name}.wasm"), "test-guests"),
-        _ => (format!("target/wasm32-wasip2/release/{name}.wasm"), "build-test-guests"),
+        _ => {
+            let file = name.replace('-', "_");
+            (format!("target/wasm32-wasip2/release/{file}.wasm"), "build-test-guests")
+        }
     };
     let path = root.join("guest").join(path);
     assert!(path.exists(), "{} is missing: run ./just {recipe}", path.display());

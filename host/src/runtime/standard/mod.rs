@@ -17,7 +17,7 @@ use std::{
 
 use http::{HeaderValue, header};
 use http_body_util::BodyExt as _;
-use tally_state::Applied;
+use tally_state::Error as StateError;
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::{
     Error as HttpError, WasiHttpView as _,
@@ -38,7 +38,6 @@ use super::{
     BodyError, Request, Response,
     call::{self, Call},
     failure::{Cause, Failure},
-    plugin::store_failed,
     response,
 };
 
@@ -66,12 +65,13 @@ pub(in crate::runtime) async fn answer(
     let reply = match (reply, ended) {
         (Some(Ok(reply)), ended) => (reply, ended),
         (Some(Err(code)), _) => {
-            // A store that failed is most likely why the guest gave up.
+            // A state operation that failed is most likely why the guest gave up.
             let cause = match ledger.failure() {
-                Some(error) if error.applied() == Applied::Unknown || !is_rejected(&error) => {
-                    store_failed(&error, ledger.applied())
+                Some(error @ StateError::Rejected(_)) => {
+                    Cause::of_state(&error, ledger.applied(), error.to_string())
                 }
-                _ => Cause::Internal(format!("the guest answered with the error {code:?}")),
+                Some(error) => Cause::of_state(&error, ledger.applied(), String::new()),
+                None => Cause::Internal(format!("the guest answered with the error {code:?}")),
             };
             return Err(failed(cause));
         }
@@ -90,9 +90,17 @@ pub(in crate::runtime) async fn answer(
     let bytes = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     response::size(head.headers.len(), bytes).map_err(invalid)?;
 
-    let mut collected = Collected::default();
-    let outcome = collect(&mut running, ended, body, &mut collected, limits.response).await;
     let mut headers = head.headers;
+    let mut collected = Collected::default();
+    // Without a body to send, the length that the guest tells is all there is to know, and that it
+    // writes less is as it should be.
+    let outcome = match ended {
+        Some(Err(cause)) if is_head => Outcome::Failed(cause),
+        ended if is_head && headers.contains_key(header::CONTENT_LENGTH) => {
+            Outcome::Complete(ended)
+        }
+        ended => collect(&mut running, ended, body, &mut collected, limits.response).await,
+    };
     let body = match outcome {
         Outcome::Complete(ended) => {
             match ended {
@@ -119,10 +127,6 @@ pub(in crate::runtime) async fn answer(
         Outcome::Failed(cause) => return Err(failed(cause)),
     };
     Ok(Response { status, headers, body })
-}
-
-fn is_rejected(error: &tally_state::Error) -> bool {
-    matches!(error, tally_state::Error::Rejected(_))
 }
 
 /// Waits for the guest's response, or its end without one. The second part is how it ended, if it

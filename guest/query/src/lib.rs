@@ -1,8 +1,19 @@
 //! The query of a request: `by`, the amount, and `name`, the counter.
 
+#![no_std]
+
+extern crate alloc;
+
 use alloc::{borrow::Cow, format, string::String, vec::Vec};
 
-use crate::{DEFAULT_NAME, MAX_NAME_BYTES, exports::tally::plugin::handler::Error};
+/// The counter that is meant where the query names none.
+const DEFAULT_NAME: &str = "count";
+
+/// Longest name of a counter, in bytes: well below what stores take for a key.
+const MAX_NAME_BYTES: usize = 256;
+
+/// What is wrong with a query, for whoever sent it.
+pub type Error = String;
 
 /// What the query says, checked.
 pub struct Query<'a> {
@@ -24,7 +35,7 @@ impl<'a> Query<'a> {
                 _ => false,
             };
             if seen_before {
-                return Err(Error::BadRequest(format!("'{key}' must be given once")));
+                return Err(format!("'{key}' must be given once"));
             }
         }
         Ok(Self { name: name.unwrap_or(Cow::Borrowed(DEFAULT_NAME)), by: by.unwrap_or(1) })
@@ -45,19 +56,14 @@ fn check_by(value: &str) -> Result<i64, Error> {
     // A plus sign arrives as a space, if the client did not encode it.
     let text = value.strip_prefix("%2B").or(value.strip_prefix("%2b")).unwrap_or(value);
     text.parse().map_err(|_| {
-        Error::BadRequest(
-            "'by' must be a whole number from -9223372036854775808 to 9223372036854775807".into(),
-        )
+        "'by' must be a whole number from -9223372036854775808 to 9223372036854775807".into()
     })
 }
 
 fn check_name(value: &str) -> Result<Cow<'_, str>, Error> {
-    let name = decode(value)
-        .ok_or_else(|| Error::BadRequest("'name' must be percent-encoded UTF-8".into()))?;
+    let name = decode(value).ok_or("'name' must be percent-encoded UTF-8")?;
     if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains('\0') {
-        return Err(Error::BadRequest(format!(
-            "'name' must be 1 to {MAX_NAME_BYTES} bytes long, without NUL"
-        )));
+        return Err(format!("'name' must be 1 to {MAX_NAME_BYTES} bytes long, without NUL"));
     }
     Ok(name)
 }

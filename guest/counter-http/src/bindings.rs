@@ -1,0 +1,16 @@
+//! The imports besides `wasi:http`, which the crate `wasip2` brings.
+
+wit_bindgen::generate!({
+    path: "../../wit",
+    inline: "
+        package counter:standard;
+
+        world imports {
+            import wasi:keyvalue/store@0.2.0-draft2;
+            import wasi:keyvalue/atomics@0.2.0-draft2;
+            import tally:plugin/worker@0.1.0;
+        }
+    ",
+    world: "counter:standard/imports",
+    generate_all,
+});

@@ -1,0 +1,110 @@
+//! The counter as a standard handler: `wasi:http` for requests, `wasi:keyvalue` for state. Built with
+//! the standard library, as most are.
+
+mod bindings;
+mod reply;
+
+use query::Query;
+use serde_json::json;
+use wasip2::{
+    exports::http::incoming_handler::Guest,
+    http::types::{Fields, IncomingRequest, Method, ResponseOutparam},
+};
+
+use self::{
+    bindings::{
+        tally::plugin::worker,
+        wasi::keyvalue::{
+            atomics,
+            store::{self, Bucket},
+        },
+    },
+    reply::{Problem, Reply},
+};
+
+struct Counter;
+
+wasip2::http::proxy::export!(Counter);
+
+impl Guest for Counter {
+    fn handle(request: IncomingRequest, out: ResponseOutparam) {
+        let headers = request.headers();
+        let reply = answer(&request, &headers).or_else(|problem| {
+            problem.into_reply(reply::header(&headers, "x-request-id").as_deref())
+        });
+        match reply {
+            Ok(reply) => reply.send(out, matches!(request.method(), Method::Head)),
+            Err(code) => ResponseOutparam::set(out, Err(code)),
+        }
+    }
+}
+
+fn answer(request: &IncomingRequest, headers: &Fields) -> Result<Reply, Problem> {
+    let target = request.path_with_query().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let query = || Query::parse(query).map_err(Problem::BadRequest);
+    match (path, request.method()) {
+        ("/increment", Method::Post) => increment(&query()?),
+        ("/reset", Method::Post) => reset(&query()?),
+        ("/report", Method::Get | Method::Head) => report(&query()?, headers),
+        ("/increment" | "/reset", _) => Err(Problem::MethodNotAllowed("POST")),
+        ("/report", _) => Err(Problem::MethodNotAllowed("GET, HEAD")),
+        _ => Err(Problem::NotFound),
+    }
+}
+
+fn increment(query: &Query) -> Result<Reply, Problem> {
+    let count = atomics::increment(&bucket()?, query.name(), query.by())?;
+    Ok(changed(count))
+}
+
+fn reset(query: &Query) -> Result<Reply, Problem> {
+    bucket()?.set(query.name(), b"0")?;
+    Ok(changed(0))
+}
+
+fn report(query: &Query, headers: &Fields) -> Result<Reply, Problem> {
+    let count = match bucket()?.get(query.name())? {
+        None => 0,
+        Some(value) => number(&value).ok_or_else(|| {
+            Problem::State(format!("the counter '{}' does not hold a number", query.name()))
+        })?,
+    };
+    // The count alone decides, as the rest says only who answered.
+    let tag = format!("\"{count}\"");
+    if reply::header(headers, "if-none-match").is_some_and(|seen| matches(&seen, &tag)) {
+        return Ok(Reply::new(304).with("etag", tag));
+    }
+    let report = json!({
+        "count": count,
+        "current_process_id": worker::process_id(),
+        "instance": worker::instance(),
+        "guest_version": worker::guest_version(),
+    });
+    Ok(Reply::json(&report).with("etag", tag).with("cache-control", "no-cache"))
+}
+
+/// The answer to a request that changed the count.
+fn changed(count: i64) -> Reply {
+    Reply::json(&json!({ "count": count })).with("cache-control", "no-store")
+}
+
+fn bucket() -> Result<Bucket, Problem> {
+    Ok(store::open("default")?)
+}
+
+/// The number a value holds, in the one form that can be counted on (`007` and `+7` cannot).
+fn number(value: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(value).ok()?;
+    let number: i64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}
+
+/// Whether `If-None-Match` names the tag (RFC 9110, 13.1.2: weak comparison).
+fn matches(seen: &str, tag: &str) -> bool {
+    seen.trim() == "*"
+        || seen.split(',').any(|one| {
+            let one = one.trim();
+            one.strip_prefix("W/").unwrap_or(one) == tag
+        })
+}
