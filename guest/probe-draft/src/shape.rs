@@ -1,0 +1,25 @@
+//! What sets this shape apart: numbers for cursors, counts without a sign, and pairs that are there
+//! or not.
+
+use probing::show;
+
+pub use crate::bindings::wasi::keyvalue::store::{Bucket, open};
+use crate::bindings::wasi::keyvalue::store::{Error, KeyResponse};
+
+/// Where a page of keys starts.
+pub type Cursor = u64;
+
+/// How much is added.
+pub type Delta = u64;
+
+pub fn list_keys(bucket: &Bucket, cursor: Option<Cursor>) -> Result<KeyResponse, Error> {
+    bucket.list_keys(cursor)
+}
+
+/// A result of `get-many`.
+pub fn show_found(found: Option<(String, Vec<u8>)>) -> String {
+    match found {
+        Some((key, value)) => format!("{key}={}", show(Some(value))),
+        None => show(None),
+    }
+}
