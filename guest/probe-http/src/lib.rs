@@ -1,0 +1,89 @@
+//! A standard handler for tests: does what its path says, misbehaviour included.
+
+mod bodies;
+mod fetch;
+mod misbehaviour;
+mod streams;
+mod surroundings;
+
+use std::{
+    str::FromStr,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use wasip2::{
+    exports::http::incoming_handler::Guest,
+    http::types::{Fields, IncomingRequest, ResponseOutparam},
+};
+
+struct Probe;
+
+wasip2::http::proxy::export!(Probe);
+
+/// Raised by each request to `/static`: fresh memory means that it is always 1.
+static RAISED: AtomicU32 = AtomicU32::new(0);
+
+impl Guest for Probe {
+    fn handle(request: IncomingRequest, out: ResponseOutparam) {
+        let target = request.path_with_query().unwrap_or_default();
+        let (path, argument) = target.split_once('?').unwrap_or((&target, ""));
+        match path {
+            "/echo" => bodies::echo(&request, out),
+            "/count-body" => bodies::count(&request, out),
+            "/early" => probing::send(out, 200, "early"),
+            "/stream" => bodies::stream(number(argument), out),
+            "/trailers" => bodies::trailers(out),
+            "/request-trailers" => bodies::request_trailers(&request, out),
+            "/head-only" => bodies::content_length(10, b"", out),
+            "/content-length" => bodies::content_length(number(argument), b"12345", out),
+            "/status" => bodies::status(number(argument), Fields::new(), out),
+            "/informational" => bodies::informational(out),
+            "/bad-header" => bodies::forbidden_headers(out),
+            "/trap-before" => misbehaviour::trap_before(),
+            "/trap-after-head" => misbehaviour::trap_after_head(out),
+            "/trap-after-stream" => misbehaviour::trap_after_stream(out),
+            "/never" => drop(out),
+            "/forget" => std::mem::forget(out),
+            "/error-code" => misbehaviour::error_code(out),
+            "/no-finish" => misbehaviour::no_finish(out),
+            "/zero-writes" => misbehaviour::zero_writes(out),
+            "/long-after" => misbehaviour::long_after(out),
+            path => match text(path, argument, &request) {
+                Some(text) => probing::send(out, 200, &text),
+                None => probing::send(out, 404, "there is nothing at this path"),
+            },
+        }
+    }
+}
+
+/// What is answered with a text of its own.
+fn text(path: &str, argument: &str, request: &IncomingRequest) -> Option<String> {
+    Some(match path {
+        "/hello" => "Hello, World!".into(),
+        "/static" => (RAISED.fetch_add(1, Ordering::Relaxed) + 1).to_string(),
+        "/header" => header(&request.headers(), argument),
+        "/headers" => names(&request.headers()),
+        "/fetch" => fetch::get(argument).unwrap_or_else(|code| format!("{code:?}")),
+        path => return surroundings::text(path, argument),
+    })
+}
+
+/// A header's values, or a word for none.
+fn header(headers: &Fields, name: &str) -> String {
+    let values = headers.get(name);
+    if values.is_empty() {
+        return "(none)".into();
+    }
+    let values: Vec<_> = values.iter().map(|value| String::from_utf8_lossy(value)).collect();
+    values.join(", ")
+}
+
+/// The names of all headers, one for each value.
+fn names(headers: &Fields) -> String {
+    headers.entries().into_iter().map(|(name, _)| name + "\n").collect()
+}
+
+/// An argument that is a number; 0 where it is none.
+fn number<N: FromStr + Default>(argument: &str) -> N {
+    argument.parse().unwrap_or_default()
+}

@@ -15,8 +15,8 @@ mod bindings {
 
 /// The same operations as other shapes have, under Spin's names.
 mod shape {
-    pub use crate::bindings::fermyon::spin::key_value::Store as Bucket;
     use crate::bindings::fermyon::spin::key_value::Error;
+    pub use crate::bindings::fermyon::spin::key_value::Store as Bucket;
 
     pub fn open(label: &str) -> Result<Bucket, Error> {
         Bucket::open(label)

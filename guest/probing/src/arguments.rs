@@ -6,22 +6,17 @@ pub fn decode(text: &str) -> String {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
-        let escaped = match rest {
-            [b'%', high, low, ..] => digit(*high).zip(digit(*low)),
-            _ => None,
-        };
-        rest = match escaped {
-            Some((high, low)) => {
-                decoded.push(high << 4 | low);
-                &rest[3..]
-            }
-            None => {
-                decoded.push(*first);
-                after
-            }
-        };
+        let (byte, after) = escaped(rest).unwrap_or((*first, after));
+        decoded.push(byte);
+        rest = after;
     }
     String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// The byte that an escape at the start of a text stands for, and what follows it.
+fn escaped(text: &[u8]) -> Option<(u8, &[u8])> {
+    let [b'%', high, low, after @ ..] = text else { return None };
+    Some((digit(*high)? << 4 | digit(*low)?, after))
 }
 
 fn digit(byte: u8) -> Option<u8> {

@@ -15,9 +15,9 @@ use super::{
 };
 use crate::interfaces::{Context, Ledger, Settings, Worker};
 
-/// Bytes of strings and lists that one host call may take from a guest: a value at its limit, with
-/// room for its key.
-const HOSTCALL_BYTES: usize = 4 << 20;
+/// Bytes of strings and lists that one host call may take from a guest: eight times the limit on a
+/// value, so that one that is too large is an error that says so. Beyond, the guest is stopped.
+const HOSTCALL_BYTES: usize = 9 << 20;
 
 /// Handles of resources that one guest may hold.
 const MAX_HANDLES: usize = 1_000;

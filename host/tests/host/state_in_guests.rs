@@ -54,13 +54,14 @@ async fn keeps_the_contract(store: &str) {
         ("/long-key?1001", "over the limit of 1000 bytes"),
         ("/long-key?2048", "over the limit of 1000 bytes"),
         ("/long-value?1048577", "over the limit of 1048576 bytes"),
+        ("/long-value?8388608", "over the limit of 1048576 bytes"),
     ] {
         let detail = client.get(path).await.problem(400, "state_refused");
         assert!(detail.contains(part), "{path}: {detail}");
     }
     assert_eq!(client.get("/long-value?1048576").await.text(), "set");
     // Beyond what a host call may take: the guest is stopped, not the host.
-    client.get("/long-value?8000000").await.problem(500, "trap");
+    client.get("/long-value?10000000").await.problem(500, "trap");
 
     // Compare-and-swap, and several keys at once.
     assert_eq!(client.get("/swap").await.text(), "None true first true second");

@@ -27,6 +27,9 @@ pub(super) use self::{draft::Cursors, spin::reshape};
 /// that loops.
 pub(crate) const MAX_OPERATIONS: u32 = 1_000;
 
+/// Bytes of values that one call may set: they wait in the host until the store has them.
+const MAX_SET_BYTES: usize = 4 << 20;
+
 /// Compare-and-swap handles one request may hold at a time.
 const MAX_CAS: usize = 100;
 
@@ -290,6 +293,12 @@ impl batch::Host for Context {
         key_values: Vec<(String, Vec<u8>)>,
     ) -> Result<Answer<()>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
+        let bytes: usize = key_values.iter().map(|(_, value)| value.len()).sum();
+        if bytes > MAX_SET_BYTES {
+            return Ok(Err(store::Error::Other(format!(
+                "one call may set {MAX_SET_BYTES} bytes of values, and this one sets {bytes}"
+            ))));
+        }
         let values = key_values.into_iter().map(|(key, value)| (key, value.into())).collect();
         Ok(self.operation(true, state.set_many(&bucket, values)).await)
     }

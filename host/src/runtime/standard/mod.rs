@@ -11,7 +11,10 @@ mod stream;
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
 };
 
@@ -40,12 +43,41 @@ use super::{
     failure::{Cause, Failure},
     response,
 };
+use crate::interfaces::Ledger;
 
 /// What the guest sets as its response.
 type Reply = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
 
 /// The guest's call, with its limits; ends when the guest returns.
 type Running = Pin<Box<dyn Future<Output = Result<(), Cause>> + Send>>;
+
+/// Whether the guest ended other than by returning. A body looks complete when the guest is thrown
+/// away in the middle of it, so its end is worth nothing then.
+#[derive(Clone, Default)]
+struct Broken(Arc<AtomicBool>);
+
+impl Broken {
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Notes that a guest did not return, whatever the way it ended.
+struct BreakOnDrop(Option<Broken>);
+
+impl BreakOnDrop {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for BreakOnDrop {
+    fn drop(&mut self) {
+        if let Some(Broken(broken)) = &self.0 {
+            broken.store(true, Ordering::Release);
+        }
+    }
+}
 
 /// Answers a request in a fresh instance.
 pub(in crate::runtime) async fn answer(
@@ -59,31 +91,20 @@ pub(in crate::runtime) async fn answer(
     let guest = Arc::clone(&call.settings.name);
     let is_head = request.method == http::Method::HEAD;
     let (replier, reply) = oneshot::channel();
-    let mut running: Running = Box::pin(run(call, Arc::clone(indices), request, replier));
+    let broken = Broken::default();
+    let mut running: Running =
+        Box::pin(run(call, Arc::clone(indices), request, replier, broken.clone()));
 
     let (reply, ended) = first(&mut running, reply).await;
-    let reply = match (reply, ended) {
-        (Some(Ok(reply)), ended) => (reply, ended),
-        (Some(Err(code)), _) => {
-            // A state operation that failed is most likely why the guest gave up.
-            let cause = match ledger.failure() {
-                Some(error @ StateError::Rejected(_)) => {
-                    Cause::of_state(&error, ledger.applied(), error.to_string())
-                }
-                Some(error) => Cause::of_state(&error, ledger.applied(), String::new()),
-                None => Cause::Internal(format!("the guest answered with the error {code:?}")),
-            };
-            return Err(failed(cause));
-        }
-        (None, Some(Err(cause))) => return Err(failed(cause)),
+    let (mut head, body) = match (reply, &ended) {
+        (Some(Ok(reply)), _) => reply.into_parts(),
+        (Some(Err(code)), _) => return Err(failed(gave_up(&code, &ledger))),
+        (None, Some(Err(cause))) => return Err(failed(cause.clone())),
         (None, _) => {
-            return Err(failed(Cause::InvalidResponse(
-                "the guest returned without a response".into(),
-            )));
+            let reason = "the guest returned without a response".into();
+            return Err(failed(Cause::InvalidResponse(reason)));
         }
     };
-    let (reply, ended) = reply;
-    let (mut head, body) = reply.into_parts();
     let invalid = |reason| failed(Cause::InvalidResponse(reason));
     let status = response::status(head.status.as_u16()).map_err(invalid)?;
     response::leave_out_hosts(&mut head.headers);
@@ -95,19 +116,19 @@ pub(in crate::runtime) async fn answer(
     // Without a body to send, the length that the guest tells is all there is to know, and that it
     // writes less is as it should be.
     let outcome = match ended {
-        Some(Err(cause)) if is_head => Outcome::Failed(cause),
+        Some(Err(cause)) => Outcome::Failed(cause),
         ended if is_head && headers.contains_key(header::CONTENT_LENGTH) => {
-            Outcome::Complete(ended)
+            Outcome::Complete(ended.is_some())
         }
-        ended => collect(&mut running, ended, body, &mut collected, limits.response).await,
+        ended => {
+            collect(&mut running, ended.is_some(), body, &mut collected, limits.response).await
+        }
     };
     let body = match outcome {
         Outcome::Complete(ended) => {
-            match ended {
-                Some(Ok(())) => {}
-                Some(Err(cause)) => stream::log(&guest, &id, &cause),
-                // What the guest does after its response is for nobody to wait for.
-                None => stream::go_on(running, guest, id),
+            // What the guest does after its response is for nobody to wait for.
+            if !ended {
+                stream::go_on(running, guest, id);
             }
             if response::is_bodiless(status) && !collected.is_empty() {
                 return Err(invalid(format!("a response with status {status} has no body")));
@@ -119,14 +140,29 @@ pub(in crate::runtime) async fn answer(
             collected.into_body()
         }
         Outcome::More { body, ended } => {
-            if ended.is_none() {
+            if !ended {
                 stream::go_on(running, guest, id);
             }
-            stream(collected, body, limits.response)
+            stream(collected, body, limits.response, broken)
         }
         Outcome::Failed(cause) => return Err(failed(cause)),
     };
     Ok(Response { status, headers, body })
+}
+
+/// Why a guest answered with an error. A state operation that failed is most likely why, and what
+/// is known of that helps its client more.
+fn gave_up(code: &ErrorCode, ledger: &Ledger) -> Cause {
+    match ledger.failure() {
+        Some(error) => {
+            let reason = match &error {
+                StateError::Rejected(rejection) => rejection.to_string(),
+                _ => String::new(),
+            };
+            Cause::of_state(&error, ledger.applied(), reason)
+        }
+        None => Cause::Internal(format!("the guest answered with the error {code:?}")),
+    }
 }
 
 /// Waits for the guest's response, or its end without one. The second part is how it ended, if it
@@ -159,16 +195,21 @@ async fn run(
     indices: Arc<ProxyIndices>,
     request: Request,
     replier: oneshot::Sender<Reply>,
+    broken: Broken,
 ) -> Result<(), Cause> {
     let context = call.context(request.id.clone());
     let ran = call::within(&call.limits, async {
         let mut store = call::store(&call.deployment, context);
+        // Dropped before the store, and with it the body.
+        let guard = BreakOnDrop(Some(broken));
         let mut http = store.data_mut().http();
         let request = http.new_incoming_request(Scheme::Http, incoming(request))?;
         let out = http.new_response_outparam(replier)?;
         let instance = call.deployment.pre.instantiate_async(&mut store).await?;
         let guest = indices.load(&mut store, &instance)?;
-        guest.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
+        guest.wasi_http_incoming_handler().call_handle(&mut store, request, out).await?;
+        guard.disarm();
+        Ok(())
     })
     .await;
     // The store is gone; only now may its place be taken.

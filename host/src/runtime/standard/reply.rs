@@ -56,18 +56,18 @@ impl Collected {
 
 /// How collecting ended.
 pub(super) enum Outcome {
-    /// The body is complete. How the guest ended, if it has.
-    Complete(Option<Result<(), Cause>>),
+    /// The body is complete. Whether the guest has returned.
+    Complete(bool),
     /// The body is larger than the buffer, or the guest waits for something.
-    More { body: HyperOutgoingBody, ended: Option<Result<(), Cause>> },
-    /// The guest failed before its body was complete.
+    More { body: HyperOutgoingBody, ended: bool },
+    /// The guest failed before its body was known to be complete.
     Failed(Cause),
 }
 
-/// Polls the guest and its body by turns.
+/// Polls the guest, if it has not returned, and its body by turns.
 pub(super) async fn collect(
     running: &mut Running,
-    mut ended: Option<Result<(), Cause>>,
+    mut ended: bool,
     body: HyperOutgoingBody,
     collected: &mut Collected,
     limit: usize,
@@ -75,14 +75,14 @@ pub(super) async fn collect(
     let mut body = Some(body);
     poll_fn(|context| {
         loop {
-            if ended.is_none()
-                && let Poll::Ready(end) = running.as_mut().poll(context)
-            {
-                ended = Some(end);
+            if !ended && let Poll::Ready(end) = running.as_mut().poll(context) {
+                // Where it did not return, its body's end would be worth nothing.
+                if let Err(cause) = end {
+                    return Poll::Ready(Outcome::Failed(cause));
+                }
+                ended = true;
             }
-            let Some(reading) = &mut body else {
-                return Poll::Ready(Outcome::Complete(ended.take()));
-            };
+            let Some(reading) = &mut body else { return Poll::Ready(Outcome::Complete(ended)) };
             let (progress, end) = read(reading, collected, context);
             if collected.bytes > limit {
                 return Poll::Ready(Outcome::Failed(Cause::InvalidResponse(format!(
@@ -90,22 +90,18 @@ pub(super) async fn collect(
                 ))));
             }
             match end {
-                Some(Ok(())) => return Poll::Ready(Outcome::Complete(ended.take())),
+                Some(Ok(())) => return Poll::Ready(Outcome::Complete(ended)),
                 Some(Err(reason)) => {
-                    let cause = match ended.take() {
-                        Some(Err(cause)) => cause,
-                        _ => Cause::InvalidResponse(reason),
-                    };
-                    return Poll::Ready(Outcome::Failed(cause));
+                    return Poll::Ready(Outcome::Failed(Cause::InvalidResponse(reason)));
                 }
                 // What was taken may have made room for more.
-                None if progress && ended.is_none() && collected.bytes <= BUFFER_BYTES => {}
+                None if progress && !ended && collected.bytes <= BUFFER_BYTES => {}
                 None => break,
             }
         }
         match body.take() {
-            Some(body) => Poll::Ready(Outcome::More { body, ended: ended.take() }),
-            None => Poll::Ready(Outcome::Complete(ended.take())),
+            Some(body) => Poll::Ready(Outcome::More { body, ended }),
+            None => Poll::Ready(Outcome::Complete(ended)),
         }
     })
     .await

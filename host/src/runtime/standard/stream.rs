@@ -13,7 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use super::{Running, reply::Collected};
+use super::{Broken, Running, reply::Collected};
 use crate::runtime::{BodyError, failure::Cause, message::Body};
 
 /// Lets a guest go on in a task of its own, within its limits. Nobody waits for it: whether its
@@ -27,16 +27,21 @@ pub(super) fn go_on(running: Running, guest: Arc<str>, id: HeaderValue) {
 }
 
 /// Says that a guest failed when its client could no longer be told.
-pub(super) fn log(guest: &str, id: &HeaderValue, cause: &Cause) {
+fn log(guest: &str, id: &HeaderValue, cause: &Cause) {
     let id = id.to_str().unwrap_or_default();
     tracing::error!(guest, id, %cause, "a guest failed after its response had begun");
 }
 
 /// What was collected, and then what follows, up to `limit` bytes in all.
-pub(super) fn stream(collected: Collected, body: HyperOutgoingBody, limit: usize) -> Body {
+pub(super) fn stream(
+    collected: Collected,
+    body: HyperOutgoingBody,
+    limit: usize,
+    broken: Broken,
+) -> Body {
     let left = limit.saturating_sub(collected.bytes);
     let collected = collected.parts.into_iter();
-    Body::Stream(Streaming { collected, body, left, limit }.boxed_unsync())
+    Body::Stream(Streaming { collected, body, left, limit, broken }.boxed_unsync())
 }
 
 struct Streaming {
@@ -45,6 +50,7 @@ struct Streaming {
     /// Bytes that may still follow what was collected.
     left: usize,
     limit: usize,
+    broken: Broken,
 }
 
 impl HttpBody for Streaming {
@@ -61,7 +67,10 @@ impl HttpBody for Streaming {
         // A body that does not come to its end closes the connection, so that its client does not
         // take it for whole.
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
-        let frame = frame.map(|frame| frame.map_err(|_| BodyError::Broken));
+        let frame = match frame {
+            None if self.broken.is_set() => Some(Err(BodyError::Broken)),
+            frame => frame.map(|frame| frame.map_err(|_| BodyError::Broken)),
+        };
         if let Some(Ok(frame)) = &frame {
             let bytes = frame.data_ref().map_or(0, Bytes::len);
             match self.left.checked_sub(bytes) {
