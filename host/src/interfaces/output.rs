@@ -46,29 +46,27 @@ pub(super) struct Journal(Arc<Inner>);
 struct Inner {
     guest: Arc<str>,
     id: String,
-    left: Mutex<usize>,
+    /// Bytes it may still write; none once it was told that these are used up.
+    left: Mutex<Option<usize>>,
 }
 
 impl Journal {
     pub(super) fn new(guest: Arc<str>, id: &HeaderValue) -> Self {
         let id = id.to_str().unwrap_or_default().to_owned();
-        Self(Arc::new(Inner { guest, id, left: Mutex::new(MAX_BYTES) }))
+        Self(Arc::new(Inner { guest, id, left: Mutex::new(Some(MAX_BYTES)) }))
     }
 
     /// Writes one line, if the request has some of its share left.
     pub(super) fn write(&self, level: Level, source: &str, line: &str) {
         let Inner { guest, id, left } = &*self.0;
         let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
-        if *left == 0 {
-            return;
-        }
-        match left.checked_sub(line.len().max(1)) {
-            Some(rest) => {
-                *left = rest;
+        let Some(before) = *left else { return };
+        *left = before.checked_sub(line.len().max(1));
+        match *left {
+            Some(_) => {
                 line!(level, %guest, id, source, "{line}");
             }
             None => {
-                *left = 0;
                 tracing::warn!(target: "guest", %guest, id, "this request has printed {MAX_BYTES} bytes; the rest is left out");
             }
         }

@@ -57,8 +57,8 @@ pub(super) fn store(deployment: &Deployment, context: Context) -> Store<Context>
     store.set_hostcall_fuel(HOSTCALL_BYTES);
     store.set_max_component_handles(MAX_HANDLES);
     store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(|mut store| {
-        store.data_mut().cpu.charge()?;
+    store.epoch_deadline_callback(|store| {
+        store.data().cpu.check()?;
         Ok(UpdateDeadline::Yield(1))
     });
     store
@@ -69,7 +69,7 @@ pub(super) async fn within<T>(
     limits: &Limits,
     running: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, Cause> {
-    let running = Metered(Box::pin(AssertUnwindSafe(running).catch_unwind()));
+    let running = Metered::new(AssertUnwindSafe(running).catch_unwind());
     match tokio::time::timeout(limits.wall, running).await {
         Ok(Ok(Ok(result))) => Ok(result),
         Ok(Ok(Err(error))) => Err(cause(&error)),

@@ -1,8 +1,8 @@
 //! The time a guest computes, as opposed to the time it waits.
 //!
 //! Wasmtime's epochs count ticks of a clock, also while a guest waits for the store. So a tick
-//! only asks: a guest that is computing when the epoch has moved on is charged the time since its
-//! future was last polled, and made to yield, so that others on its core go on.
+//! only asks: a guest that is computing when the epoch has moved on is charged the time it has been
+//! polled for so far, and made to yield, so that others on its core go on.
 
 use std::{
     cell::Cell,
@@ -12,17 +12,15 @@ use std::{
 };
 
 thread_local! {
-    /// When the guest that is running on this thread was last given the thread.
-    static RESUMED: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// The guest that is running on this thread: when it was given the thread, and how long it had
+    /// it before.
+    static RUNNING: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
 }
 
-/// What one request has been charged.
+/// How long one request may compute.
 #[derive(Debug)]
 pub(crate) struct Meter {
-    used: Duration,
     limit: Duration,
-    /// Up to when the current stretch has been charged.
-    charged: Option<Instant>,
 }
 
 /// The guest computed longer than it may.
@@ -32,47 +30,76 @@ pub(super) struct CpuLimitReached(Duration);
 
 impl Meter {
     pub(super) fn new(limit: Duration) -> Self {
-        Self { used: Duration::ZERO, limit, charged: None }
+        Self { limit }
     }
 
-    /// Charges the guest for the time since it was resumed or last charged. Called on a tick, on
-    /// the guest's thread.
-    pub(super) fn charge(&mut self) -> Result<(), CpuLimitReached> {
-        let now = Instant::now();
-        let since = RESUMED.get().max(self.charged).unwrap_or(now);
-        self.used = self.used.saturating_add(now.saturating_duration_since(since));
-        self.charged = Some(now);
-        if self.used > self.limit { Err(CpuLimitReached(self.limit)) } else { Ok(()) }
+    /// Checks what the guest that runs on this thread has used. Called on a tick.
+    pub(super) fn check(&self) -> Result<(), CpuLimitReached> {
+        let used = RUNNING.get().map(|(since, before)| before.saturating_add(since.elapsed()));
+        if used > Some(self.limit) { Err(CpuLimitReached(self.limit)) } else { Ok(()) }
     }
 }
 
-/// A guest's future, which notes when it is given the thread.
-pub(super) struct Metered<F>(pub(super) Pin<Box<F>>);
+/// A guest's future, which notes when it has the thread and for how long.
+pub(super) struct Metered<F> {
+    future: Pin<Box<F>>,
+    /// The time of all polls so far.
+    used: Duration,
+}
+
+impl<F: Future> Metered<F> {
+    pub(super) fn new(future: F) -> Self {
+        Self { future: Box::pin(future), used: Duration::ZERO }
+    }
+}
 
 impl<F: Future> Future for Metered<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        RESUMED.set(Some(Instant::now()));
-        let polled = self.0.as_mut().poll(context);
-        RESUMED.set(None);
+        let since = Instant::now();
+        RUNNING.set(Some((since, self.used)));
+        let polled = self.future.as_mut().poll(context);
+        RUNNING.set(None);
+        // Most guests are done in one poll, and nobody asks any more.
+        if polled.is_pending() {
+            self.used = self.used.saturating_add(since.elapsed());
+        }
         polled
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[test]
     fn waiting_is_not_charged_and_computing_is() {
-        let mut meter = Meter::new(Duration::from_millis(5));
+        let meter = Meter::new(Duration::from_millis(5));
         std::thread::sleep(Duration::from_millis(10));
-        RESUMED.set(Some(Instant::now()));
-        assert!(meter.charge().is_ok(), "it has only just been resumed");
-        RESUMED.set(Instant::now().checked_sub(Duration::from_millis(10)));
-        meter.charged = None;
-        assert!(meter.charge().is_err(), "ten milliseconds since it was resumed");
-        RESUMED.set(None);
+        let just_begun = Metered::new(async { meter.check().is_ok() });
+        assert_eq!(just_begun.now_or_never(), Some(true), "it has only just been resumed");
+        let computing = Metered::new(async {
+            std::thread::sleep(Duration::from_millis(10));
+            meter.check().is_err()
+        });
+        assert_eq!(computing.now_or_never(), Some(true), "ten milliseconds since it was resumed");
+    }
+
+    #[tokio::test]
+    async fn many_short_stretches_add_up() {
+        let meter = Meter::new(Duration::from_millis(20));
+        let stretches = Metered::new(async {
+            let mut stretches = 0;
+            while meter.check().is_ok() {
+                std::thread::sleep(Duration::from_millis(2));
+                tokio::task::yield_now().await;
+                stretches += 1;
+            }
+            stretches
+        });
+        assert!((1..=10).contains(&stretches.await));
     }
 }

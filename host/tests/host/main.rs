@@ -22,6 +22,7 @@ mod hostile_clients;
 mod hostile_guests;
 mod operations;
 mod routing;
+mod shapes;
 mod standard;
 mod state_in_guests;
 mod swapping;
