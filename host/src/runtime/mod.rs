@@ -1,8 +1,8 @@
 //! Running guests: one fresh instance for one request, out of a bounded pool.
 //!
-//! The way of a request through here: its [`Guest`] waits for a place in its `pool` (`admission`
+//! The way of a request through here: its `Guest` waits for a place in its `pool` (`admission`
 //! gives it, or refuses), takes the `deployment` that is current, and `plugin` or `standard` calls
-//! it in a fresh instance within its `limits` (`call`); a [`Failure`] says what went wrong in the
+//! it in a fresh instance within its `limits` (`call`); a `Failure` says what went wrong in the
 //! terms of the edge, which decides status codes.
 //!
 //! The way of a guest: its bytes are taken apart (`anatomy`), which says what it is (`inspection`)
