@@ -1,6 +1,7 @@
 //! Several guests at once: routes, and what each guest has for itself.
 
 use http::Method;
+use tally_testkit::{Durability, Postgres, Redis};
 
 use crate::{
     client::{Client, get, post},
@@ -110,6 +111,77 @@ async fn buckets_meet_only_where_they_are_configured_to() {
         let answer = ask(Method::GET, host, &format!("/open?{bucket}")).await;
         assert_eq!(answer.text(), seen, "{host} {bucket}");
     }
+}
+
+/// Buckets and keys that would be one in the store if their names were just put together.
+async fn names_never_run_together(store: &str) {
+    let host = host(&format!(
+        r#"
+        store = "{store}"
+
+        [[route]]
+        host = "a"
+        guest = "probe.wasm"
+        buckets = ["default=x"]
+
+        [[route]]
+        host = "b"
+        guest = "probe.wasm"
+        buckets = ["default=x:y"]
+
+        [[route]]
+        host = "c"
+        guest = "probe.wasm"
+        buckets = ["default=x%3Ay"]
+
+        [[route]]
+        host = "d"
+        guest = "probe.wasm"
+        buckets = ["default=x/*"]
+        "#
+    ));
+    let mut client = Client::connect(host.address).await;
+    let mut ask = async |host: &str, path: &str| {
+        let mut request = client.request(Method::GET, path);
+        request.headers_mut().insert("host", host.parse().unwrap());
+        client.try_send(request).await.unwrap().text().to_owned()
+    };
+    let keys = ["k", "y:k", "y%3Ak", ":k", "/*k", "*:k"];
+    for bucket in ["a", "b", "c", "d"] {
+        for key in keys {
+            assert_eq!(ask(bucket, &format!("/add?{key}")).await, "1", "{bucket} {key}");
+        }
+    }
+    for bucket in ["a", "b", "c", "d"] {
+        let mut listed: Vec<String> =
+            ask(bucket, "/list").await.split(',').map(str::to_owned).collect();
+        listed.sort_unstable();
+        let mut all = keys.map(str::to_owned);
+        all.sort_unstable();
+        assert_eq!(listed, all, "{bucket}");
+    }
+}
+
+#[tokio::test]
+async fn names_never_run_together_in_memory() {
+    names_never_run_together("memory:").await;
+}
+
+#[tokio::test]
+async fn names_never_run_together_in_sqlite() {
+    names_never_run_together("sqlite:tally.db").await;
+}
+
+#[tokio::test]
+async fn names_never_run_together_in_redis() {
+    let redis = Redis::start().unwrap();
+    names_never_run_together(&redis.url()).await;
+}
+
+#[tokio::test]
+async fn names_never_run_together_in_postgres() {
+    let postgres = Postgres::start(Durability::Unsynced).unwrap();
+    names_never_run_together(&postgres.url()).await;
 }
 
 #[tokio::test]

@@ -206,15 +206,31 @@ async fn every_shape_does_everything_on_postgres() {
     every_shape_on(&postgres.url()).await;
 }
 
+const SHAPES: [&str; 4] = ["probe-draft", "probe-draft2", "probe-spin", "probe-spin-kv"];
+
+/// Opens while the store is gone.
+async fn opens_and_does_no_more(host: &Host) {
+    assert_eq!(get(host.address, "/open?").await.text(), "opened", "the store is gone");
+    assert_eq!(get(host.address, "/get?key").await.status, 500);
+}
+
 #[tokio::test]
-async fn opening_costs_no_round_trip() {
+async fn opening_costs_no_round_trip_to_redis() {
     let mut redis = Redis::start().unwrap();
-    for guest in ["probe-draft", "probe-draft2", "probe-spin", "probe-spin-kv"] {
-        let host = Host::start(guest, &redis.url(), &[]);
-        redis.stop().unwrap();
-        assert_eq!(get(host.address, "/open?").await.text(), "opened", "the store is gone");
-        assert_eq!(get(host.address, "/get?key").await.status, 500);
-        redis.restart().unwrap();
+    let hosts = SHAPES.map(|guest| Host::start(guest, &redis.url(), &[]));
+    redis.stop().unwrap();
+    for host in &hosts {
+        opens_and_does_no_more(host).await;
+    }
+}
+
+#[tokio::test]
+async fn opening_costs_no_round_trip_to_postgres() {
+    let mut postgres = Postgres::start(Durability::Unsynced).unwrap();
+    let hosts = SHAPES.map(|guest| Host::start(guest, &postgres.url(), &[]));
+    postgres.stop().unwrap();
+    for host in &hosts {
+        opens_and_does_no_more(host).await;
     }
 }
 
