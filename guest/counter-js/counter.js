@@ -58,7 +58,8 @@ function subtract(bucket, name, by) {
     }
     const sum = count + by;
     if (BigInt.asIntN(64, sum) !== sum) {
-      throw { tag: 'state', val: 'the increment would leave the range of a signed 64-bit integer; nothing was changed' };
+      const range = 'the range of a signed 64-bit integer';
+      throw { tag: 'state', val: `the increment would leave ${range}; nothing was changed` };
     }
     try {
       swap(held, encoder.encode(String(sum)));
