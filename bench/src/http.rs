@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
-use hyper::{Method, Request, StatusCode, client::conn::http1, header::HOST};
+use hyper::{Method, Request, Response, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
@@ -16,7 +16,7 @@ pub(crate) async fn request(
     address: SocketAddr,
     method: Method,
     path: &str,
-) -> Result<(StatusCode, Bytes)> {
+) -> Result<Response<Bytes>> {
     let text = format!("{method} http://{address}{path}");
     timeout(LIMIT, exchange(address, method, path))
         .await
@@ -24,7 +24,7 @@ pub(crate) async fn request(
         .with_context(|| format!("{text} failed"))
 }
 
-async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<(StatusCode, Bytes)> {
+async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<Response<Bytes>> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
@@ -33,7 +33,6 @@ async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<(St
         .uri(path)
         .header(HOST, address.to_string())
         .body(Empty::<Bytes>::new())?;
-    let answer = sender.send_request(request).await?;
-    let status = answer.status();
-    Ok((status, answer.into_body().collect().await?.to_bytes()))
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
 }

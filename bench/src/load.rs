@@ -19,9 +19,11 @@ const THREADS: u32 = 2;
 /// What begins the line of results that the script prints.
 const MARK: &str = "tally-bench";
 
-/// The request, and the results in a form that does not round them.
+/// The request's method, and the results in a form that does not round them.
 const SCRIPT: &str = r#"
-wrk.method = "POST"
+function init(args)
+    wrk.method = args[1]
+end
 
 function done(summary, latency, requests)
     local errors = summary.errors
@@ -30,6 +32,12 @@ function done(summary, latency, requests)
         errors.status, errors.connect, errors.read, errors.write, errors.timeout))
 end
 "#;
+
+/// What is asked for.
+pub(crate) struct Target {
+    pub(crate) method: &'static str,
+    pub(crate) path: &'static str,
+}
 
 /// A way to put load on a server.
 pub(crate) struct Wrk {
@@ -54,7 +62,7 @@ pub(crate) struct Load {
 impl Wrk {
     /// Writes the script, and checks that wrk is installed.
     pub(crate) async fn find(dir: &Path, connections: u32) -> Result<Self> {
-        let script = dir.join("post.lua");
+        let script = dir.join("wrk.lua");
         fs::write(&script, SCRIPT)?;
         let mut version = program::command("wrk");
         // It prints its version, and ends as if that were a mistake.
@@ -79,19 +87,24 @@ impl Wrk {
         self.connections.into()
     }
 
-    /// Sends `POST /increment` on all connections, one request at a time on each.
-    pub(crate) async fn run(&self, address: SocketAddr, window: Duration) -> Result<Load> {
+    /// Sends one request after the other on all connections, one at a time on each.
+    pub(crate) async fn run(
+        &self,
+        address: SocketAddr,
+        target: &Target,
+        window: Duration,
+    ) -> Result<Load> {
         let mut wrk = program::command("wrk");
         wrk.arg(format!("-t{}", self.threads())).arg(format!("-c{}", self.connections));
         wrk.arg(format!("-d{}s", window.as_secs())).arg("-s").arg(&self.script);
-        wrk.arg(format!("http://{address}/increment"));
+        wrk.arg(format!("http://{address}{}", target.path)).args(["--", target.method]);
         let printed = program::output(wrk, INSTALL).await?;
         parse(&printed).with_context(|| format!("cannot read what wrk printed:\n{printed}"))
     }
 }
 
 impl Load {
-    /// Answers that acknowledged an increment.
+    /// Answers whose status was no error.
     pub(crate) fn acknowledged(&self) -> u64 {
         self.requests.saturating_sub(self.refused)
     }

@@ -1,9 +1,11 @@
-//! Measures `POST /increment` on each backend: Tally, and the same route in plain hyper without
-//! WebAssembly. Prints a table, and passes no judgement.
+//! Measures Tally beside its peers, and prints tables: `POST /increment` on each backend, beside the
+//! same route in plain hyper without WebAssembly; and a standard handler that says hello, beside
+//! `wasmtime serve`. Passes no judgement.
 //!
-//! Layout: `measure` runs one server under load and `load` drives it with wrk; `server`, `backend`
-//! and `program` start and end processes; `processor` reads their CPU time; `pgbench` measures
-//! PostgreSQL itself; `report` makes the table.
+//! Layout: `increment` and `hello` are the suites; `measure` runs one server under load and `load`
+//! drives it with wrk; `programs` and `wasmtime` know how servers are called; `server`, `backend`,
+//! `peer` and `program` start and end processes; `processor` reads their CPU time; `pgbench` measures
+//! PostgreSQL itself; `surroundings`, `table` and `report` make what is printed.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -12,63 +14,85 @@
 )]
 
 mod backend;
+mod hello;
 mod http;
+mod increment;
 mod load;
 mod measure;
 mod peer;
 mod pgbench;
 mod processor;
 mod program;
+mod programs;
 mod report;
 mod server;
+mod surroundings;
+mod table;
+mod wasmtime;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    backend::{Backend, Store},
+    backend::Backend,
     load::Wrk,
     measure::Measure,
     processor::Clock,
+    programs::{Kind, Programs},
     report::Report,
-    server::{Kind, Programs},
 };
 
-/// Measures requests per second and CPU per request of POST /increment on each backend, beside the
-/// same route in plain hyper without WebAssembly.
+/// Measures requests per second and CPU per request: of POST /increment on each backend, beside the
+/// same route in plain hyper without WebAssembly; and of a standard handler that says hello, beside
+/// `wasmtime serve`.
 #[derive(Parser)]
 struct Options {
+    /// What to measure, separated by commas.
+    #[arg(long, value_delimiter = ',', default_value = "increment,hello")]
+    suite: Vec<Suite>,
     /// Tally's executable.
     #[arg(long, default_value = "target/release/tally")]
     tally: PathBuf,
-    /// The guest that Tally serves.
+    /// The plugin that Tally serves, for the suite `increment`.
     #[arg(long, default_value = "guest/target/wasm32-wasip2/release/counter.wasm")]
     guest: PathBuf,
+    /// The standard handler that Tally and wasmtime serve, for the suite `hello`.
+    #[arg(long, default_value = "guest/target/wasm32-wasip2/release/hello.wasm")]
+    hello: PathBuf,
     /// The plain-hyper executable. Without this, the one beside tally-bench; under `cargo run` it
     /// is built first.
     #[arg(long)]
     peer: Option<PathBuf>,
+    /// The wasmtime executable; without it, its rows are left out.
+    #[arg(long, default_value = "wasmtime")]
+    wasmtime: PathBuf,
     /// Connections that wrk keeps busy.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
     /// Length of each measured window.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
-    /// Backends to measure, separated by commas.
+    /// Backends to measure the suite `increment` on, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "memory,sqlite,redis,postgres")]
     backends: Vec<Backend>,
-    /// Windows for each server on each backend, of which the table shows the medians.
+    /// Windows for each server, and on each backend, of which the tables show the medians.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Measure one of the two servers only.
-    #[arg(long)]
-    only: Option<Kind>,
+    /// Measure these servers only, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Kind>,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// POST /increment on each backend
+    Increment,
+    /// GET /hello through wasi:http
+    Hello,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -81,7 +105,7 @@ async fn main() -> Result<()> {
         signal = ended_by_signal() => signal,
         result = bench(&options, &mut report) => result,
     };
-    print!("{}", report.table());
+    print!("{}", report.text());
     result
 }
 
@@ -98,69 +122,78 @@ async fn bench(options: &Options, report: &mut Report) -> Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("tally-bench is a debug build, and so is the peer: use cargo run --release");
     }
-    let kinds = match options.only {
-        Some(only) => vec![only],
-        None => vec![Kind::Plain, Kind::Tally],
-    };
+    let increment = options.servers(Suite::Increment, &increment::KINDS);
+    let mut hello = options.servers(Suite::Hello, &hello::KINDS);
+    let wants = |kind| increment.contains(&kind) || hello.contains(&kind);
     let programs = Programs {
         plain: match &options.peer {
             Some(peer) => peer.clone(),
-            None if kinds.contains(&Kind::Plain) => peer::build().await?,
+            None if wants(Kind::Plain) => peer::build().await?,
             None => PathBuf::new(),
         },
         tally: options.tally.clone(),
-        guest: options.guest.clone(),
+        wasmtime: options.wasmtime.clone(),
     };
-    for kind in &kinds {
-        programs.check(*kind)?;
+    for (kinds, guest) in [(&increment, &options.guest), (&hello, &options.hello)] {
+        for kind in kinds {
+            programs.check(*kind, guest)?;
+        }
     }
     let dir = tempfile::tempdir().context("cannot make a folder for the stores")?;
     let wrk = Wrk::find(dir.path(), options.connections).await?;
-    report.describe(surroundings(dir.path(), &wrk, options).await);
+    let mut surroundings =
+        surroundings::describe(dir.path(), &wrk, options.seconds, options.rounds).await;
+    if hello.iter().any(|kind| kind.is_wasmtime()) {
+        match wasmtime::version(&options.wasmtime).await {
+            Ok(version) => surroundings = format!("{surroundings}; {version}"),
+            Err(error) => {
+                report.note(format!("`wasmtime serve` is left out: {error:#}"));
+                hello.retain(|kind| !kind.is_wasmtime());
+            }
+        }
+    }
+    report.describe(surroundings);
+
     let measure = Measure {
         programs: &programs,
         wrk: &wrk,
         clock: Clock::new().await?,
         window: Duration::from_secs(options.seconds.into()),
+        rounds: options.rounds,
+        dir: dir.path(),
     };
-    for backend in &options.backends {
-        let store = Store::start(*backend, dir.path())?;
-        for round in 0..options.rounds {
-            // The order alternates too, so that neither always goes first.
-            let mut order = kinds.clone();
-            if round % 2 == 1 {
-                order.reverse();
-            }
-            for kind in order {
-                measure.server(kind, &store, dir.path(), report).await?;
-            }
-            if let Store::Postgres(postgres) = &store {
-                measure.pgbench(postgres, dir.path(), report).await?;
-            }
-        }
+    if !increment.is_empty() {
+        increment::run(&measure, &increment, &options.backends, &options.guest, report).await?;
     }
-    Ok(())
+    hello::run(&measure, &hello, &options.hello, report).await
 }
 
-/// What the numbers depend on, for the line above the table. What cannot be found out is left out.
-async fn surroundings(dir: &Path, wrk: &Wrk, options: &Options) -> String {
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let mut parts = vec![format!("{cores} cores for server, store and load together")];
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find(|line| line.starts_with("model name"));
-    parts.extend(model.and_then(|line| Some(line.split_once(": ")?.1.to_owned())));
-    let mut system = program::command("stat");
-    system.args(["--file-system", "--format=%T"]).arg(dir);
-    if let Ok(system) = program::output(system, "").await {
-        parts.push(format!("stores on {}", system.trim()));
+impl Options {
+    /// The servers to measure in a suite, of those that it knows.
+    fn servers(&self, suite: Suite, known: &[Kind]) -> Vec<Kind> {
+        let wanted = |kind: &Kind| self.only.is_empty() || self.only.contains(kind);
+        match self.suite.contains(&suite) {
+            true => known.iter().copied().filter(wanted).collect(),
+            false => Vec::new(),
+        }
     }
-    parts.push(wrk.describe(options.seconds));
-    parts.push(match options.rounds {
-        1 => "1 round".into(),
-        rounds => format!("medians of {rounds} rounds"),
-    });
-    if cfg!(debug_assertions) {
-        parts.push("plain hyper is a DEBUG build".into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(flags: &[&str]) -> Options {
+        Options::try_parse_from([&["tally-bench"], flags].concat()).unwrap()
     }
-    parts.join("; ")
+
+    #[test]
+    fn a_suite_measures_the_servers_that_it_knows_and_that_were_asked_for() {
+        let all = options(&[]);
+        assert_eq!(all.servers(Suite::Increment, &increment::KINDS), increment::KINDS);
+        assert_eq!(all.servers(Suite::Hello, &hello::KINDS), hello::KINDS);
+        let some = options(&["--suite", "hello", "--only", "wasmtime,tally"]);
+        assert_eq!(some.servers(Suite::Increment, &increment::KINDS), []);
+        assert_eq!(some.servers(Suite::Hello, &hello::KINDS), [Kind::Tally, Kind::Wasmtime]);
+    }
 }

@@ -1,23 +1,19 @@
-//! One measured window of one server, and the check that it counted exactly.
+//! One measured window of one server.
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
-use hyper::{Method, StatusCode};
-use tally_testkit::Postgres;
+use anyhow::Result;
 
 use crate::{
-    backend::{Backend, Store},
-    http,
-    load::{Load, Wrk},
-    pgbench,
+    load::{Load, Target, Wrk},
     processor::Clock,
-    report::{Report, Sample, per_request},
-    server::{Kind, Programs, Server},
+    programs::{Kind, Programs},
+    server::Server,
+    table::{Sample, per_request},
 };
 
 /// Load before the window, which is not measured: connections, caches and branch predictors settle.
-const WARM_UP: Duration = Duration::from_secs(1);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 
 /// What all windows have in common.
 pub(crate) struct Measure<'a> {
@@ -25,33 +21,31 @@ pub(crate) struct Measure<'a> {
     pub(crate) wrk: &'a Wrk,
     pub(crate) clock: Clock,
     pub(crate) window: Duration,
+    pub(crate) rounds: u32,
+    /// For what is needed only while measuring.
+    pub(crate) dir: &'a Path,
+}
+
+/// What a server did.
+pub(crate) struct Window {
+    pub(crate) warm_up: Load,
+    pub(crate) load: Load,
+    pub(crate) sample: Sample,
 }
 
 impl Measure<'_> {
-    /// Starts a server on a store, measures it, and ends it.
-    pub(crate) async fn server(
+    /// Puts load on a server. `store` is the process that does the work of its store, if any.
+    pub(crate) async fn window(
         &self,
-        kind: Kind,
-        store: &Store,
-        dir: &Path,
-        report: &mut Report,
-    ) -> Result<()> {
-        let title = format!("{} on {}", kind.name(), store.backend().name());
-        eprintln!("{title}");
-        let mut server = Server::start(self.programs, kind, &store.url(), dir).await?;
-        let (status, _) = http::request(server.address(), Method::POST, "/reset").await?;
-        if status != StatusCode::OK {
-            bail!("{title}: POST /reset answered {status}");
-        }
-
-        let warm_up = self.wrk.run(server.address(), WARM_UP).await?;
-        let before = self.used(&server, store)?;
-        let load = self.wrk.run(server.address(), self.window).await?;
-        let after = self.used(&server, store)?;
-
+        server: &mut Server,
+        target: &Target,
+        store: Option<u32>,
+    ) -> Result<Window> {
+        let warm_up = self.wrk.run(server.address(), target, WARM_UP).await?;
+        let before = self.used(server, store)?;
+        let load = self.wrk.run(server.address(), target, self.window).await?;
+        let after = self.used(server, store)?;
         server.still_runs()?;
-        let count = count(&server).await.with_context(|| title.clone())?;
-        server.end().await?;
 
         let cpu = after.0.saturating_sub(before.0);
         let store_cpu = after.1.zip(before.1).map(|(after, before)| after.saturating_sub(before));
@@ -62,84 +56,40 @@ impl Measure<'_> {
             p50: Some(load.p50.as_secs_f64()),
             p99: Some(load.p99.as_secs_f64()),
         };
-        for note in notes(count, self.wrk.in_flight(), &warm_up, &load) {
-            report.note(format!("{title}: {note}"));
-        }
-        report.add(store.backend(), kind.name(), sample);
-        Ok(())
-    }
-
-    /// Measures PostgreSQL without a server in front.
-    pub(crate) async fn pgbench(
-        &self,
-        postgres: &Postgres,
-        dir: &Path,
-        report: &mut Report,
-    ) -> Result<()> {
-        eprintln!("pgbench");
-        let id = postgres.process_id().context("PostgreSQL is gone")?;
-        let pgbench = pgbench::Pgbench::prepare(postgres, dir).await?;
-        let clients = self.wrk.in_flight();
-        pgbench.run(clients, WARM_UP).await?;
-        let before = self.clock.used(id)?;
-        let result = pgbench.run(clients, self.window).await?;
-        let cpu = self.clock.used(id)?.saturating_sub(before);
-        let sample = Sample {
-            rate: result.rate,
-            store_cpu: per_request(cpu, result.transactions),
-            ..Sample::default()
-        };
-        report.add(Backend::Postgres, pgbench::NAME, sample);
-        Ok(())
+        Ok(Window { warm_up, load, sample })
     }
 
     /// CPU time so far of the server and of the store.
-    fn used(&self, server: &Server, store: &Store) -> Result<(Duration, Option<Duration>)> {
-        let of_store = store.process_id().map(|id| self.clock.used(id)).transpose()?;
+    fn used(&self, server: &Server, store: Option<u32>) -> Result<(Duration, Option<Duration>)> {
+        let of_store = store.map(|id| self.clock.used(id)).transpose()?;
         Ok((self.clock.used(server.id())?, of_store))
     }
 }
 
-/// What was not as it should be. Every acknowledged increment must be in the count. Beyond
-/// those can only be increments whose answers wrk did not wait for, or that failed.
-fn notes(count: u64, in_flight: u64, warm_up: &Load, load: &Load) -> Vec<String> {
-    let mut notes = Vec::new();
-    let loads = [warm_up, load];
-    let acknowledged: u64 = loads.iter().map(|load| load.acknowledged()).sum();
-    let lost = acknowledged.saturating_sub(count);
-    if lost > 0 {
-        notes.push(format!(
-            "LOST UPDATES: {lost} of {acknowledged} acknowledged increments are not in the count {count}"
-        ));
-    }
-    let unsure: u64 =
-        loads.iter().map(|load| in_flight + load.refused + load.failed_sockets()).sum();
-    let surplus = count.saturating_sub(acknowledged);
-    if surplus > unsure {
-        notes.push(format!(
-            "COUNTED TWICE: the count {count} is {surplus} above the {acknowledged} acknowledged increments, and at most {unsure} were unanswered"
-        ));
-    }
-    for (load, name) in loads.iter().zip(["warming up", "measuring"]) {
-        if load.refused > 0 {
-            let (refused, requests) = (load.refused, load.requests);
-            notes.push(format!("{refused} of {requests} answers were errors while {name}"));
+impl Window {
+    /// Answers with an error status, and failures of sockets.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for (load, name) in [(&self.warm_up, "warming up"), (&self.load, "measuring")] {
+            if load.refused > 0 {
+                let (refused, requests) = (load.refused, load.requests);
+                notes.push(format!("{refused} of {requests} answers were errors while {name}"));
+            }
+            for (what, errors) in load.socket_errors.iter().filter(|(_, errors)| *errors > 0) {
+                notes.push(format!("{errors} socket errors ({what}) while {name}"));
+            }
         }
-        for (what, errors) in load.socket_errors.iter().filter(|(_, errors)| *errors > 0) {
-            notes.push(format!("{errors} socket errors ({what}) while {name}"));
-        }
+        notes
     }
-    notes
 }
 
-async fn count(server: &Server) -> Result<u64> {
-    let (status, body) = http::request(server.address(), Method::GET, "/report").await?;
-    if status != StatusCode::OK {
-        bail!("GET /report answered {status}");
+/// The servers in the order of a round: it alternates, so that none always goes first.
+pub(crate) fn order(kinds: &[Kind], round: u32) -> Vec<Kind> {
+    let mut order = kinds.to_vec();
+    if round % 2 == 1 {
+        order.reverse();
     }
-    let report: serde_json::Value =
-        serde_json::from_slice(&body).context("GET /report answered no JSON")?;
-    report.get("count").and_then(serde_json::Value::as_u64).context("GET /report has no count")
+    order
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
@@ -148,10 +98,10 @@ fn rate(requests: u64, duration: Duration) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn load(requests: u64, refused: u64, timeouts: u64) -> Load {
+    pub(crate) fn load(requests: u64, refused: u64, timeouts: u64) -> Load {
         Load {
             requests,
             refused,
@@ -162,32 +112,27 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_count_within_what_was_acknowledged_or_unanswered_is_right() {
-        for count in 300..=304 {
-            assert!(notes(count, 2, &load(100, 0, 0), &load(200, 0, 0)).is_empty(), "{count}");
-        }
+    pub(crate) fn window(warm_up: Load, load: Load) -> Window {
+        Window { warm_up, load, sample: Sample::default() }
     }
 
     #[test]
-    fn a_count_outside_is_said() {
-        let lost = notes(299, 2, &load(100, 0, 0), &load(200, 0, 0));
-        assert!(lost.iter().any(|note| note.starts_with("LOST UPDATES: 1 of 300")), "{lost:?}");
-        let twice = notes(305, 2, &load(100, 0, 0), &load(200, 0, 0));
-        assert!(twice.iter().any(|note| note.starts_with("COUNTED TWICE")), "{twice:?}");
+    fn failures_are_said() {
+        assert!(window(load(100, 0, 0), load(200, 0, 0)).failures().is_empty());
+        assert_eq!(
+            window(load(100, 5, 0), load(200, 0, 1)).failures(),
+            [
+                "5 of 100 answers were errors while warming up",
+                "1 socket errors (timeout) while measuring"
+            ]
+        );
     }
 
     #[test]
-    fn failures_are_said_and_may_have_counted_or_not() {
-        for count in [295, 305] {
-            let notes = notes(count, 2, &load(100, 5, 0), &load(200, 0, 1));
-            assert_eq!(
-                notes,
-                [
-                    "5 of 100 answers were errors while warming up",
-                    "1 socket errors (timeout) while measuring"
-                ]
-            );
-        }
+    fn every_other_round_is_reversed() {
+        let kinds = [Kind::Plain, Kind::Tally, Kind::Wasmtime];
+        assert_eq!(order(&kinds, 0), kinds);
+        assert_eq!(order(&kinds, 1), [Kind::Wasmtime, Kind::Tally, Kind::Plain]);
+        assert_eq!(order(&kinds, 2), kinds);
     }
 }

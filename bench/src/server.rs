@@ -1,4 +1,4 @@
-//! The two servers: starting one, waiting until it is ready, and ending it.
+//! A running server: starting it, waiting until it is ready, and ending it.
 
 use std::{
     fs,
@@ -8,17 +8,20 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use clap::ValueEnum;
 use hyper::{Method, StatusCode};
 use tally_testkit::free_port;
 use tokio::{
-    process::{Child, Command},
+    process::Child,
     time::{sleep, timeout},
 };
 
-use crate::{http, program};
+use crate::{
+    http, program,
+    programs::{Kind, Programs, Task},
+    wasmtime,
+};
 
-/// Longest time until a server is ready; generous, as Tally may have to compile its guest.
+/// Longest time until a server is ready; generous, as a guest may have to be compiled.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest time from `SIGTERM` to the end of the process.
@@ -26,20 +29,6 @@ const END_LIMIT: Duration = Duration::from_secs(15);
 
 /// What plain-hyper prints when it is ready.
 const LISTENING: &str = "listening on ";
-
-/// Which server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kind {
-    Plain,
-    Tally,
-}
-
-/// Where the executables are.
-pub(crate) struct Programs {
-    pub(crate) plain: PathBuf,
-    pub(crate) tally: PathBuf,
-    pub(crate) guest: PathBuf,
-}
 
 /// A running server; killed when dropped.
 pub(crate) struct Server {
@@ -50,61 +39,19 @@ pub(crate) struct Server {
     log: PathBuf,
 }
 
-impl Kind {
-    /// Its name in the table.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain hyper",
-            Self::Tally => "tally",
-        }
-    }
-}
-
-impl Programs {
-    /// Whether all files are there that a server needs.
-    pub(crate) fn check(&self, kind: Kind) -> Result<()> {
-        let needed = match kind {
-            Kind::Plain => vec![(&self.plain, "build it, or name it with --peer")],
-            Kind::Tally => vec![
-                (&self.tally, "build it with cargo build --release, or name it with --tally"),
-                (&self.guest, "build it in the folder guest, or name it with --guest"),
-            ],
-        };
-        for (path, how) in needed {
-            if !path.is_file() {
-                bail!("{} is not there; {how}", path.display());
-            }
-        }
-        Ok(())
-    }
-
-    fn command(&self, kind: Kind, store: &str, listen: SocketAddr, admin: SocketAddr) -> Command {
-        let mut command = match kind {
-            Kind::Plain => program::command(&self.plain),
-            Kind::Tally => {
-                let mut command = program::command(&self.tally);
-                command.arg("serve").arg(&self.guest).args(["--admin", &admin.to_string()]);
-                command
-            }
-        };
-        command.args(["--store", store, "--listen", &listen.to_string()]);
-        command
-    }
-}
-
 impl Server {
-    /// Starts a server on a store, and returns it when it is ready. Its output goes to a file.
+    /// Starts a server, and returns it when it is ready. Its output goes to a file.
     pub(crate) async fn start(
         programs: &Programs,
         kind: Kind,
-        store: &str,
+        task: Task<'_>,
         dir: &Path,
     ) -> Result<Self> {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (address, admin) = (local(free_port()?), local(free_port()?));
         let log = dir.join(format!("{}.log", kind.name()));
         let output = fs::File::create(&log)?;
-        let mut command = programs.command(kind, store, address, admin);
+        let mut command = programs.command(kind, task, address, admin);
         command.stdout(output.try_clone()?).stderr(output);
         let child = command
             .spawn()
@@ -131,11 +78,16 @@ impl Server {
 
     async fn is_ready(&self, admin: SocketAddr) -> bool {
         match self.kind {
-            Kind::Plain => self.log().lines().any(|line| line.starts_with(LISTENING)),
+            Kind::Plain => self.has_said(LISTENING),
+            Kind::Wasmtime | Kind::WasmtimeTuned => self.has_said(wasmtime::LISTENING),
             Kind::Tally => http::request(admin, Method::GET, "/readyz")
                 .await
-                .is_ok_and(|(status, _)| status == StatusCode::OK),
+                .is_ok_and(|answer| answer.status() == StatusCode::OK),
         }
+    }
+
+    fn has_said(&self, start: &str) -> bool {
+        self.log().lines().any(|line| line.starts_with(start))
     }
 
     /// Fails with what the server printed if it has ended.

@@ -84,6 +84,7 @@ pub struct GuestOptions {
         value_name = "BOOL",
         env = "TALLY_OUTGOING_PRIVATE",
         num_args = 0..=1,
+        require_equals = true,
         default_missing_value = "true"
     )]
     #[serde(skip_serializing_if = "Option::is_none")]

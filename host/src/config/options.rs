@@ -113,6 +113,7 @@ pub struct Options {
         value_name = "BOOL",
         env = "TALLY_WATCH",
         num_args = 0..=1,
+        require_equals = true,
         default_missing_value = "true"
     )]
     pub watch: Option<bool>,

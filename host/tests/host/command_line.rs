@@ -218,3 +218,15 @@ fn unknown_keys_name_the_nearest_known_one() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("--stroe") && error.contains("--store"), "{error}");
 }
+
+#[test]
+fn a_switch_before_the_guest_does_not_take_it_for_its_value() {
+    let dir = tempfile::tempdir().unwrap();
+    for (arguments, watch) in
+        [(["--watch", "g.wasm"], "watch = true"), (["--watch=false", "g.wasm"], "watch = false")]
+    {
+        let output = run(dir.path(), &[&["config"], arguments.as_slice()].concat());
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(text.contains("guest = \"g.wasm\"") && text.contains(watch), "{text}");
+    }
+}

@@ -1,4 +1,5 @@
-//! The counter's three routes in plain hyper, without WebAssembly: what Tally is measured beside.
+//! The counter's three routes in plain hyper, and a fourth that says hello, without WebAssembly: what
+//! Tally is measured beside.
 //!
 //! One runtime and one listener for each core, all on one port through `SO_REUSEPORT`; a request
 //! stays on the thread that accepted its connection. Tried beside it, one work-stealing runtime
@@ -39,7 +40,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// A counter over HTTP: POST /increment, GET /report, POST /reset.
+/// A counter over HTTP: POST /increment, GET /report, POST /reset. And GET /hello.
 #[derive(Parser)]
 struct Options {
     /// Where the count is kept: memory:, sqlite:PATH, redis://… or postgres://…
@@ -114,8 +115,11 @@ async fn answer(request: &Request<Incoming>, store: &Store) -> Response<Full<Byt
         ("/increment", &Method::POST) => Operation::Increment,
         ("/reset", &Method::POST) => Operation::Reset,
         ("/report", &Method::GET) => Operation::Report,
+        ("/hello", &Method::GET) => {
+            return response(StatusCode::OK, CONTENT_TYPE, "text/plain", "Hello, World!");
+        }
         ("/increment" | "/reset", _) => return not_allowed("POST"),
-        ("/report", _) => return not_allowed("GET"),
+        ("/report" | "/hello", _) => return not_allowed("GET"),
         _ => return response(StatusCode::NOT_FOUND, CONTENT_TYPE, "text/plain", "not found\n"),
     };
     match (store.apply(operation).await, operation) {
