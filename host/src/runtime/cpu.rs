@@ -3,6 +3,10 @@
 //! Wasmtime's epochs count ticks of a clock, also while a guest waits for the store. So a tick
 //! only asks: a guest that is computing when the epoch has moved on is charged the time it has been
 //! polled for so far, and made to yield, so that others on its core go on.
+//!
+//! A poll that takes longer than two ticks has most likely lost its core to another thread for a
+//! while, as a guest that computes yields at each tick. It is charged two ticks: reading the time
+//! that the kernel gave the thread would cost each request a system call.
 
 use std::{
     cell::Cell,
@@ -10,6 +14,8 @@ use std::{
     task::{Context, Poll},
     time::{Duration, Instant},
 };
+
+use super::engine::TICK;
 
 thread_local! {
     /// The guest that is running on this thread: when it was given the thread, and how long it had
@@ -35,9 +41,14 @@ impl Meter {
 
     /// Checks what the guest that runs on this thread has used. Called on a tick.
     pub(super) fn check(&self) -> Result<(), CpuLimitReached> {
-        let used = RUNNING.get().map(|(since, before)| before.saturating_add(since.elapsed()));
+        let used = RUNNING.get().map(|(since, before)| before.saturating_add(stretch(since)));
         if used > Some(self.limit) { Err(CpuLimitReached(self.limit)) } else { Ok(()) }
     }
+}
+
+/// What a poll is charged that began then.
+fn stretch(since: Instant) -> Duration {
+    since.elapsed().min(TICK.saturating_mul(2))
 }
 
 /// A guest's future, which notes when it has the thread and for how long.
@@ -63,7 +74,7 @@ impl<F: Future> Future for Metered<F> {
         RUNNING.set(None);
         // Most guests are done in one poll, and nobody asks any more.
         if polled.is_pending() {
-            self.used = self.used.saturating_add(since.elapsed());
+            self.used = self.used.saturating_add(stretch(since));
         }
         polled
     }
@@ -86,6 +97,11 @@ mod tests {
             meter.check().is_err()
         });
         assert_eq!(computing.now_or_never(), Some(true), "ten milliseconds since it was resumed");
+        let preempted = Metered::new(async {
+            std::thread::sleep(Duration::from_millis(50));
+            Meter::new(Duration::from_millis(30)).check().is_ok()
+        });
+        assert_eq!(preempted.now_or_never(), Some(true), "nobody computes so long in one poll");
     }
 
     #[tokio::test]

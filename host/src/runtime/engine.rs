@@ -12,7 +12,7 @@ use super::profile::Profile;
 
 /// How often a computing guest is looked at. Short against the default limit on computing, long
 /// against the cost of a tick.
-const TICK: Duration = Duration::from_millis(10);
+pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// Stack of the guest, in bytes: wasmtime's default. Recursion ends here, as a trap.
 const WASM_STACK_BYTES: usize = 512 << 10;

@@ -87,6 +87,8 @@ impl Host {
         let log = File::create(dir.path().join("log")).unwrap();
         let mut command = tally(dir.path());
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        // Tests share a machine that may be slow: those of this limit set their own.
+        command.env("TALLY_CPU_LIMIT", "30s");
         complete(&mut command);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());

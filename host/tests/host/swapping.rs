@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use http::{Method, Request};
@@ -128,8 +129,12 @@ async fn a_hundred_swaps_under_load_fail_no_request_and_leave_no_memory_behind()
             early = host.resident();
         }
     }
-    let late = host.resident();
-    assert!(late < early + (16 << 20), "{early} bytes grew to {late}");
+    // Wasmtime's cache packs what is new in it for a while, which takes memory that it gives back.
+    let enough = Instant::now() + Duration::from_secs(60);
+    while host.resident() > early + (16 << 20) {
+        assert!(Instant::now() < enough, "{early} bytes grew to {}", host.resident());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let (increments, seen) = load.stop().await;
     assert_eq!(versions.len(), 2);
     assert!(seen.is_superset(&versions), "{seen:?}");
