@@ -78,9 +78,9 @@ lint: _target
 # What CI runs
 ci: lint test
 
-# Measure /increment on each backend beside the same routes in plain hyper; flags are passed on
+# Measure /increment on each backend and hello, beside plain hyper and `wasmtime serve`; flags are passed on
 [positional-arguments]
-bench *flags: build-guest
+bench *flags: build-guest (build-guest "hello")
     cargo build --locked --release -p tally -p tally-bench
     target/release/tally-bench "$@"
 

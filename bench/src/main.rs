@@ -1,11 +1,11 @@
-//! Measures Tally beside its peers, and prints tables: `POST /increment` on each backend, beside the
-//! same route in plain hyper without WebAssembly; and a standard handler that says hello, beside
-//! `wasmtime serve`. Passes no judgement.
+//! Measures Tally beside its peers, and prints tables: `POST /increment` on each backend, beside
+//! plain hyper without WebAssembly; and a standard handler that says hello, beside `wasmtime serve`
+//! as well. Passes no judgement.
 //!
 //! Layout: `increment` and `hello` are the suites; `measure` runs one server under load and `load`
 //! drives it with wrk; `programs` and `wasmtime` know how servers are called; `server`, `backend`,
-//! `peer` and `program` start and end processes; `processor` reads their CPU time; `pgbench` measures
-//! PostgreSQL itself; `surroundings`, `table` and `report` make what is printed.
+//! `peer` and `program` start and end processes; `processor` reads their CPU time; `pgbench`
+//! measures PostgreSQL itself; `surroundings`, `table` and `report` make what is printed.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(

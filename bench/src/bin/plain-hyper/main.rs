@@ -1,5 +1,5 @@
-//! The counter's three routes in plain hyper, and a fourth that says hello, without WebAssembly: what
-//! Tally is measured beside.
+//! The counter's three routes in plain hyper, and a fourth that says hello, without WebAssembly:
+//! what Tally is measured beside.
 //!
 //! One runtime and one listener for each core, all on one port through `SO_REUSEPORT`; a request
 //! stays on the thread that accepted its connection. Tried beside it, one work-stealing runtime

@@ -30,6 +30,12 @@ async fn waiting(client: &Client) -> i64 {
     client.query_one(select, &[]).await.unwrap().get(0)
 }
 
+/// How many sessions wait for a lock of a kind (`pg_locks.locktype`).
+async fn waiting_for(client: &Client, kind: &str) -> i64 {
+    let select = "SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted AND locktype = $1";
+    client.query_one(select, &[&kind]).await.unwrap().get(0)
+}
+
 #[test]
 fn a_stopped_server_refuses_and_serves_again_by_itself() {
     let mut server = Postgres::start(Durability::Unsynced).unwrap();
@@ -132,15 +138,16 @@ fn a_deadlock_with_another_program_counts_once() {
             let firsts: Vec<String> = (0..100).map(|number| format!("first-{number}")).collect();
             async move { join_all(firsts.iter().map(|key| handle.increment(&bucket, key, 1))).await }
         });
-        until(|| async { waiting(&admin).await == 2 }).await;
+        until(|| async { waiting_for(&admin, "relation").await == 2 }).await;
         let increments = keys.iter().map(|key| handle.increment(&bucket, key, 1));
         let mut gathered = pin!(join_all(increments));
         // They are queued when they have been polled once.
         let queued = poll_fn(|context| Poll::Ready(gathered.as_mut().poll(context).is_pending()));
         assert!(queued.await, "behind the first ones");
         other.batch_execute("ROLLBACK TO gathering").await.unwrap();
-        // One lane's statement has locked other keys, and waits for the last.
-        until(|| async { waiting(&admin).await == 1 }).await;
+        // One lane's statement has locked other keys, and waits for the last: for the transaction
+        // that holds its row, and not for the table any more.
+        until(|| async { waiting_for(&admin, "transactionid").await == 1 }).await;
         let crossing = other
             .batch_execute("UPDATE tally_kv SET number = number WHERE key LIKE 'key-%'; COMMIT")
             .await;
