@@ -78,7 +78,11 @@ fn run(command: Command) -> Result<ExitCode> {
             let config = Config::load(*options, &environment)?;
             start_logging(&config)?;
             // Accepting, health and signals; requests have threads of their own.
-            main_runtime()?.block_on(server::serve(config, say))?;
+            let main = main_runtime()?;
+            let served = main.block_on(server::serve(config, say));
+            // Without waiting for files on a disk that hangs.
+            main.shutdown_background();
+            served?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Deploy { guest, route, admin } => {

@@ -6,6 +6,8 @@
 //!   reason for one that cannot be run, and then nothing has changed. The file it was started from
 //!   stays, and the next start loads that.
 
+use std::time::Duration;
+
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -16,6 +18,9 @@ use super::{Admin, text};
 
 /// Bytes of a component that are taken: more than any that can be loaded.
 const MAX_BYTES: usize = 65 << 20;
+
+/// Longest time that a component may take to arrive.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Admin {
     pub(super) fn list_guests(&self) -> Response<Full<Bytes>> {
@@ -36,6 +41,24 @@ impl Admin {
         name: &str,
         request: Request<Incoming>,
     ) -> Response<Full<Bytes>> {
+        // Read first, so that a client that is slow to send keeps no other from deploying, and gets
+        // to read an answer.
+        let Ok(_upload) = self.uploads.acquire().await else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into());
+        };
+        let reading = Limited::new(request.into_body(), MAX_BYTES).collect();
+        let bytes = match tokio::time::timeout(UPLOAD_TIMEOUT, reading).await {
+            Ok(Ok(bytes)) => bytes.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                let reason = format!("a component has at most {MAX_BYTES} bytes\n");
+                return text(StatusCode::PAYLOAD_TOO_LARGE, reason);
+            }
+            Ok(Err(error)) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+            Err(_) => {
+                let reason = "the component did not arrive in time\n".into();
+                return text(StatusCode::REQUEST_TIMEOUT, reason);
+            }
+        };
         let name = percent_decode_str(name).decode_utf8_lossy();
         let Some(guest) = self.routes.named(&name) else {
             let names: Vec<&str> = self.routes.iter().map(|(_, guest)| &**guest.name()).collect();
@@ -46,14 +69,6 @@ impl Admin {
         // One at a time: a component takes memory, and compiling it all cores.
         let Ok(_turn) = self.deploying.acquire().await else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into());
-        };
-        let bytes = match Limited::new(request.into_body(), MAX_BYTES).collect().await {
-            Ok(bytes) => bytes.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => {
-                let reason = format!("a component has at most {MAX_BYTES} bytes\n");
-                return text(StatusCode::PAYLOAD_TOO_LARGE, reason);
-            }
-            Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         };
         match guest.deploy(bytes.into(), self.state.clone()).await {
             Ok(done) => {

@@ -42,6 +42,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest time a connection may be idle.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Components that may arrive at once, of up to 65 MiB each.
+const MAX_UPLOADS: usize = 4;
+
 /// What the admin listener answers from.
 pub(crate) struct Admin {
     registry: Registry,
@@ -51,6 +54,8 @@ pub(crate) struct Admin {
     draining: AtomicBool,
     /// Held by the one component that is being loaded.
     deploying: Semaphore,
+    /// Held by components that are arriving, as each is held in memory.
+    uploads: Semaphore,
     gauges: Gauges,
 }
 
@@ -96,8 +101,8 @@ impl Admin {
             waiting: by_guest("tally_pool_waiting_requests", "Requests waiting for an instance")?,
         };
         let draining = AtomicBool::new(false);
-        let deploying = Semaphore::new(1);
-        Ok(Self { registry, routes, workers, state, draining, deploying, gauges })
+        let (deploying, uploads) = (Semaphore::new(1), Semaphore::new(MAX_UPLOADS));
+        Ok(Self { registry, routes, workers, state, draining, deploying, uploads, gauges })
     }
 
     /// Makes `/readyz` fail, so that no new clients are sent here.

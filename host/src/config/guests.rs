@@ -249,6 +249,13 @@ impl GuestOptions {
         let private = self.outgoing_private.unwrap_or_default();
         let outgoing = Outgoing::parse(hosts.iter().map(String::as_str), private)
             .map_err(|error| ConfigError(format!("outgoing-hosts: {error}")))?;
+        if name.chars().any(char::is_control) {
+            return Err(ConfigError("a name has no control characters".into()));
+        }
+        let wrong = |name: &&String| name.is_empty() || name.contains(['=', '\0']);
+        if let Some(name) = self.env.keys().find(wrong) {
+            return Err(ConfigError(format!("env: '{name}' is no name of a variable")));
+        }
         let limits = self.limits()?;
         let (env, settings) = (self.env, self.settings);
         Ok(GuestConfig { name, file, limits, env, settings, pattern, buckets, outgoing })
@@ -290,8 +297,10 @@ pub(super) fn resolve(
         for other in guests.iter().take(number) {
             if guest.pattern.clashes(&other.pattern) {
                 return Err(ConfigError(format!(
-                    "the routes '{}' and '{}' take the same requests ({}); change or remove one",
-                    other.name, guest.name, guest.pattern
+                    "two routes take the same requests, {}: to {} and to {}; change or remove one",
+                    guest.pattern,
+                    other.file.display(),
+                    guest.file.display()
                 )));
             }
             if guest.name == other.name {
@@ -322,16 +331,22 @@ fn pattern(route: &RouteOptions) -> Result<Pattern, String> {
         (Some(_), Some(_)) => return Err("give it a path or a prefix, not both".into()),
     };
     let (edge::Path::Exact(text) | edge::Path::Prefix(text)) = &path;
-    if !text.starts_with('/') || text.contains(['?', '#', '*']) {
+    if text.ends_with("/...") {
+        return Err(format!("'{text}': write prefix = \"/api\" for a path and all below it"));
+    }
+    let dots = text.split('/').any(|segment| matches!(segment, "." | ".."));
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic()) && !text.contains(['?', '#', '*']);
+    if !text.starts_with('/') || !plain || dots {
         return Err(format!(
-            "'{text}' is no path; write one that begins with a slash, such as /api"
+            "'{text}' is no path; write one as clients send it, percent-encoded and beginning with a slash, such as /api"
         ));
     }
     let host = route.host.as_ref().map(|host| host.to_ascii_lowercase());
     if let Some(host) = &host {
         let authority: Result<http::uri::Authority, _> = host.parse();
-        if !authority.is_ok_and(|authority| authority.host() == host) {
-            return Err(format!("'{host}' is no host; write a name without a port"));
+        let plain = !host.contains('*') && !host.ends_with('.');
+        if !plain || !authority.is_ok_and(|authority| authority.host() == host) {
+            return Err(format!("'{host}' is no host; write one name, without a port or a star"));
         }
     }
     Ok(Pattern { host, path })
@@ -385,8 +400,16 @@ mod tests {
         for (text, part) in [
             ("[[route]]\nguest = 'a'\n", "takes no requests"),
             ("[[route]]\nguest = 'a'\npath = '/a'\nprefix = '/a'\n", "not both"),
-            ("[[route]]\nguest = 'a'\npath = 'a'\n", "begins with a slash"),
+            ("[[route]]\nguest = 'a'\npath = 'a'\n", "beginning with a slash"),
             ("[[route]]\nguest = 'a'\nhost = 'a:80'\n", "without a port"),
+            ("[[route]]\nguest = 'a'\nhost = '*.a'\n", "a star"),
+            ("[[route]]\nguest = 'a'\nprefix = '/a/...'\n", "all below it"),
+            ("[[route]]\nguest = 'a'\nprefix = '/a b'\n", "percent-encoded"),
+            ("[[route]]\nguest = 'a'\nprefix = '/a/../b'\n", "no path"),
+            (
+                "[[route]]\nguest = 'a'\npath = '/a'\nenv = { 'A=' = '1' }\n",
+                "no name of a variable",
+            ),
             (
                 "[[route]]\nguest = 'a'\nprefix = '/a'\n[[route]]\nguest = 'b'\nprefix = '/a/'\n",
                 "same requests",

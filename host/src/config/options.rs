@@ -78,7 +78,7 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", env = "TALLY_BODIES_LIMIT")]
     pub bodies_limit: Option<Size>,
 
-    /// Longest time a connection may be idle or sending a request's head [default: 30s]
+    /// Longest time a connection may be idle, sending a request's head, or not reading [default: 30s]
     #[arg(long, value_name = "TIME", env = "TALLY_HEAD_TIMEOUT")]
     pub head_timeout: Option<Span>,
 

@@ -25,7 +25,8 @@ use crate::runtime::{Body, BodyError};
 const MAX_DISCARDED: usize = 32 << 20;
 
 /// Bytes of an announced body that is read before a guest is given a place in the pool, so that a
-/// slow client holds no place with a small body.
+/// slow client holds no place with it. One of unknown length is handed on as it comes: its client
+/// may be waiting for the guest's answer.
 const SMALL_BYTES: u64 = 64 << 10;
 
 /// A body and its share of what all bodies may take, to be kept for as long as the body is.

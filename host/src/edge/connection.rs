@@ -2,8 +2,8 @@
 //! with.
 //!
 //! hyper times the heads of HTTP/1 requests. What it does not time is watched here: a connection
-//! that sends nothing, half a preface, or no more requests, and one that does not close when it is
-//! asked to.
+//! that sends nothing, half a preface, or no more requests, one that does not read (`writing`), and
+//! one that does not close when it is asked to.
 
 use std::{
     net::TcpStream,
@@ -24,7 +24,7 @@ use hyper_util::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::service::Service;
+use super::{service::Service, writing::Impatient};
 use crate::runtime::{Body, BodyError};
 
 /// Requests at once on one HTTP/2 connection: what RFC 9113 (6.5.2) recommends as the least, and
@@ -125,7 +125,8 @@ pub(super) async fn serve(
             Ok::<_, std::convert::Infallible>(response)
         }
     });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), handle));
+    let mut connection =
+        pin!(builder.serve_connection(TokioIo::new(Impatient::new(stream, idle_timeout)), handle));
     let closing = async {
         tokio::select! {
             // An error means that the server is gone, which asks for the same.

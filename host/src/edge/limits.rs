@@ -15,7 +15,8 @@ pub struct Limits {
     /// Bytes of all bodies that are arriving or being answered. A quarter of a gigabyte is 256 of
     /// the largest, and bounds what many slow clients can pile up.
     pub bodies: usize,
-    /// Longest time a connection may be idle, or take to send a request's head.
+    /// Longest time a connection may be idle, take to send a request's head, or leave what was sent
+    /// unread.
     pub head_timeout: Duration,
     /// Longest time a request's body may take to arrive.
     pub body_timeout: Duration,

@@ -15,6 +15,7 @@ mod problem;
 mod routes;
 mod service;
 mod worker;
+mod writing;
 
 pub use self::limits::Limits;
 pub(crate) use self::{

@@ -152,7 +152,7 @@ impl Problem {
 
     /// Logs what the operator should know: faults of the host, the guest or the store. Clients'
     /// own faults are their business.
-    pub(super) fn log(&self, id: &RequestId, method: &Method) {
+    pub(super) fn log(&self, id: &RequestId, guest: &str, method: &Method) {
         let id = id.as_str();
         let Self::Guest(failure) = self else {
             tracing::debug!(id, %method, problem = ?self, "a request was refused");
@@ -160,13 +160,13 @@ impl Problem {
         };
         match &failure.cause {
             Cause::Trap(reason) | Cause::InvalidResponse(reason) | Cause::Internal(reason) => {
-                tracing::error!(id, %method, reason, "a guest failed");
+                tracing::error!(id, guest, %method, reason, "a guest failed");
             }
             Cause::StateNotApplied(reason) | Cause::StateUnknown(reason) => {
-                tracing::warn!(id, %method, reason, "the store failed");
+                tracing::warn!(id, guest, %method, reason, "the store failed");
             }
             Cause::CpuLimit | Cause::WallLimit => {
-                tracing::warn!(id, %method, ?failure, "a guest reached its limit");
+                tracing::warn!(id, guest, %method, ?failure, "a guest reached its limit");
             }
             _ => tracing::debug!(id, %method, ?failure, "a request was refused"),
         }

@@ -113,6 +113,8 @@ pub(super) fn without_port(host: &str) -> &str {
         Some((name, port)) if !port.ends_with(']') => name,
         _ => host,
     }
+    // The root's dot says no more than its absence.
+    .trim_end_matches('.')
 }
 
 #[cfg(test)]
@@ -156,6 +158,7 @@ mod tests {
         assert_eq!(without_port("[::1]:80"), "[::1]");
         assert_eq!(without_port("[::1]"), "[::1]");
         assert_eq!(without_port("a"), "a");
+        assert_eq!(without_port("a.:80"), "a");
     }
 
     #[test]

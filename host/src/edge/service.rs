@@ -68,7 +68,7 @@ impl Service {
                 response
             }
             Err(problem) => {
-                problem.log(&id, &method);
+                problem.log(&id, &route, &method);
                 problem.into_response(&id)
             }
         };
@@ -138,21 +138,29 @@ impl Service {
     }
 }
 
-/// Checks that the request names its host once, and gives HTTP/2's `:authority` to the guest by the
-/// same name (RFC 9113, 8.3.1).
+/// Checks that the request names its host once, and leaves it in `Host` alone: what routes are found
+/// by is what guests see.
+///
+/// The target's authority counts before the header (RFC 9112, 3.2.2); in HTTP/2, where both are
+/// there, they must agree (RFC 9113, 8.3.1).
 fn settle_host(parts: &mut http::request::Parts) -> Result<(), Problem> {
     let mut names = parts.headers.get_all(header::HOST).iter();
-    match (names.next(), names.next(), parts.version) {
-        (Some(_), None, _) | (None, None, Version::HTTP_10) => Ok(()),
-        (None, None, Version::HTTP_2) => {
-            let authority = parts.uri.authority().map(|authority| authority.as_str());
-            if let Some(Ok(host)) = authority.map(HeaderValue::from_str) {
-                parts.headers.insert(header::HOST, host);
-            }
-            Ok(())
-        }
-        _ => Err(Problem::Host),
+    let (first, second) = (names.next(), names.next());
+    if second.is_some() || (first.is_none() && parts.version == Version::HTTP_11) {
+        return Err(Problem::Host);
     }
+    let Some(authority) = parts.uri.authority() else { return Ok(()) };
+    let Ok(host) = HeaderValue::from_str(authority.as_str()) else { return Err(Problem::Host) };
+    let agree = first.is_none_or(|first| first.as_bytes().eq_ignore_ascii_case(host.as_bytes()));
+    if parts.version == Version::HTTP_2 && !agree {
+        return Err(Problem::Host);
+    }
+    parts.headers.insert(header::HOST, host);
+    let target = parts.uri.path_and_query().map(|target| target.as_str().parse());
+    if let Some(Ok(target)) = target {
+        parts.uri = target;
+    }
+    Ok(())
 }
 
 /// The answer to `HEAD`: the length that `GET` would have, and no body (RFC 9110, 9.3.2). hyper does

@@ -34,7 +34,7 @@ use crate::runtime::Meter;
 
 /// The interfaces every guest may import: a package or an interface, and the versions of it that
 /// match. Releases match by their compatible range, drafts to the letter.
-pub(crate) const OFFERED: [(&str, &[&str]); 16] = [
+pub(crate) const OFFERED: [(&str, &[&str]); 17] = [
     ("tally:plugin/request-headers", &["0.1."]),
     ("tally:plugin/worker", &["0.1."]),
     ("wasi:keyvalue/store", KEYVALUE),
@@ -46,7 +46,8 @@ pub(crate) const OFFERED: [(&str, &[&str]); 16] = [
     ("wasi:http/types", RELEASE),
     ("wasi:http/outgoing-handler", RELEASE),
     ("wasi:cli", RELEASE),
-    ("wasi:clocks", RELEASE),
+    ("wasi:clocks/monotonic-clock", RELEASE),
+    ("wasi:clocks/wall-clock", RELEASE),
     ("wasi:io", RELEASE),
     ("wasi:random", RELEASE),
     // Linked so that standard libraries load; they give access to nothing.

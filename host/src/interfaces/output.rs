@@ -2,6 +2,7 @@
 //! request's id, and bounded.
 
 use std::{
+    borrow::Cow,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context as Waker, Poll},
@@ -23,6 +24,12 @@ const MAX_BYTES: usize = 64 << 10;
 /// Bytes of one line; longer ones are cut into several.
 const MAX_LINE: usize = 4 << 10;
 
+/// Bytes of the name that a guest gives for where it logs.
+const MAX_SOURCE: usize = 64;
+
+/// Bytes that the log adds to each line: its time, level, guest and id.
+const OVERHEAD: usize = 100;
+
 /// Bytes that a guest may write in one call. What is beyond its share is thrown away in any case.
 const WRITE_BYTES: usize = 64 << 10;
 
@@ -37,6 +44,34 @@ macro_rules! line {
             Level::TRACE => tracing::trace!(target: "guest", $($fields)*),
         }
     };
+}
+
+/// Whether lines of a level are logged at all.
+fn heard(level: Level) -> bool {
+    match level {
+        Level::ERROR => tracing::enabled!(target: "guest", Level::ERROR),
+        Level::WARN => tracing::enabled!(target: "guest", Level::WARN),
+        Level::INFO => tracing::enabled!(target: "guest", Level::INFO),
+        Level::DEBUG => tracing::enabled!(target: "guest", Level::DEBUG),
+        Level::TRACE => tracing::enabled!(target: "guest", Level::TRACE),
+    }
+}
+
+/// A text with what would move the cursor or turn the line around written out: a guest must not
+/// forge lines of the log.
+fn plain(text: &str) -> Cow<'_, str> {
+    let moves = |c: char| {
+        (c.is_control() && c != '\t')
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(moves) {
+        return Cow::Borrowed(text);
+    }
+    let written = text.chars().map(|c| match moves(c) {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    });
+    Cow::Owned(written.collect())
 }
 
 /// One request's part of the log. Cheap to clone; all clones share its bounds.
@@ -58,10 +93,24 @@ impl Journal {
 
     /// Writes one line, if the request has some of its share left.
     pub(super) fn write(&self, level: Level, source: &str, line: &str) {
+        if !heard(level) {
+            return;
+        }
+        let source = plain(source.get(..source.floor_char_boundary(MAX_SOURCE)).unwrap_or(""));
+        let mut rest = line;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(rest.floor_char_boundary(MAX_LINE));
+            self.write_part(level, &source, &plain(part));
+            rest = after;
+        }
+    }
+
+    fn write_part(&self, level: Level, source: &str, line: &str) {
         let Inner { guest, id, left } = &*self.0;
         let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(before) = *left else { return };
-        *left = before.checked_sub(line.len().max(1));
+        *left =
+            before.checked_sub(line.len().saturating_add(source.len()).saturating_add(OVERHEAD));
         match *left {
             Some(_) => {
                 line!(level, %guest, id, source, "{line}");

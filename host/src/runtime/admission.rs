@@ -47,6 +47,17 @@ impl Admission {
         }
     }
 
+    /// Waits for a place in order of arrival, longer than a request would.
+    pub(super) async fn enter_within(&self, longest: Duration) -> Option<OwnedSemaphorePermit> {
+        let entering = Arc::clone(&self.places).acquire_owned();
+        tokio::time::timeout(longest, entering).await.ok()?.ok()
+    }
+
+    /// Sends away all who wait, and whoever comes.
+    pub(super) fn close(&self) {
+        self.places.close();
+    }
+
     /// A place, if one is free.
     pub(super) fn try_enter(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.places).try_acquire_owned().ok()

@@ -148,10 +148,12 @@ impl Guest {
     async fn enter(&self) -> Result<(Arc<Deployment>, Permit), Failure> {
         loop {
             let pool = Arc::clone(&self.current.load().pool);
-            let permit = pool.enter().await?;
+            let entered = pool.enter().await;
             let deployment = self.current.load_full();
+            // A version with slots of another size has another pool; whoever waited for the old one
+            // goes on there.
             if Arc::ptr_eq(&deployment.pool, &pool) {
-                return Ok((deployment, permit));
+                return Ok((deployment, entered?));
             }
         }
     }
@@ -174,7 +176,11 @@ impl Guest {
         let next = loading.await.map_err(|error| LoadError::Start(error.to_string()))??;
         self.warm(&next, &state).await?;
         let version = Arc::clone(&next.version);
+        let pool = Arc::clone(&next.pool);
         let before = self.current.swap(Arc::new(next));
+        if !Arc::ptr_eq(&before.pool, &pool) {
+            before.pool.retire();
+        }
         let previous = Arc::clone(&before.version);
         Ok(Deployed { version, previous, took: started.elapsed() })
     }
@@ -189,12 +195,33 @@ impl Guest {
         Deployment::load(&pool, bytes)
     }
 
-    /// Makes some instances of a version and throws them away.
+    /// Makes an instance, to see that the guest can start.
+    ///
+    /// # Errors
+    /// [`LoadError::Start`].
+    pub(crate) async fn try_start(&self, state: &Handle) -> Result<(), LoadError> {
+        self.warm(&self.current.load_full(), state).await
+    }
+
+    /// Makes some instances of a version and throws them away: one at least, however long it takes
+    /// to get a place for it.
     async fn warm(&self, next: &Deployment, state: &Handle) -> Result<(), LoadError> {
         let mut kept = Vec::new();
         for _ in 0..WARM_INSTANCES.min(next.pool.profile.pool) {
-            // Requests have the first claim to places.
-            let Some(permit) = next.pool.try_enter() else { break };
+            let permit = match kept.is_empty() {
+                // The requests that are under way have ended by then.
+                true => {
+                    let longest = self.limits.wall.saturating_add(self.limits.wait);
+                    next.pool.enter_within(longest).await.ok_or_else(|| {
+                        LoadError::Start("no place in the pool was free to try it".into())
+                    })?
+                }
+                // Requests have the first claim to the others.
+                false => match next.pool.try_enter() {
+                    Some(permit) => permit,
+                    None => break,
+                },
+            };
             let instantiating = async {
                 let mut store = call::store(next, self.context(next, state));
                 next.pre.instantiate_async(&mut store).await?;

@@ -168,8 +168,8 @@ impl Inspection {
         let missing: Vec<String> = self
             .missing()
             .map(|import| match advice(import) {
-                Some(advice) => format!("{import} ({advice})"),
-                None => import.to_owned(),
+                Some(advice) => format!("{} ({advice})", import.escape_debug()),
+                None => import.escape_debug().to_string(),
             })
             .collect();
         if missing.is_empty() { Ok(()) } else { Err(LoadError::Imports(missing)) }
@@ -182,7 +182,7 @@ impl Inspection {
     fn world_problem(&self) -> String {
         let exports = match self.anatomy.exports.as_slice() {
             [] => "nothing".into(),
-            exports => exports.join(", "),
+            exports => exports.join(", ").escape_debug().to_string(),
         };
         match self.world {
             World::Plugin | World::Http => String::from("the guest is of a world that is served"),
@@ -192,6 +192,14 @@ impl Inspection {
             World::Command => format!(
                 "the guest is a program that runs once (it exports {exports}), not a handler of requests; build a library that exports {HTTP_EXPORT}@0.2.x or {PLUGIN_EXPORT}"
             ),
+            World::Other if exports.contains(PLUGIN_EXPORT) => format!(
+                "the guest exports {exports}; this host serves {PLUGIN_EXPORT}@0.1.x: build it with this host's wit/"
+            ),
+            World::Other if exports.contains("fermyon:spin/") || exports.contains("wasmcloud:") => {
+                format!(
+                    "the guest exports {exports}, which only its own host calls; build it as a handler of wasi:http ({HTTP_EXPORT}@0.2.x)"
+                )
+            }
             World::Other => format!(
                 "the guest exports neither {PLUGIN_EXPORT} nor {HTTP_EXPORT}@0.2.x, so it handles no requests; it exports {exports}"
             ),
@@ -215,11 +223,12 @@ impl fmt::Display for Inspection {
             };
             writeln!(f, "state    wasi:keyvalue 0.2.0-draft2 in {shape} shape")?;
         }
+        // Names are the author's: what would move the cursor is written out.
         for export in &self.anatomy.exports {
-            writeln!(f, "exports  {export}")?;
+            writeln!(f, "exports  {}", export.escape_debug())?;
         }
         for import in &self.anatomy.imports {
-            write!(f, "imports  {import}")?;
+            write!(f, "imports  {}", import.escape_debug())?;
             if !is_offered(import) {
                 write!(
                     f,
@@ -335,6 +344,8 @@ mod tests {
             ("wasi:io/streams@0.3.0", false),
             ("wasi:io/streams@0.2.0-rc-2023-11-10", false),
             ("wasi:http/types@0.2.3", true),
+            ("wasi:clocks/wall-clock@0.2.3", true),
+            ("wasi:clocks/timezone@0.2.3", false),
             ("wasi:keyvalue/store@0.2.0-draft", true),
             ("wasi:keyvalue/store@0.2.0-draft2", true),
             ("wasi:keyvalue/store@0.2.0-draft3", false),
@@ -366,6 +377,8 @@ mod tests {
             ("wasi:http/handler@0.3.0", "toolchain for WASI 0.2"),
             ("wasi:cli/run@0.2.0", "runs once"),
             ("x:y/z", "neither"),
+            ("tally:plugin/handler@0.2.0", "handler@0.1.x"),
+            ("fermyon:spin/inbound-http", "only its own host"),
         ] {
             let text = inspection(&[], &[export]).to_string();
             assert!(text.contains(part), "{text}");

@@ -3,7 +3,7 @@
 //! All versions of a guest whose slots are of one size share a pool, so that a new version under
 //! load finds no fewer places than the old one had.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -37,6 +37,16 @@ impl Pool {
     /// Waits for a place, bounded in number and time.
     pub(super) async fn enter(&self) -> Result<Permit, Failure> {
         self.admission.enter().await
+    }
+
+    /// Waits for a place in order of arrival, longer than a request would.
+    pub(super) async fn enter_within(&self, longest: Duration) -> Option<Permit> {
+        self.admission.enter_within(longest).await
+    }
+
+    /// Sends away all who wait, as another pool is to take them.
+    pub(super) fn retire(&self) {
+        self.admission.close();
     }
 
     /// A place, if there is one at once and nobody waits.

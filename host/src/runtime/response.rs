@@ -46,34 +46,30 @@ pub(super) fn headers(list: Vec<(String, String)>) -> Result<HeaderMap, String> 
 /// Takes out of a standard guest's headers what is the host's. Such guests run on other hosts too,
 /// which take them as they are.
 pub(super) fn leave_out_hosts(headers: &mut HeaderMap) {
-    const HOSTS: [HeaderName; 7] = [
-        header::CONNECTION,
-        header::DATE,
-        header::TE,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("x-request-id"),
-    ];
-    for name in &HOSTS {
+    // `trailer` says which trailers follow, and those are the guest's.
+    for name in HOSTS.iter().filter(|name| **name != header::TRAILER) {
         headers.remove(name);
     }
 }
 
-/// Whether a header is about the connection or the framing (RFC 9110, 7.6.1), which are the
-/// host's.
+/// Headers about the connection or the framing (RFC 9110, 7.6.1), and others that the host sets.
+const HOSTS: [HeaderName; 11] = [
+    header::CONNECTION,
+    header::DATE,
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("x-request-id"),
+];
+
+/// Whether a header is the host's.
 fn is_hosts(name: &HeaderName) -> bool {
-    [
-        header::CONNECTION,
-        header::DATE,
-        header::PROXY_AUTHENTICATE,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ]
-    .contains(name)
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "x-request-id")
+    HOSTS.contains(name)
 }
 
 /// Whether a response with this status has no body (RFC 9110, 6.4.1).

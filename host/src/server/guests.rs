@@ -1,6 +1,8 @@
 //! Guests from files: at the start, and again whenever a file changes.
 
 use std::{
+    fs::Metadata,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -34,7 +36,7 @@ pub fn read_guest(path: &Path) -> Result<Vec<u8>, ServerError> {
 }
 
 /// Loads a guest, and says what takes so long while it does.
-pub(super) async fn load(config: &GuestConfig) -> Result<Arc<Guest>, ServerError> {
+pub(super) async fn load(config: &GuestConfig, state: &Handle) -> Result<Arc<Guest>, ServerError> {
     let path = &config.file;
     let bytes = read_guest(path)?;
     let mebibytes = bytes.len().div_ceil(1 << 20);
@@ -63,7 +65,10 @@ pub(super) async fn load(config: &GuestConfig) -> Result<Arc<Guest>, ServerError
         }
     };
     match loaded {
-        Ok(Ok(guest)) => Ok(Arc::new(guest)),
+        Ok(Ok(guest)) => match guest.try_start(state).await {
+            Ok(()) => Ok(Arc::new(guest)),
+            Err(reason) => Err(ServerError::Guest { path: path.clone(), reason }),
+        },
         Ok(Err(reason)) => Err(ServerError::Guest { path: path.clone(), reason }),
         Err(panic) => {
             let reason = LoadError::Start(panic.to_string());
@@ -74,14 +79,24 @@ pub(super) async fn load(config: &GuestConfig) -> Result<Arc<Guest>, ServerError
 
 /// A file as it was last seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seen {
+pub(super) struct Seen {
     modified: SystemTime,
     bytes: u64,
+    /// A file that was renamed to this name is another, whatever it says of itself.
+    inode: u64,
 }
 
-fn look(path: &Path) -> Option<Seen> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some(Seen { modified: metadata.modified().ok()?, bytes: metadata.len() })
+/// What a file is now, if it is one.
+pub(super) fn look(path: &Path) -> Option<Seen> {
+    // Anything else, such as a pipe, could be waited for without end.
+    let metadata = std::fs::metadata(path).ok().filter(Metadata::is_file)?;
+    let (modified, bytes, inode) = (metadata.modified().ok()?, metadata.len(), metadata.ino());
+    Some(Seen { modified, bytes, inode })
+}
+
+/// Does something with files. They may be on a disk that hangs, which must stop nothing else.
+async fn with_files<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
 /// A file that is watched.
@@ -99,18 +114,27 @@ struct Watched {
 ///
 /// Files are looked at rather than waited for, which works on every file system and through
 /// whatever renames a build does.
-pub(super) async fn watch(guests: Vec<GuestConfig>, routes: Arc<Routes>, state: Handle) {
+///
+/// `guests` come with what their files were before they were loaded.
+pub(super) async fn watch(
+    guests: Vec<(GuestConfig, Option<Seen>)>,
+    routes: Arc<Routes>,
+    state: Handle,
+) {
     let mut files: Vec<Watched> = guests
         .into_iter()
-        .map(|guest| {
-            let seen = look(&guest.file);
-            Watched { path: guest.file, name: guest.name, loaded: seen, last: seen }
+        .map(|(guest, seen)| Watched {
+            path: guest.file,
+            name: guest.name,
+            loaded: seen,
+            last: seen,
         })
         .collect();
     loop {
         tokio::time::sleep(LOOK).await;
         for file in &mut files {
-            let seen = look(&file.path);
+            let path = file.path.clone();
+            let Some(seen) = with_files(move || look(&path)).await else { continue };
             let settled = seen == file.last;
             file.last = seen;
             if seen.is_none() || seen == file.loaded || !settled {
@@ -119,9 +143,11 @@ pub(super) async fn watch(guests: Vec<GuestConfig>, routes: Arc<Routes>, state: 
             file.loaded = seen;
             let Some(guest) = routes.named(&file.name) else { continue };
             let path = file.path.display();
-            let bytes = match std::fs::read(&file.path) {
-                Ok(bytes) => bytes,
-                Err(error) => {
+            let source = file.path.clone();
+            let bytes = match with_files(move || std::fs::read(source)).await {
+                None => continue,
+                Some(Ok(bytes)) => bytes,
+                Some(Err(error)) => {
                     tracing::error!(%error, "{path} has changed and cannot be read; the version before goes on");
                     continue;
                 }

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 pub use self::guests::read_guest;
-use self::guests::{load, watch};
+use self::guests::{load, look, watch};
 use crate::{
     admin::Admin,
     config::Config,
@@ -22,6 +22,9 @@ use crate::{
 
 /// Connections the kernel keeps for a moment in which all workers are busy.
 const BACKLOG: u32 = 4_096;
+
+/// How often it is looked whether guests are done.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// Why the server does not start or does not end well. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -99,9 +102,12 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
         tally_state::Metrics::register(&registry)?,
     )
     .await?;
-    let mut routes = Vec::new();
+    let worker = state.worker();
+    let (mut routes, mut watched) = (Vec::new(), Vec::new());
     for guest in &config.guests {
-        routes.push((guest.pattern.clone(), load(guest).await?));
+        // Before it is read, so that no change is missed.
+        watched.push((guest.clone(), look(&guest.file)));
+        routes.push((guest.pattern.clone(), load(guest, &worker).await?));
     }
     let routes = Arc::new(Routes::new(routes));
     let metrics = edge::Metrics::register(&registry)?;
@@ -112,9 +118,7 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
 
     let mut stop = Signals::watch().map_err(ServerError::Signals)?;
     let admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener.1));
-    let watching = config
-        .watch
-        .then(|| tokio::spawn(watch(config.guests.clone(), Arc::clone(&routes), state.worker())));
+    let watching = config.watch.then(|| tokio::spawn(watch(watched, Arc::clone(&routes), worker)));
     started(&banner(&config, &routes, &state, listener.0, admin_listener.0));
 
     tokio::select! {
@@ -129,7 +133,7 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     admin.start_draining();
     workers.start_draining();
     let cut = tokio::select! {
-        () = workers.drained() => None,
+        () = drained(&workers, &routes) => None,
         () = tokio::time::sleep(config.drain_timeout) => Some(config.drain_timeout),
         () = stop.next() => Some(Duration::ZERO),
     };
@@ -138,6 +142,14 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     match cut {
         Some(timeout) if connections > 0 => Err(ServerError::Cut { connections, timeout }),
         _ => Ok(()),
+    }
+}
+
+/// Waits until no connection is open and no guest is at work: one may go on after its answer.
+async fn drained(workers: &Workers, routes: &Routes) {
+    workers.drained().await;
+    while routes.iter().any(|(_, guest)| guest.in_use() > 0) {
+        tokio::time::sleep(DRAIN_LOOK).await;
     }
 }
 

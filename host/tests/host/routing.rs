@@ -4,7 +4,7 @@ use http::Method;
 use tally_testkit::{Durability, Postgres, Redis};
 
 use crate::{
-    client::{Client, get, post},
+    client::{Client, get, post, raw},
     command_line::run,
     host::{Host, guest},
 };
@@ -42,6 +42,16 @@ async fn the_most_specific_route_answers() {
     let mut request = client.request(Method::GET, "/header?host");
     request.headers_mut().insert("host", "probe.example:8080".parse().unwrap());
     assert_eq!(client.try_send(request).await.unwrap().text(), "probe.example:8080");
+    // The target's authority counts before the header, for routes as for guests.
+    let answer = raw(
+        host.address,
+        b"GET http://probe.example/header?host HTTP/1.1\r\nhost: other\r\nconnection: close\r\n\r\n",
+    );
+    assert!(answer.ends_with("probe.example"), "{answer}");
+    let mut http2 = Client::connect_http2(host.address).await;
+    let mut request = http2.request(Method::GET, "/header?host");
+    request.headers_mut().insert("host", "probe.example".parse().unwrap());
+    http2.try_send(request).await.unwrap().problem(400, "host");
     for part in ["route    probe.example/*  to probe.wasm", "route    /*  to counter.wasm"] {
         assert!(host.banner.contains(part), "{}", host.banner);
     }
@@ -231,7 +241,7 @@ fn routes_that_cannot_be_served_are_explained_at_the_start() {
         ("[[route]]\nprefix = '/a'\n", "guest"),
         (
             "guest = 'counter.wasm'\n[[route]]\nprefix = '/'\nguest = 'counter.wasm'\n",
-            "take the same requests",
+            "two routes take the same requests",
         ),
     ] {
         std::fs::write(dir.path().join("tally.toml"), format!("store = 'memory:'\n{config}"))

@@ -262,7 +262,10 @@ async fn logging_and_settings_reach_guests_under_each_name() {
     assert_eq!(lines, ["a=1", "b=2=3"]);
     probe.says("/log?warn=something-odd", "logged").await;
     probe.says("/log?debug=unheard", "logged").await;
+    // A line that would hide another, or turn it around.
+    probe.says("/log?warn=one%0Dtwo%E2%80%AEthree", "logged").await;
     let log = host.log();
+    assert!(log.contains("one\\rtwo\\u{202e}three"), "{log}");
     let line = log.lines().find(|line| line.contains("something-odd")).unwrap();
     assert!(line.contains("WARN") && line.contains("probe") && line.contains("default"), "{line}");
     assert!(!log.contains("unheard"), "{log}");

@@ -155,6 +155,30 @@ async fn trailers_pass_in_both_directions() {
 }
 
 #[tokio::test]
+async fn trailers_of_small_answers_come_in_chunks_over_http_1() {
+    let host = host(&[]);
+    let answer = raw(
+        host.address,
+        b"GET /trailers HTTP/1.1\r\nhost: h\r\nte: trailers\r\nconnection: close\r\n\r\n",
+    );
+    assert!(answer.contains("transfer-encoding: chunked"), "{answer}");
+    assert!(answer.contains("\r\n0\r\nx-checksum: "), "{answer}");
+}
+
+#[tokio::test]
+async fn clients_that_do_not_read_are_let_go() {
+    let flags = ["--head-timeout", "500ms", "--wall-limit", "1h", "--response-limit", "1GiB"];
+    let host = host(&flags);
+    let mut stream = TcpStream::connect(host.address).unwrap();
+    stream.write_all(b"GET /stream?200000 HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
+    for wanted in ["tally_connections 1", "tally_connections 0"] {
+        while !get(host.admin, "/metrics").await.text().contains(wanted) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_trap_is_a_clean_500_until_the_answer_has_left() {
     let host = host(&["--pool", "1"]);
     let mut client = Client::connect(host.address).await;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    io::Write as _,
     path::Path,
     sync::{
         Arc,
@@ -32,6 +33,11 @@ fn versioned(name: &str, label: &str) -> Vec<u8> {
 /// A standard handler that does something while it is instantiated, which few toolchains let a
 /// guest do.
 fn starting(with: &str) -> Vec<u8> {
+    starting_with_memory(with, 1)
+}
+
+/// As [`starting`], with a number of pages of memory to begin with.
+fn starting_with_memory(with: &str, pages: usize) -> Vec<u8> {
     let text = format!(
         r#"(component
             (import "wasi:http/types@0.2.0" (instance $types
@@ -40,6 +46,7 @@ fn starting(with: &str) -> Vec<u8> {
             (alias export $types "incoming-request" (type $request))
             (alias export $types "response-outparam" (type $outparam))
             (core module $module
+                (memory {pages})
                 (func $start {with})
                 (start $start)
                 (func (export "handle") (param i32 i32)))
@@ -179,6 +186,64 @@ async fn what_cannot_run_is_refused_and_the_version_before_goes_on() {
 }
 
 #[tokio::test]
+async fn a_full_pool_lets_no_version_in_untried() {
+    let host = Host::start("probe-http", "memory:", &["--pool", "1"]);
+    let address = host.address;
+    let slow = tokio::spawn(async move { get(address, "/sleep?1500").await });
+    while !get(host.admin, "/metrics").await.text().contains("_in_use{guest=\"default\"} 1") {
+        tokio::task::yield_now().await;
+    }
+    let response = put(&host, "default", starting("unreachable")).await;
+    assert_eq!(response.status, 422, "{response:?}");
+    assert_eq!(slow.await.unwrap().status, 200);
+    assert_eq!(get(address, "/static").await.text(), "1", "the version before goes on");
+}
+
+#[tokio::test]
+async fn requests_that_wait_go_on_with_a_version_of_another_pool() {
+    let host = Host::start("probe-http", "memory:", &["--pool", "1", "--queue-timeout", "1h"]);
+    let address = host.address;
+    let slow = tokio::spawn(async move { get(address, "/sleep?3000").await });
+    let waiting = "tally_pool_waiting_requests{guest=\"default\"} 1";
+    let in_use = "_in_use{guest=\"default\"} 1";
+    while !get(host.admin, "/metrics").await.text().contains(in_use) {
+        tokio::task::yield_now().await;
+    }
+    let queued = tokio::spawn(async move { get(address, "/static").await });
+    while !get(host.admin, "/metrics").await.text().contains(waiting) {
+        tokio::task::yield_now().await;
+    }
+    // Enough memory to be taken for an interpreter, which gets slots of another size.
+    let response = put(&host, "default", starting_with_memory("nop", 100)).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    // This guest gives no response.
+    queued.await.unwrap().problem(500, "invalid_response");
+    assert!(!slow.is_finished(), "nobody waited for the old pool");
+    assert_eq!(slow.await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_guest_that_cannot_start_is_not_served() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("guest.wasm"), starting("unreachable")).unwrap();
+    let arguments =
+        ["serve", "--store", "memory:", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let output = run(dir.path(), &[&arguments[..], &["guest.wasm"]].concat());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("guest.wasm: the guest cannot be instantiated"), "{error}");
+}
+
+#[tokio::test]
+async fn a_component_that_arrives_slowly_keeps_no_other_from_deploying() {
+    let host = Host::start("counter", "memory:", &[]);
+    let mut slow = std::net::TcpStream::connect(host.admin).unwrap();
+    let head = "PUT /guests/default HTTP/1.1\r\nhost: h\r\ncontent-length: 1000\r\n\r\n";
+    slow.write_all(head.as_bytes()).unwrap();
+    let response = put(&host, "default", versioned("counter", "a")).await;
+    assert_eq!(response.status, 200, "{response:?}");
+}
+
+#[tokio::test]
 async fn a_web_page_cannot_deploy() {
     let host = Host::start("counter", "memory:", &[]);
     let mut client = Client::connect(host.admin).await;
@@ -231,6 +296,12 @@ async fn a_rebuilt_file_is_loaded_and_a_broken_one_reported() {
     std::fs::write(&file, "half a file").unwrap();
     host.wait_for_log("guest.wasm has changed and cannot be loaded; the version before goes on");
     assert_eq!(version().await, first);
+    // What is no file could be waited for without end.
+    std::fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(version().await, first);
+    std::fs::remove_file(&file).unwrap();
     // As builds do it: under another name, and then renamed.
     replace(&file, &versioned("counter", "b"));
     host.wait_for_log("guest.wasm has changed and is loaded");

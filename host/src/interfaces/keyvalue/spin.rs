@@ -38,6 +38,9 @@ async fn get_many(
     }))
 }
 
+/// Bytes that a key takes in the host besides its own.
+const KEY_BYTES: usize = 64;
+
 fn error(error: store::Error) -> key_value::Error {
     match error {
         store::Error::NoSuchStore => key_value::Error::NoSuchStore,
@@ -105,7 +108,9 @@ impl key_value::HostStore for Context {
                 Ok(page) => page,
                 Err(reason) => return Ok(Err(error(reason))),
             };
-            if let Err(reason) = self.charge(page.keys.iter().map(String::len).sum()) {
+            if let Err(reason) =
+                self.charge(page.keys.iter().map(|key| key.len().saturating_add(KEY_BYTES)).sum())
+            {
                 return Ok(Err(error(reason)));
             }
             keys.extend(page.keys);

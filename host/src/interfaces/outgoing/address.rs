@@ -17,7 +17,9 @@ pub(super) fn is_public(address: IpAddr) -> bool {
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
-    let special = address.is_private()
+    // Azure's service for its own machines is at a public address.
+    let special = address == Ipv4Addr::new(168, 63, 129, 16)
+        || address.is_private()
         || address.is_loopback()
         || address.is_link_local()
         || address.is_documentation()
@@ -70,6 +72,7 @@ mod tests {
             "224.0.0.1",
             "255.255.255.255",
             "198.18.0.1",
+            "168.63.129.16",
             "::",
             "::1",
             "::ffff:127.0.0.1",

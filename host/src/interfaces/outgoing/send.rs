@@ -19,7 +19,7 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{Instant, Sleep, timeout},
+    time::{Sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
@@ -40,7 +40,18 @@ pub(super) async fn send(
     let tls = uri.scheme() == Some(&Scheme::HTTPS);
     // Brackets belong to the URL, not to the address.
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let port = match (uri.port_u16(), uri.port()) {
+        (Some(port), _) => port,
+        (None, Some(_)) => return Err(Error::HttpRequestUriInvalid),
+        (None, None) if authority_has_port(&uri) => return Err(Error::HttpRequestUriInvalid),
+        (None, None) => {
+            if tls {
+                443
+            } else {
+                80
+            }
+        }
+    };
     if !allowed.allows(uri.host().unwrap_or_default(), port) {
         return Err(Error::HttpRequestDenied);
     }
@@ -60,6 +71,13 @@ pub(super) async fn send(
     } else {
         exchange(stream, request, options).await
     }
+}
+
+/// Whether something stands where a port does, also if it is none.
+fn authority_has_port(uri: &Uri) -> bool {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'))
 }
 
 /// The path and query alone, as a server is asked for them.
@@ -121,9 +139,7 @@ async fn exchange(
         timeout(waiting, answering).await.map_err(|_| Error::HttpResponseTimeout)?;
     let answer: Response<hyper::body::Incoming> = answer?;
     let between = options.between_bytes_timeout.unwrap_or(TIMEOUT);
-    let answer = answer.map(|body| {
-        Timed { body, between, deadline: Box::pin(tokio::time::sleep(between)) }.boxed_unsync()
-    });
+    let answer = answer.map(|body| Timed { body, between, deadline: None }.boxed_unsync());
     Ok((answer, Box::new(async move { Ok(connection.await?) })))
 }
 
@@ -131,7 +147,8 @@ async fn exchange(
 struct Timed {
     body: hyper::body::Incoming,
     between: Duration,
-    deadline: Pin<Box<Sleep>>,
+    /// Set while the guest waits: what it does between its reads is its own time.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Body for Timed {
@@ -142,17 +159,18 @@ impl Body for Timed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let frame = match Pin::new(&mut self.body).poll_frame(context) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => {
-                ready!(self.deadline.as_mut().poll(context));
-                return Poll::Ready(Some(Err(Error::ConnectionReadTimeout)));
+        let Self { body, between, deadline } = &mut *self;
+        match Pin::new(body).poll_frame(context) {
+            Poll::Ready(frame) => {
+                *deadline = None;
+                Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
             }
-        };
-        let next = Instant::now().checked_add(self.between);
-        if let Some(next) = next {
-            self.deadline.as_mut().reset(next);
+            Poll::Pending => {
+                let deadline =
+                    deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(*between)));
+                ready!(deadline.as_mut().poll(context));
+                Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+            }
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, StreamBody};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::Running;
@@ -45,11 +45,12 @@ impl Collected {
         };
         match trailers {
             None => Body::Whole(whole),
-            Some(trailers) => Body::Stream(
-                Body::Whole(whole)
-                    .with_trailers(std::future::ready(Some(Ok(trailers))))
-                    .boxed_unsync(),
-            ),
+            // In frames and without a length: over HTTP/1.1, trailers need chunks before them.
+            Some(trailers) => {
+                let frames = [Frame::data(whole), Frame::trailers(trailers)];
+                let frames = futures_util::stream::iter(frames.map(Ok));
+                Body::Stream(StreamBody::new(frames).boxed_unsync())
+            }
         }
     }
 }
