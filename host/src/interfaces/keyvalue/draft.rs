@@ -120,7 +120,9 @@ impl atomics::Host for Context {
         delta: u64,
     ) -> Result<Result<u64, store::Error>> {
         let Ok(delta) = i64::try_from(delta) else {
-            return other("the sum would leave the range of a signed 64-bit integer");
+            return other(
+                "the increment would leave the range of a signed 64-bit integer; nothing was changed",
+            );
         };
         match super::atomics::Host::increment(self, bucket, key, delta).await? {
             // Below zero only where another program or another interface has brought it there.

@@ -99,7 +99,7 @@ impl Context {
     ) -> Answer<T> {
         if !self.ledger.begin(MAX_OPERATIONS, write) {
             return Err(store::Error::Other(format!(
-                "this request has used up its {MAX_OPERATIONS} state operations"
+                "this request has used up its {MAX_OPERATIONS} state operations; nothing was changed"
             )));
         }
         let result = run.await;
