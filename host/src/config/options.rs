@@ -193,7 +193,10 @@ pub(super) fn read_file(path: &Path) -> Result<Options, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
     let table: toml::Table = text.parse().map_err(|error| failed(&error))?;
     check_keys("key", &table, &keys()).map_err(|error| failed(&error))?;
-    // What is no list of tables is an error of types, which comes next.
+    if table.get("route").is_some_and(toml::Value::is_table) {
+        return Err(failed(&"write [[route]], with two brackets: there can be several"));
+    }
+    // What else is no list of tables is an error of types, which comes next.
     let routes = table.get("route").and_then(toml::Value::as_array);
     for route in routes.into_iter().flatten().filter_map(toml::Value::as_table) {
         check_keys("key of a route", route, &route_keys()).map_err(|error| failed(&error))?;

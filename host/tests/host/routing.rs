@@ -237,6 +237,7 @@ fn routes_that_cannot_be_served_are_explained_at_the_start() {
             "[[route]]\nprefix = '/a'\nguest = 'missing.wasm'\n",
             "cannot read the guest missing.wasm",
         ),
+        ("[route]\nprefix = '/a'\nguest = 'counter.wasm'\n", "write [[route]]"),
         ("[[route]]\nprefx = '/a'\nguest = 'counter.wasm'\n", "the nearest known one is 'prefix'"),
         ("[[route]]\nprefix = '/a'\n", "guest"),
         (
