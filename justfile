@@ -72,7 +72,7 @@ lint: _target
     cargo fmt --all --check
     cd guest && cargo fmt --all --check
     cargo clippy --locked --workspace --all-targets -- -D warnings
-    cd guest && for guest in {{ test_guests }}; do cargo clippy --locked --release -p $guest -- -D warnings || exit; done
+    cd guest && for guest in {{ test_guests }} hello; do cargo clippy --locked --release -p $guest -- -D warnings || exit; done
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 # What CI runs

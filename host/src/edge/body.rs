@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Version, header};
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::Limits;
-use crate::runtime::{Body, BodyError};
+use crate::runtime::{Body, BodyError, join};
 
 /// Bytes of a refused or unread body that are still read, so that the client gets to read the
 /// answer.
@@ -117,18 +117,8 @@ async fn read(
     }
     match refusal {
         Some(error) => Err(error),
-        None => Ok((join(parts, length), held)),
+        None => Ok((join(parts), held)),
     }
-}
-
-/// The parts of a body as one; most have one part, which is not copied.
-fn join(mut parts: Vec<Bytes>, length: usize) -> Bytes {
-    if parts.len() > 1 {
-        let mut whole = BytesMut::with_capacity(length);
-        parts.iter().for_each(|part| whole.extend_from_slice(part));
-        return whole.freeze();
-    }
-    parts.pop().unwrap_or_default()
 }
 
 /// A body that is handed on as it arrives. At most one part of it is held at a time, so it takes

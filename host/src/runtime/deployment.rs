@@ -9,16 +9,11 @@ use wasmtime::component::{
 use wasmtime_wasi_http::p2::bindings::ProxyIndices;
 
 use super::{
-    anatomy::Anatomy,
     inspection::{Inspection, LoadError, World},
     pool::Pool,
     profile::Profile,
 };
 use crate::interfaces::{self, Context, Draft2, PluginIndices};
-
-/// Bytes a guest may have: compiling takes time and memory in proportion. Interpreters compiled to
-/// WebAssembly have some twenty million.
-const MAX_GUEST_BYTES: usize = 64 << 20;
 
 /// The interface whose type tells the shape of `wasi:keyvalue` 0.2.0-draft2.
 const BATCH: &str = "wasi:keyvalue/batch@0.2.0-draft2";
@@ -39,21 +34,14 @@ pub(super) enum Handler {
     Http(Arc<ProxyIndices>),
 }
 
-/// What a guest needs before it is compiled.
-pub(super) fn profile(bytes: &[u8], limits: &super::limits::Limits) -> Result<Profile, LoadError> {
-    if bytes.len() > MAX_GUEST_BYTES {
-        return Err(LoadError::TooLarge { actual: bytes.len(), limit: MAX_GUEST_BYTES });
-    }
-    let anatomy = Anatomy::of(bytes)?;
-    Inspection::new(anatomy.clone(), bytes).check()?;
-    Profile::of(&anatomy, limits)
-}
-
 impl Deployment {
-    /// Compiles and links a guest. Takes long for a large one, unless it was compiled before.
-    pub(super) fn load(pool: &Arc<Pool>, bytes: &[u8]) -> Result<Self, LoadError> {
-        let inspection = Inspection::new(Anatomy::of(bytes)?, bytes);
-        inspection.check()?;
+    /// Compiles and links a guest that was found fit for the pool. Takes long for a large one, unless
+    /// it was compiled before.
+    pub(super) fn load(
+        pool: &Arc<Pool>,
+        inspection: &Inspection,
+        bytes: &[u8],
+    ) -> Result<Self, LoadError> {
         let engine = pool.engine.wasmtime();
         let component = Component::from_binary(engine, bytes).map_err(LoadError::Invalid)?;
         let draft2 = draft2(&component);
@@ -70,7 +58,7 @@ impl Deployment {
         // Otherwise made when the first request arrives.
         component.initialize_copy_on_write_image().map_err(LoadError::Link)?;
         let pool = Arc::clone(pool);
-        Ok(Self { pool, pre, handler, version: inspection.version, draft2 })
+        Ok(Self { pool, pre, handler, version: Arc::clone(&inspection.version), draft2 })
     }
 
     pub(super) fn engine(&self) -> &wasmtime::Engine {

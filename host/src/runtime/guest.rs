@@ -16,9 +16,9 @@ use super::{
     Request, Response,
     call::{self, Call},
     cpu::Meter,
-    deployment::{self, Deployment, Handler},
+    deployment::{Deployment, Handler},
     failure::Failure,
-    inspection::{LoadError, World},
+    inspection::{Inspection, LoadError, World},
     limits::Limits,
     plugin,
     pool::{Permit, Pool},
@@ -61,12 +61,12 @@ impl Guest {
         limits: Limits,
         settings: Settings,
     ) -> Result<Self, LoadError> {
-        let profile = deployment::profile(bytes, &limits)?;
-        let pool = Pool::new(profile, &limits).map_err(LoadError::Engine)?;
+        let inspection = Inspection::of(bytes)?;
+        let pool = Pool::new(inspection.profile(&limits)?, &limits).map_err(LoadError::Engine)?;
         Ok(Self {
             settings: Arc::new(settings),
             limits: Arc::new(limits),
-            current: ArcSwap::from_pointee(Deployment::load(&pool, bytes)?),
+            current: ArcSwap::from_pointee(Deployment::load(&pool, &inspection, bytes)?),
             deploying: tokio::sync::Mutex::new(()),
             instances: AtomicU64::new(0),
         })
@@ -186,13 +186,14 @@ impl Guest {
     }
 
     fn load_next(&self, bytes: &[u8]) -> Result<Deployment, LoadError> {
-        let profile = deployment::profile(bytes, &self.limits)?;
+        let inspection = Inspection::of(bytes)?;
+        let profile = inspection.profile(&self.limits)?;
         let current = Arc::clone(&self.current.load().pool);
         let pool = match current.profile == profile {
             true => current,
             false => Pool::new(profile, &self.limits).map_err(LoadError::Engine)?,
         };
-        Deployment::load(&pool, bytes)
+        Deployment::load(&pool, &inspection, bytes)
     }
 
     /// Makes an instance, to see that the guest can start.

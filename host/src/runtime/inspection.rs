@@ -18,6 +18,10 @@ const PLUGIN_EXPORT: &str = "tally:plugin/handler";
 /// The interface that standard handlers of HTTP export.
 const HTTP_EXPORT: &str = "wasi:http/incoming-handler";
 
+/// Bytes a guest may have: compiling takes time and memory in proportion. Interpreters compiled to
+/// WebAssembly have some twenty million.
+const MAX_GUEST_BYTES: usize = 64 << 20;
+
 /// Why a guest cannot be loaded. The texts say what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -134,14 +138,13 @@ pub struct Inspection {
 /// # Errors
 /// [`LoadError`] when it is no component at all, is broken, or does not fit.
 pub fn inspect(bytes: &[u8], limits: &Limits) -> Result<Inspection, LoadError> {
-    let anatomy = Anatomy::of(bytes)?;
-    let mut inspection = Inspection::new(anatomy, bytes);
+    let mut inspection = Inspection::of(bytes)?;
     if inspection.can_run() {
-        let profile = Profile::of(&inspection.anatomy, limits)?;
+        let profile = inspection.profile(limits)?;
         // Nothing runs, so one slot is enough.
         let one = Profile { pool: 1, ..profile };
         let pool = Pool::new(one, limits).map_err(LoadError::Engine)?;
-        let deployment = Deployment::load(&pool, bytes)?;
+        let deployment = Deployment::load(&pool, &inspection, bytes)?;
         inspection.profile = Some(profile);
         inspection.draft2 = deployment.draft2;
     }
@@ -149,9 +152,28 @@ pub fn inspect(bytes: &[u8], limits: &Limits) -> Result<Inspection, LoadError> {
 }
 
 impl Inspection {
-    pub(super) fn new(anatomy: Anatomy, bytes: &[u8]) -> Self {
-        let world = World::of(&anatomy);
-        Self { world, version: version(bytes), anatomy, profile: None, draft2: None }
+    /// Takes a component apart, without compiling it.
+    ///
+    /// # Errors
+    /// [`LoadError`] for what is no component, or is too large to be compiled.
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, LoadError> {
+        if bytes.len() > MAX_GUEST_BYTES {
+            return Err(LoadError::TooLarge { actual: bytes.len(), limit: MAX_GUEST_BYTES });
+        }
+        Ok(Self::new(Anatomy::of(bytes)?, version(bytes)))
+    }
+
+    fn new(anatomy: Anatomy, version: Arc<str>) -> Self {
+        Self { world: World::of(&anatomy), version, anatomy, profile: None, draft2: None }
+    }
+
+    /// The slots that it needs, within what its limits say.
+    ///
+    /// # Errors
+    /// [`LoadError`], when this host cannot run it or it needs more than it may have.
+    pub(super) fn profile(&self, limits: &Limits) -> Result<Profile, LoadError> {
+        self.check()?;
+        Profile::of(&self.anatomy, limits)
     }
 
     /// Whether this host can serve the component.
@@ -161,7 +183,7 @@ impl Inspection {
     }
 
     /// Whether this host calls what it exports and offers what it imports.
-    pub(super) fn check(&self) -> Result<(), LoadError> {
+    fn check(&self) -> Result<(), LoadError> {
         if !matches!(self.world, World::Plugin | World::Http) {
             return Err(LoadError::World(self.world_problem()));
         }
@@ -318,7 +340,7 @@ mod tests {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let anatomy =
             Anatomy { imports: names(imports), exports: names(exports), ..Anatomy::default() };
-        Inspection::new(anatomy, b"")
+        Inspection::new(anatomy, "".into())
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
@@ -54,14 +54,20 @@ impl Body {
             Self::Whole(bytes) => return Ok(bytes),
             Self::Stream(stream) => stream,
         };
-        let mut whole = BytesMut::new();
+        let mut parts = Vec::new();
         while let Some(frame) = stream.frame().await {
-            if let Ok(data) = frame?.into_data() {
-                whole.extend_from_slice(&data);
-            }
+            parts.extend(frame?.into_data().ok());
         }
-        Ok(whole.freeze())
+        Ok(join(parts))
     }
+}
+
+/// The parts of a body as one; most have one part, which is not copied.
+pub(crate) fn join(mut parts: Vec<Bytes>) -> Bytes {
+    if parts.len() > 1 {
+        return Bytes::from(parts.concat());
+    }
+    parts.pop().unwrap_or_default()
 }
 
 impl HttpBody for Body {

@@ -31,7 +31,7 @@ pub(crate) use self::{
     cpu::Meter,
     failure::{Cause, Failure},
     guest::Guest,
-    message::{Body, BodyError, Request, Response},
+    message::{Body, BodyError, Request, Response, join},
 };
 pub use self::{
     inspection::{Inspection, LoadError, inspect},

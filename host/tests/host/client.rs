@@ -125,6 +125,41 @@ pub async fn post(address: SocketAddr, target: &str) -> Response {
     Client::connect(address).await.post(target).await
 }
 
+/// Waits until the metrics of an admin listener say something.
+pub async fn until_metrics_say(admin: SocketAddr, text: &str) {
+    let waiting = async {
+        while !get(admin, "/metrics").await.text().contains(text) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(120), waiting).await;
+    waited.unwrap_or_else(|_| panic!("the metrics never say {text}"));
+}
+
+/// A request that is under way for as long as the test wants: its body has not ended.
+pub struct Held(TcpStream);
+
+impl Held {
+    pub fn begin(address: SocketAddr, path: &str) -> Self {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(b"5\r\nfirst\r\n").unwrap();
+        Self(stream)
+    }
+
+    /// Ends the body, and gives all that comes back.
+    pub fn finish(mut self) -> String {
+        self.0.write_all(b"0\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        self.0.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
 /// Sends bytes as they are, and gives all that comes back until the server closes.
 pub fn raw(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    client::{Client, get},
+    client::{Client, get, until_metrics_say},
     host::Host,
 };
 
@@ -97,9 +97,7 @@ async fn others_go_on_while_a_guest_computes() {
     let host = host(&["--cpu-limit", "1h", "--wall-limit", "1h", "--workers", "1"]);
     let address = host.address;
     let looping = tokio::spawn(async move { get(address, "/loop").await });
-    while !get(host.admin, "/metrics").await.text().contains(IN_USE) {
-        tokio::task::yield_now().await;
-    }
+    until_metrics_say(host.admin, IN_USE).await;
     let mut client = Client::connect(address).await;
     for _ in 0..3 {
         assert_eq!(client.get("/static").await.text(), "1");

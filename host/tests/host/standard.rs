@@ -15,7 +15,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use crate::{
-    client::{Client, get, raw},
+    client::{Client, get, raw, until_metrics_say},
     host::Host,
 };
 
@@ -172,9 +172,7 @@ async fn clients_that_do_not_read_are_let_go() {
     let mut stream = TcpStream::connect(host.address).unwrap();
     stream.write_all(b"GET /stream?200000 HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
     for wanted in ["tally_connections 1", "tally_connections 0"] {
-        while !get(host.admin, "/metrics").await.text().contains(wanted) {
-            tokio::task::yield_now().await;
-        }
+        until_metrics_say(host.admin, wanted).await;
     }
 }
 

@@ -15,7 +15,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 
 use crate::{
-    client::{Client, get},
+    client::{Client, Held, get, until_metrics_say},
     command_line::run,
     host::{Host, guest},
 };
@@ -149,19 +149,21 @@ async fn a_hundred_swaps_under_load_fail_no_request_and_leave_no_memory_behind()
     assert_eq!(count, i64::try_from(increments).unwrap());
 }
 
+/// What a request that is [`Held`] needs to be under way for as long as a test takes.
+const PATIENT: [&str; 4] = ["--wall-limit", "1h", "--body-timeout", "1h"];
+
+const IN_USE: &str = "tally_pool_instances_in_use{guest=\"default\"} 1";
+
 #[tokio::test]
 async fn a_request_under_way_finishes_on_the_version_it_began_on() {
-    let host = Host::start("probe-http", "memory:", &[]);
-    let address = host.address;
-    let slow = tokio::spawn(async move { get(address, "/sleep?1000").await });
-    while !get(host.admin, "/metrics").await.text().contains("_in_use{guest=\"default\"} 1") {
-        tokio::task::yield_now().await;
-    }
+    let host = Host::start("probe-http", "memory:", &PATIENT);
+    let held = Held::begin(host.address, "/count-body");
+    until_metrics_say(host.admin, IN_USE).await;
     let response = put(&host, "default", versioned("counter", "a")).await;
     assert_eq!(response.status, 200, "{response:?}");
-    assert_eq!(get(address, "/report").await.status, 200, "the new one answers");
-    assert!(!slow.is_finished(), "the old one still sleeps");
-    assert_eq!(slow.await.unwrap().status, 200);
+    assert_eq!(get(host.address, "/report").await.status, 200, "the new one answers");
+    let answer = held.finish();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with('5'), "{answer}");
 }
 
 #[tokio::test]
@@ -187,39 +189,39 @@ async fn what_cannot_run_is_refused_and_the_version_before_goes_on() {
 
 #[tokio::test]
 async fn a_full_pool_lets_no_version_in_untried() {
-    let host = Host::start("probe-http", "memory:", &["--pool", "1"]);
-    let address = host.address;
-    let slow = tokio::spawn(async move { get(address, "/sleep?1500").await });
-    while !get(host.admin, "/metrics").await.text().contains("_in_use{guest=\"default\"} 1") {
-        tokio::task::yield_now().await;
-    }
-    let response = put(&host, "default", starting("unreachable")).await;
+    let host = Host::start("probe-http", "memory:", &[&PATIENT[..], &["--pool", "1"]].concat());
+    let held = Held::begin(host.address, "/count-body");
+    until_metrics_say(host.admin, IN_USE).await;
+    let deploying = put(&host, "default", starting("unreachable"));
+    // Time for it to get as far as the full pool; with less, it would find the pool free.
+    let finishing = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::task::spawn_blocking(|| held.finish()).await.unwrap()
+    };
+    let (response, answer) = tokio::join!(deploying, finishing);
     assert_eq!(response.status, 422, "{response:?}");
-    assert_eq!(slow.await.unwrap().status, 200);
-    assert_eq!(get(address, "/static").await.text(), "1", "the version before goes on");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(get(host.address, "/static").await.text(), "1", "the version before goes on");
 }
 
 #[tokio::test]
 async fn requests_that_wait_go_on_with_a_version_of_another_pool() {
-    let host = Host::start("probe-http", "memory:", &["--pool", "1", "--queue-timeout", "1h"]);
+    let flags = [&PATIENT[..], &["--pool", "1", "--queue-timeout", "1h"]].concat();
+    let host = Host::start("probe-http", "memory:", &flags);
     let address = host.address;
-    let slow = tokio::spawn(async move { get(address, "/sleep?3000").await });
-    let waiting = "tally_pool_waiting_requests{guest=\"default\"} 1";
-    let in_use = "_in_use{guest=\"default\"} 1";
-    while !get(host.admin, "/metrics").await.text().contains(in_use) {
-        tokio::task::yield_now().await;
-    }
+    let held = Held::begin(address, "/count-body");
+    until_metrics_say(host.admin, IN_USE).await;
     let queued = tokio::spawn(async move { get(address, "/static").await });
-    while !get(host.admin, "/metrics").await.text().contains(waiting) {
-        tokio::task::yield_now().await;
-    }
-    // Enough memory to be taken for an interpreter, which gets slots of another size.
+    let waiting = "tally_pool_waiting_requests{guest=\"default\"} 1";
+    until_metrics_say(host.admin, waiting).await;
+    // The pool cannot be waited for: enough memory to be taken for an interpreter, which gets slots
+    // of another size.
     let response = put(&host, "default", starting_with_memory("nop", 100)).await;
     assert_eq!(response.status, 200, "{response:?}");
-    // This guest gives no response.
-    queued.await.unwrap().problem(500, "invalid_response");
-    assert!(!slow.is_finished(), "nobody waited for the old pool");
-    assert_eq!(slow.await.unwrap().status, 200);
+    // This guest gives no response. The old pool is full still.
+    let answered = tokio::time::timeout(Duration::from_secs(60), queued).await;
+    answered.expect("it waits for the old pool").unwrap().problem(500, "invalid_response");
+    assert!(held.finish().starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test]

@@ -6,14 +6,17 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt as _, StreamBody};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::Running;
-use crate::runtime::{failure::Cause, message::Body};
+use crate::runtime::{
+    failure::Cause,
+    message::{Body, join},
+};
 
 /// Bytes of a body that are collected before it streams: most answers of an API fit, and what waits
 /// in memory for each request stays small.
@@ -34,15 +37,8 @@ impl Collected {
 
     /// A body that is complete.
     pub(super) fn into_body(self) -> Body {
-        let Self { mut parts, bytes, trailers } = self;
-        let whole = match parts.len() {
-            0 | 1 => parts.pop().unwrap_or_default(),
-            _ => {
-                let mut whole = BytesMut::with_capacity(bytes);
-                parts.iter().for_each(|part| whole.extend_from_slice(part));
-                whole.freeze()
-            }
-        };
+        let Self { parts, trailers, .. } = self;
+        let whole = join(parts);
         match trailers {
             None => Body::Whole(whole),
             // In frames and without a length: over HTTP/1.1, trailers need chunks before them.
