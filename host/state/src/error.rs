@@ -90,6 +90,12 @@ pub enum Rejection {
     /// The cursor did not come from a page of this backend.
     #[error("this cursor is not one that listing this bucket has returned")]
     Cursor,
+    /// A write under this name was made before, for a request that looked otherwise.
+    #[error("this idempotency key was used before, with another request")]
+    Reused,
+    /// The time-to-live is out of bounds.
+    #[error("a time-to-live is at least one millisecond and at most 100 years")]
+    TimeToLive,
     /// The key exists in the backend as something that is no plain value, such as a Redis list.
     #[error("the key holds no plain value in the backend: {0}")]
     WrongType(String),

@@ -128,6 +128,31 @@ impl Lane {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Waits until somebody has asked for something, or closed the queue, since the last wait.
+    pub(crate) async fn asked(&self) {
+        self.work.notified().await;
+    }
+
+    /// Refuses all that is in the queue; `false` when nothing will ever come again.
+    pub(crate) fn refuse(&self, reason: &Error) -> bool {
+        let (refused, open) = {
+            let mut queue = self.lock();
+            queue.bytes = 0;
+            (std::mem::take(&mut queue.pending), !queue.closed)
+        };
+        for pending in refused {
+            let error = Err(reason.clone());
+            self.metrics.answered(pending.step.action.kind(), &error);
+            // A caller that has gone meanwhile does not want its answer.
+            let _ = pending.reply.send(error);
+        }
+        open
+    }
+
     fn queued(&self) -> usize {
         self.lock().pending.len()
     }
@@ -207,6 +232,9 @@ impl Lane {
     pub(crate) async fn run_on_worker(self: Arc<Self>, mut connection: impl Connection) {
         let _closed = self.close_at_end();
         while self.wait().await {
+            if !connection.is_ready() && !self.reconnect(&mut connection).await {
+                break;
+            }
             let batch = self.seal();
             if !batch.is_empty() {
                 self.apply(Plan::new(batch), &mut connection).await;
@@ -219,6 +247,9 @@ impl Lane {
         let _closed = self.close_at_end();
         let mut hold = HoldBack::default();
         while self.wait().await {
+            if !connection.is_ready() && !self.reconnect(&mut connection).await {
+                break;
+            }
             if let Some((target, longest)) = hold.wait_for(self.queued()) {
                 let started = Instant::now();
                 // Sleeping blocks nothing else: the thread is this lane's alone, and no batch is
@@ -272,6 +303,7 @@ mod tests {
             bucket: Bucket::new("test").unwrap(),
             key: "key".into(),
             action: Action::Increment(1),
+            token: None,
         }
     }
 
@@ -301,7 +333,7 @@ mod tests {
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let batches = Arc::new(AtomicUsize::new(0));
         let connection = Gated {
-            inner: memory::Memory::default(),
+            inner: memory::Memory::new(Duration::from_secs(60)),
             gate: Arc::clone(&gate),
             batches: Arc::clone(&batches),
         };
@@ -355,7 +387,8 @@ mod tests {
     #[tokio::test]
     async fn the_queue_is_bounded_in_bytes() {
         let bench = bench(Options { queue_bytes: 100, ..Options::default() });
-        let large = || Step { action: Action::Set(vec![0; 60].into()), ..increment() };
+        let large =
+            || Step { action: Action::Set { value: vec![0; 60].into(), ttl: None }, ..increment() };
         let _first = bench.lane.push(large()).unwrap();
         settle().await;
         let _second = bench.lane.push(large()).unwrap();

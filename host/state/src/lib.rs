@@ -16,10 +16,12 @@
 //! # Layout
 //! - [`State`], [`Handle`]: opening a backend by URL, and the operations
 //! - `operation`: what can be asked and answered; `semantics`: what each operation does to a value
+//! - `once`: writes that happen once, whoever sends them again
 //! - `name`, `counter`: what a bucket, a key and a counter may look like
 //! - `plan`: which operations share a step, and whose share of the result is whose
-//! - `lane`: the queue, the self-clocked loop, and where it runs; `hold`: waiting for callers who
-//!   are about to return
+//! - `lane`: the queue, the self-clocked loop, and where it runs; `reconnect`: what it does while
+//!   there is no connection; `hold`: waiting for callers who are about to return
+//! - `sweep`: removing what has expired
 //! - `backend`: one file each for memory, SQLite, Redis and PostgreSQL
 //!
 //! This crate knows neither WebAssembly nor HTTP.
@@ -45,14 +47,18 @@ mod hold;
 mod lane;
 mod metrics;
 mod name;
+mod once;
 mod operation;
 mod plan;
+mod reconnect;
 mod semantics;
 mod state;
+mod sweep;
 
 pub use backend::Description;
 pub use error::{Applied, Error, OpenError, Rejection};
 pub use metrics::Metrics;
 pub use name::{Bucket, MAX_BUCKET_BYTES, MAX_KEY_BYTES};
-pub use operation::{Page, Swapped};
+pub use once::{Digest, Token};
+pub use operation::{Bounded, Page, Recalled, Swapped, TimeToLive};
 pub use state::{Handle, Options, State};

@@ -26,6 +26,7 @@ struct Inner {
     steps: IntCounter,
     batch_operations: Histogram,
     batch_seconds: Histogram,
+    connection_failures: IntCounter,
 }
 
 impl Default for Metrics {
@@ -44,12 +45,13 @@ impl Metrics {
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self::build()?;
         let inner = &metrics.0;
-        let collectors: [Box<dyn Collector>; 5] = [
+        let collectors: [Box<dyn Collector>; 6] = [
             Box::new(inner.operations_vec.clone()),
             Box::new(inner.batches.clone()),
             Box::new(inner.steps.clone()),
             Box::new(inner.batch_operations.clone()),
             Box::new(inner.batch_seconds.clone()),
+            Box::new(inner.connection_failures.clone()),
         ];
         for collector in collectors {
             registry.register(collector)?;
@@ -95,6 +97,10 @@ impl Metrics {
                     0.1, 0.5, 1.0, 5.0,
                 ]),
             )?,
+            connection_failures: IntCounter::new(
+                "tally_state_connection_failures_total",
+                "Attempts to connect to the backend that failed",
+            )?,
         })))
     }
 
@@ -107,6 +113,10 @@ impl Metrics {
 
     pub(crate) fn applied(&self, took: Duration) {
         self.0.batch_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn connection_failed(&self) {
+        self.0.connection_failures.inc();
     }
 
     pub(crate) fn answered(&self, kind: Kind, reply: &Reply) {

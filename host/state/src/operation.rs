@@ -1,35 +1,72 @@
 //! What can be asked of a backend, and what it answers.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
-use crate::name::Bucket;
+use crate::{name::Bucket, once::Token};
 
 /// One operation on one key of one bucket, as a backend applies it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) bucket: Bucket,
-    /// The key; empty only for [`Action::List`], which concerns the whole bucket.
+    /// The key; empty for what concerns no key: [`Action::List`], [`Action::Sweep`], and what is
+    /// remembered of a request.
     pub(crate) key: Box<str>,
     pub(crate) action: Action,
+    /// What makes a write happen once, whoever sends it again.
+    pub(crate) token: Option<Token>,
 }
 
-/// What is to be done with the key.
+/// What is to be done with the key. A time-to-live is that of the value from now on; none is for
+/// ever.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Get,
     Exists,
-    Set(Bytes),
+    Set {
+        value: Bytes,
+        ttl: Option<Duration>,
+    },
+    /// Sets the value, and answers with the one before.
+    GetAndSet {
+        value: Bytes,
+        ttl: Option<Duration>,
+    },
+    SetIfAbsent {
+        value: Bytes,
+        ttl: Option<Duration>,
+    },
     Delete,
-    /// Adds to the number the key holds; a missing key counts as 0.
+    /// Adds to the number the key holds; a missing key counts as 0. Its time-to-live stays.
     Increment(i64),
-    /// Sets the value if the key still holds what was seen (`None`: is still missing).
+    /// The same, if the number after it lies within the bounds, both included.
+    IncrementWithin {
+        delta: i64,
+        min: i64,
+        max: i64,
+    },
+    /// Sets the value if the key still holds what was seen (`None`: is still missing). Its
+    /// time-to-live stays.
     Swap {
         expected: Option<Bytes>,
         value: Bytes,
     },
-    /// The next keys of the bucket after a cursor.
+    /// Gives the value another time-to-live.
+    Expire(Option<Duration>),
+    TimeToLive,
+    /// The next keys of the bucket with a prefix, after a cursor.
     List {
+        prefix: Box<str>,
         cursor: Option<Box<str>>,
+        limit: usize,
+    },
+    /// Reads the answer that is remembered for the token's request.
+    Recall,
+    /// Remembers the answer to the token's request, if none is yet.
+    Remember(Bytes),
+    /// Removes what has expired, up to a number of entries of each sort.
+    Sweep {
         limit: usize,
     },
 }
@@ -39,23 +76,52 @@ impl Action {
         match self {
             Self::Get => Kind::Get,
             Self::Exists => Kind::Exists,
-            Self::Set(_) => Kind::Set,
+            Self::Set { .. } => Kind::Set,
+            Self::GetAndSet { .. } => Kind::GetAndSet,
+            Self::SetIfAbsent { .. } => Kind::SetIfAbsent,
             Self::Delete => Kind::Delete,
             Self::Increment(_) => Kind::Increment,
+            Self::IncrementWithin { .. } => Kind::IncrementWithin,
             Self::Swap { .. } => Kind::Swap,
+            Self::Expire(_) => Kind::Expire,
+            Self::TimeToLive => Kind::TimeToLive,
             Self::List { .. } => Kind::List,
+            Self::Recall => Kind::Recall,
+            Self::Remember(_) => Kind::Remember,
+            Self::Sweep { .. } => Kind::Sweep,
+        }
+    }
+
+    /// The value that is to be stored, if any.
+    pub(crate) fn value(&self) -> Option<&Bytes> {
+        match self {
+            Self::Set { value, .. }
+            | Self::GetAndSet { value, .. }
+            | Self::SetIfAbsent { value, .. }
+            | Self::Swap { value, .. }
+            | Self::Remember(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The time-to-live that is asked for, if any.
+    pub(crate) fn ttl(&self) -> Option<Duration> {
+        match self {
+            Self::Set { ttl, .. }
+            | Self::GetAndSet { ttl, .. }
+            | Self::SetIfAbsent { ttl, .. }
+            | Self::Expire(ttl) => *ttl,
+            _ => None,
         }
     }
 
     /// Bytes held for this action while it waits, to bound the queue by memory.
     pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Self::Set(value) => value.len(),
-            Self::Swap { expected, value } => {
-                value.len().saturating_add(expected.as_ref().map_or(0, Bytes::len))
-            }
-            Self::Get | Self::Exists | Self::Delete | Self::Increment(_) | Self::List { .. } => 0,
-        }
+        let expected = match self {
+            Self::Swap { expected: Some(expected), .. } => expected.len(),
+            _ => 0,
+        };
+        self.value().map_or(0, Bytes::len).saturating_add(expected)
     }
 }
 
@@ -65,18 +131,41 @@ pub(crate) enum Kind {
     Get,
     Exists,
     Set,
+    GetAndSet,
+    SetIfAbsent,
     Delete,
     Increment,
+    IncrementWithin,
     Swap,
+    Expire,
+    TimeToLive,
     List,
+    Recall,
+    Remember,
+    Sweep,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Get, Self::Exists, Self::Set, Self::Delete, Self::Increment, Self::Swap, Self::List];
+    pub(crate) const ALL: [Self; 15] = [
+        Self::Get,
+        Self::Exists,
+        Self::Set,
+        Self::GetAndSet,
+        Self::SetIfAbsent,
+        Self::Delete,
+        Self::Increment,
+        Self::IncrementWithin,
+        Self::Swap,
+        Self::Expire,
+        Self::TimeToLive,
+        Self::List,
+        Self::Recall,
+        Self::Remember,
+        Self::Sweep,
+    ];
 
     pub(crate) fn is_read(self) -> bool {
-        matches!(self, Self::Get | Self::Exists | Self::List)
+        matches!(self, Self::Get | Self::Exists | Self::TimeToLive | Self::List | Self::Recall)
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -84,10 +173,18 @@ impl Kind {
             Self::Get => "get",
             Self::Exists => "exists",
             Self::Set => "set",
+            Self::GetAndSet => "get_and_set",
+            Self::SetIfAbsent => "set_if_absent",
             Self::Delete => "delete",
             Self::Increment => "increment",
+            Self::IncrementWithin => "increment_within",
             Self::Swap => "swap",
+            Self::Expire => "expire",
+            Self::TimeToLive => "time_to_live",
             Self::List => "list",
+            Self::Recall => "recall",
+            Self::Remember => "remember",
+            Self::Sweep => "sweep",
         }
     }
 }
@@ -95,18 +192,26 @@ impl Kind {
 /// What a backend answered to one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// To `Get`.
+    /// To `Get`; to `GetAndSet`: the value before it.
     Value(Option<Bytes>),
-    /// To `Exists`.
-    Exists(bool),
-    /// To `Set` and `Delete`.
+    /// To `Exists` and `Expire`: whether the key is there. To `SetIfAbsent`: whether it was set.
+    Flag(bool),
+    /// To `Set`, `Delete` and `Remember`.
     Done,
     /// To `Increment`: the number after it.
     Count(i64),
+    /// To `IncrementWithin`.
+    Bounded(Bounded),
     /// To `Swap`.
     Swapped(Swapped),
+    /// To `TimeToLive`.
+    TimeToLive(TimeToLive),
     /// To `List`.
     Page(Page),
+    /// To `Recall`.
+    Recalled(Option<Recalled>),
+    /// To `Sweep`: whether there is more of what has expired.
+    Swept(bool),
 }
 
 /// The result of a compare-and-swap that reached the backend.
@@ -116,6 +221,35 @@ pub enum Swapped {
     Yes,
     /// The key held something else, given here, and was not changed.
     No(Option<Bytes>),
+}
+
+/// The result of an increment within bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bounded {
+    /// It was made; the number after it.
+    Applied(i64),
+    /// It would have left the bounds and was not made; the number as it is.
+    Refused(i64),
+}
+
+/// How long a key is to live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeToLive {
+    /// There is no such key.
+    Missing,
+    /// For ever.
+    Unlimited,
+    /// This long from now.
+    Left(Duration),
+}
+
+/// What is remembered of a request that was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recalled {
+    /// What the request looked like, as its [`Token`] had it.
+    pub fingerprint: [u8; 16],
+    /// Its answer, as it was remembered.
+    pub answer: Bytes,
 }
 
 /// A page of keys of one bucket, in no promised order. A key that exists during the whole walk is

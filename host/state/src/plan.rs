@@ -69,8 +69,8 @@ impl Plan {
                 _ => None,
             };
             let before = latest.of(&plan.steps, &step);
-            let joined = before
-                .and_then(|index| Some((index, join(plan.steps.get_mut(index)?, &step.action)?)));
+            let joined =
+                before.and_then(|index| Some((index, join(plan.steps.get_mut(index)?, &step)?)));
             let (index, sum) = match joined {
                 Some((index, Joined::Sum(sum))) => (index, Some(sum)),
                 Some((index, Joined::Answer)) => (index, None),
@@ -208,8 +208,12 @@ enum Joined {
 
 /// Joins an action to the step before it on the same key; `None` where it must follow as a step of
 /// its own.
-fn join(into: &mut Step, action: &Action) -> Option<Joined> {
-    match (&mut into.action, action) {
+fn join(into: &mut Step, step: &Step) -> Option<Joined> {
+    // What is to happen once is recorded by itself.
+    if into.token.is_some() || step.token.is_some() {
+        return None;
+    }
+    match (&mut into.action, &step.action) {
         (Action::Increment(sum), Action::Increment(delta)) if same_sign(*sum, *delta) => {
             *sum = sum.checked_add(*delta)?;
             Some(Joined::Sum(*sum))
@@ -238,7 +242,7 @@ mod tests {
         let bucket = Bucket::new("test").unwrap();
         (
             Pending {
-                step: Step { bucket, key: key.into(), action },
+                step: Step { bucket, key: key.into(), action, token: None },
                 reply,
                 asked: Instant::now(),
             },
@@ -246,16 +250,23 @@ mod tests {
         )
     }
 
+    fn set(value: &'static str) -> Action {
+        Action::Set { value: value.into(), ttl: None }
+    }
+
     /// A backend in a map, one step at a time.
     fn apply(values: &mut HashMap<Box<str>, Bytes>, steps: &[Step]) -> Vec<Reply> {
         steps
             .iter()
             .map(|step| {
-                let (outcome, change) =
-                    semantics::apply(&step.action, values.get(&step.key).cloned())?;
+                let held = values.get(&step.key).cloned();
+                let held = held.map(|value| semantics::Entry { value, expires: None });
+                let (outcome, change) = semantics::apply(&step.action, held, 0)?;
                 match change {
                     semantics::Change::Keep => {}
-                    semantics::Change::Put(value) => drop(values.insert(step.key.clone(), value)),
+                    semantics::Change::Put(entry) => {
+                        values.insert(step.key.clone(), entry.value);
+                    }
                     semantics::Change::Remove => drop(values.remove(&step.key)),
                 }
                 Ok(outcome)
@@ -305,7 +316,7 @@ mod tests {
             &mut values,
             vec![
                 ("a", Action::Increment(1)),
-                ("a", Action::Set("0".into())),
+                ("a", set("0")),
                 ("a", Action::Increment(1)),
                 ("a", Action::Get),
                 ("a", Action::Get),
@@ -315,6 +326,20 @@ mod tests {
         assert_eq!(answers[0], Ok(Outcome::Count(11)));
         assert_eq!(answers[2], Ok(Outcome::Count(1)));
         assert_eq!(answers[4], Ok(Outcome::Value(Some("1".into()))));
+    }
+
+    #[test]
+    fn what_is_to_happen_once_merges_with_nothing() {
+        let tokens = [None, Some(crate::Token::new([1; 16], [2; 16])), None];
+        let (pending, _answers): (Vec<_>, Vec<_>) = tokens
+            .into_iter()
+            .map(|token| {
+                let (mut pending, answer) = pending("a", Action::Increment(1));
+                pending.step.token = token;
+                (pending, answer)
+            })
+            .unzip();
+        assert_eq!(Plan::new(pending).steps.len(), 3);
     }
 
     #[test]
@@ -372,7 +397,7 @@ mod tests {
             1 => Just(Action::Get),
             1 => Just(Action::Exists),
             1 => Just(Action::Delete),
-            1 => value.clone().prop_map(|value| Action::Set(value.into())),
+            1 => value.clone().prop_map(set),
             1 => (proptest::option::of(value.clone()), value).prop_map(|(expected, value)| {
                 Action::Swap { expected: expected.map(Into::into), value: value.into() }
             }),

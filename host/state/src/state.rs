@@ -2,6 +2,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    ops::RangeInclusive,
     sync::Arc,
     time::Duration,
 };
@@ -15,8 +16,10 @@ use crate::{
     lane::Lane,
     metrics::Metrics,
     name::{Bucket, check_key},
-    operation::{Action, Outcome, Page, Step, Swapped},
+    once::Token,
+    operation::{Action, Bounded, Kind, Outcome, Page, Recalled, Step, Swapped, TimeToLive},
     plan::Reply,
+    sweep,
 };
 
 /// Limits of the state layer, with the reason for each default.
@@ -36,6 +39,12 @@ pub struct Options {
     pub max_value_bytes: usize,
     /// Keys one call may name: each waits in the queue by itself.
     pub max_keys: usize,
+    /// How long it is remembered what became of a request, for writes with a [`Token`]. A day is
+    /// what clients of such interfaces are used to, and long enough for one that was offline.
+    pub remember: Duration,
+    /// How often what has expired is removed, where the backend does not do so by itself. It is
+    /// missing at once; this is about its room.
+    pub sweep_every: Duration,
 }
 
 impl Default for Options {
@@ -47,6 +56,8 @@ impl Default for Options {
             queue_bytes: 64 << 20,
             max_value_bytes: 1 << 20,
             max_keys: 1_000,
+            remember: Duration::from_secs(24 * 60 * 60),
+            sweep_every: Duration::from_secs(10),
         }
     }
 }
@@ -58,6 +69,12 @@ const FEWEST_READS: usize = 4;
 /// Keys of one call that are read at once, however small their values.
 const MOST_READS: usize = 250;
 
+/// The shortest time to live: what all backends can tell.
+const SHORTEST_TTL: Duration = Duration::from_millis(1);
+
+/// The longest time to live, about 100 years: far below where the backends' clocks end.
+const LONGEST_TTL: Duration = Duration::from_secs(100 * 31_557_600);
+
 /// Keys in one page of a listing: one short command for the store.
 const PAGE_KEYS: usize = 500;
 
@@ -65,7 +82,7 @@ const PAGE_KEYS: usize = 500;
 #[derive(Clone)]
 pub struct State(Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     backend: Opened,
     description: Description,
     options: Options,
@@ -96,7 +113,16 @@ impl State {
                 Some(Arc::new(Queues::new(writers?, readers?)))
             }
         };
-        Ok(Self(Arc::new(Inner { backend, description, options, metrics, shared })))
+        let (sweeps, every) = (backend.wants_sweeping(), options.sweep_every);
+        let inner = Arc::new(Inner { backend, description, options, metrics, shared });
+        if sweeps {
+            sweep::start(&inner, every);
+        }
+        Ok(Self(inner))
+    }
+
+    pub(crate) fn of(inner: Arc<Inner>) -> Self {
+        Self(inner)
     }
 
     /// What this backend is and what it guarantees, for people.
@@ -115,7 +141,7 @@ impl State {
             inner.backend.spawn_on_worker(Arc::clone(&lane));
             Arc::new(Queues::new(vec![lane], Vec::new()))
         });
-        Handle { queues, options: inner.options.clone() }
+        Handle { queues, options: inner.options.clone(), token: None }
     }
 }
 
@@ -170,7 +196,12 @@ impl Drop for Queues {
 pub struct Handle {
     queues: Arc<Queues>,
     options: Options,
+    /// What makes the next write happen once.
+    token: Option<Token>,
 }
+
+/// Where what concerns no bucket of anybody's is queued.
+const OWN: &str = "tally.once";
 
 /// What every operation may fail with: [`Error::Rejected`] for a key or value out of bounds, or
 /// whatever became of the batch.
@@ -193,18 +224,117 @@ impl Handle {
     /// # Errors
     /// See [`Error`].
     pub async fn exists(&self, bucket: &Bucket, key: &str) -> Answer<bool> {
-        match self.ask(bucket, key, Action::Exists)?.await? {
-            Outcome::Exists(exists) => Ok(exists),
+        flag(self.ask(bucket, key, Action::Exists)?.await?)
+    }
+
+    /// A handle for one write that is to happen once, or for one call that makes several: those
+    /// take the tokens that follow. Reads are as ever.
+    #[must_use]
+    pub fn once(&self, token: Option<Token>) -> Self {
+        Self { token, ..self.clone() }
+    }
+
+    /// The answer that is remembered for the request of a token.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn recall(&self, token: Token) -> Answer<Option<Recalled>> {
+        match self.own(token, Action::Recall).await? {
+            Outcome::Recalled(recalled) => Ok(recalled),
             other => Err(mismatch(&other)),
         }
     }
 
-    /// Sets the value of a key.
+    /// Remembers the answer to the request of a token, if none is yet.
+    ///
+    /// # Errors
+    /// [`Rejection::ValueTooLarge`]; else see [`Error`].
+    pub async fn remember(&self, token: Token, answer: Bytes) -> Answer<()> {
+        done(self.own(token, Action::Remember(answer)).await?)
+    }
+
+    async fn own(&self, token: Token, action: Action) -> Answer<Outcome> {
+        let key = format!("{:032x}", u128::from_be_bytes(token.request));
+        self.once(Some(token)).ask(&Bucket::new(OWN)?, &key, action)?.await
+    }
+
+    /// Removes some of what has expired, up to a number of entries of each sort.
+    pub(crate) async fn sweep(&self, limit: usize) -> Answer<Outcome> {
+        self.ask(&Bucket::new(OWN)?, "sweep", Action::Sweep { limit })?.await
+    }
+
+    /// Sets the value of a key, for ever.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn set(&self, bucket: &Bucket, key: &str, value: Bytes) -> Answer<()> {
-        done(self.ask(bucket, key, Action::Set(value))?.await?)
+        self.set_for(bucket, key, value, None).await
+    }
+
+    /// Sets the value of a key, for so long; `None` is for ever. Times are in milliseconds.
+    ///
+    /// # Errors
+    /// [`Rejection::TimeToLive`] for a time out of bounds; else see [`Error`].
+    pub async fn set_for(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+    ) -> Answer<()> {
+        done(self.ask(bucket, key, Action::Set { value, ttl })?.await?)
+    }
+
+    /// Sets the value of a key, and gives the one that it replaced: nobody's change gets lost
+    /// between reading and setting.
+    ///
+    /// # Errors
+    /// As [`Handle::set_for`].
+    pub async fn get_and_set(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+    ) -> Answer<Option<Bytes>> {
+        match self.ask(bucket, key, Action::GetAndSet { value, ttl })?.await? {
+            Outcome::Value(before) => Ok(before),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Sets the value of a key that does not exist; whether it was set.
+    ///
+    /// # Errors
+    /// As [`Handle::set_for`].
+    pub async fn set_if_absent(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+    ) -> Answer<bool> {
+        flag(self.ask(bucket, key, Action::SetIfAbsent { value, ttl })?.await?)
+    }
+
+    /// Gives a key another time to live from now on, or all of it with `None`; whether there is
+    /// such a key.
+    ///
+    /// # Errors
+    /// As [`Handle::set_for`].
+    pub async fn expire(&self, bucket: &Bucket, key: &str, ttl: Option<Duration>) -> Answer<bool> {
+        flag(self.ask(bucket, key, Action::Expire(ttl))?.await?)
+    }
+
+    /// How long a key is to live.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn time_to_live(&self, bucket: &Bucket, key: &str) -> Answer<TimeToLive> {
+        match self.ask(bucket, key, Action::TimeToLive)?.await? {
+            Outcome::TimeToLive(left) => Ok(left),
+            other => Err(mismatch(&other)),
+        }
     }
 
     /// Deletes a key; one that does not exist is no error.
@@ -227,6 +357,25 @@ impl Handle {
         }
     }
 
+    /// Adds to the number a key holds (a missing key counts as 0), if the number after it lies
+    /// within the bounds, both included.
+    ///
+    /// # Errors
+    /// [`Rejection::NotANumber`], with nothing changed; else see [`Error`].
+    pub async fn increment_within(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        delta: i64,
+        bounds: RangeInclusive<i64>,
+    ) -> Answer<Bounded> {
+        let (min, max) = bounds.into_inner();
+        match self.ask(bucket, key, Action::IncrementWithin { delta, min, max })?.await? {
+            Outcome::Bounded(bounded) => Ok(bounded),
+            other => Err(mismatch(&other)),
+        }
+    }
+
     /// Sets a value if the key still holds what was seen; `None` means it still does not exist.
     /// Values are compared, so a key that was changed and changed back counts as unchanged.
     ///
@@ -245,17 +394,21 @@ impl Handle {
         }
     }
 
-    /// A page of the bucket's keys, after a cursor from the page before.
+    /// A page of the bucket's keys that begin with a prefix, after a cursor from the page before.
     ///
     /// # Errors
     /// [`Rejection::Cursor`] for a cursor that is not from this backend; else see [`Error`].
-    pub async fn list(&self, bucket: &Bucket, cursor: Option<&str>) -> Answer<Page> {
+    pub async fn list(&self, bucket: &Bucket, prefix: &str, cursor: Option<&str>) -> Answer<Page> {
         // A cursor is a key or a number: what could be neither goes to no backend.
         if cursor.is_some_and(|cursor| check_key(cursor).is_err()) {
             return Err(Rejection::Cursor.into());
         }
-        let action = Action::List { cursor: cursor.map(Into::into), limit: PAGE_KEYS };
-        let step = Step { bucket: bucket.clone(), key: "".into(), action };
+        if !prefix.is_empty() {
+            check_key(prefix)?;
+        }
+        let (prefix, cursor) = (prefix.into(), cursor.map(Into::into));
+        let action = Action::List { prefix, cursor, limit: PAGE_KEYS };
+        let step = Step { bucket: bucket.clone(), key: "".into(), action, token: None };
         match wait(self.queues.push(step)?).await? {
             Outcome::Page(page) => Ok(page),
             other => Err(mismatch(&other)),
@@ -308,8 +461,10 @@ impl Handle {
     /// # Errors
     /// Not applied only when not one of them was; unknown when some were, or may have been.
     pub async fn set_many(&self, bucket: &Bucket, values: Vec<(String, Bytes)>) -> Answer<()> {
-        let actions =
-            values.iter().map(|(key, value)| (key.as_str(), Action::Set(value.clone()))).collect();
+        let actions = values
+            .iter()
+            .map(|(key, value)| (key.as_str(), Action::Set { value: value.clone(), ttl: None }))
+            .collect();
         all_done(self.ask_many(bucket, actions).await?)
     }
 
@@ -340,7 +495,12 @@ impl Handle {
         action: Action,
     ) -> Answer<impl Future<Output = Answer<Outcome>> + use<>> {
         self.check_operation(key, &action)?;
-        let step = Step { bucket: bucket.clone(), key: key.into(), action };
+        let token = match action.kind() {
+            Kind::Recall => self.token,
+            kind if kind.is_read() => None,
+            _ => self.token,
+        };
+        let step = Step { bucket: bucket.clone(), key: key.into(), action, token };
         Ok(wait(self.queues.push(step)?))
     }
 
@@ -354,8 +514,14 @@ impl Handle {
         for (key, action) in &actions {
             self.check_operation(key, action)?;
         }
-        let asked: Vec<_> =
-            actions.into_iter().map(|(key, action)| self.ask(bucket, key, action)).collect();
+        let asked: Vec<_> = actions
+            .into_iter()
+            .zip(0..)
+            .map(|((key, action), place)| {
+                let token = self.token.map(|token| token.after(place));
+                self.once(token).ask(bucket, key, action)
+            })
+            .collect();
         let mut outcomes = Vec::with_capacity(asked.len());
         for answer in asked {
             outcomes.push(match answer {
@@ -374,12 +540,14 @@ impl Handle {
     fn check_operation(&self, key: &str, action: &Action) -> Result<(), Rejection> {
         check_key(key)?;
         let limit = self.options.max_value_bytes;
-        match action {
-            Action::Set(value) | Action::Swap { value, .. } if value.len() > limit => {
-                Err(Rejection::ValueTooLarge { actual: value.len(), limit })
-            }
-            _ => Ok(()),
+        if let Some(actual) = action.value().map(Bytes::len).filter(|actual| *actual > limit) {
+            return Err(Rejection::ValueTooLarge { actual, limit });
         }
+        let bounds = SHORTEST_TTL..=LONGEST_TTL;
+        if action.ttl().is_some_and(|ttl| !bounds.contains(&ttl)) {
+            return Err(Rejection::TimeToLive);
+        }
+        Ok(())
     }
 }
 
@@ -391,6 +559,13 @@ async fn wait(answer: oneshot::Receiver<Reply>) -> Answer<Outcome> {
 fn done(outcome: Outcome) -> Answer<()> {
     match outcome {
         Outcome::Done => Ok(()),
+        other => Err(mismatch(&other)),
+    }
+}
+
+fn flag(outcome: Outcome) -> Answer<bool> {
+    match outcome {
+        Outcome::Flag(flag) => Ok(flag),
         other => Err(mismatch(&other)),
     }
 }

@@ -178,7 +178,7 @@ impl store::HostBucket for Context {
         cursor: Option<String>,
     ) -> Result<Answer<KeyResponse>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
-        let page = self.operation(false, state.list(&bucket, cursor.as_deref())).await;
+        let page = self.operation(false, state.list(&bucket, "", cursor.as_deref())).await;
         Ok(page.map(|page| KeyResponse { keys: page.keys, cursor: page.cursor }))
     }
 

@@ -1,60 +1,189 @@
-//! `memory:`: a map in this process, for tests and throwaway runs. The same contract, and gone
-//! when the process ends.
+//! `memory:`: maps in this process, for tests and throwaway runs. The same contract, and gone when
+//! the process ends.
 
 use std::{
-    collections::BTreeMap,
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
     ops::Bound,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
 
 use crate::{
     Bucket, Page,
-    backend::Connection,
-    operation::{Action, Outcome, Step},
+    backend::{Connection, prefix_end},
+    error::{Error, Rejection},
+    once::{Digest, Record, Token},
+    operation::{Action, Outcome, Recalled, Step},
     plan::Reply,
-    semantics::{self, Change},
+    semantics::{self, Change, Entry, Moment},
 };
 
-type Values = BTreeMap<(Bucket, Box<str>), Bytes>;
+type Place = (Bucket, Box<str>);
 
-/// The map, shared by the lanes of all workers.
-#[derive(Clone, Default)]
-pub(crate) struct Memory(Arc<Mutex<Values>>);
+/// The maps, shared by the lanes of all workers.
+#[derive(Clone)]
+pub(crate) struct Memory(Arc<Mutex<Data>>);
+
+struct Data {
+    values: BTreeMap<Place, Entry>,
+    /// Places of entries that were given an end, the first to end first. An entry that was changed
+    /// since may end otherwise.
+    ends: BinaryHeap<Reverse<(Moment, Place)>>,
+    records: HashMap<(Digest, Slot), Record>,
+    /// Records in the order in which they end: all are kept equally long.
+    ages: VecDeque<(Moment, (Digest, Slot))>,
+    /// How long records are kept.
+    remember: Duration,
+}
+
+/// What a record of a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Slot {
+    Write(u32),
+    Answer,
+}
+
+impl Memory {
+    /// Empty, and to keep records for this long.
+    pub(crate) fn new(remember: Duration) -> Self {
+        Self(Arc::new(Mutex::new(Data {
+            values: BTreeMap::new(),
+            ends: BinaryHeap::new(),
+            records: HashMap::new(),
+            ages: VecDeque::new(),
+            remember,
+        })))
+    }
+}
 
 impl Connection for Memory {
     async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
-        let mut values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        steps.iter().map(|step| apply(&mut values, step)).collect()
+        let mut data = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = semantics::now();
+        steps.iter().map(|step| data.apply(step, now)).collect()
     }
 }
 
-fn apply(values: &mut Values, step: &Step) -> Reply {
-    if let Action::List { cursor, limit } = &step.action {
-        return Ok(Outcome::Page(page(values, &step.bucket, cursor.as_deref(), *limit)));
+impl Data {
+    fn apply(&mut self, step: &Step, now: Moment) -> Reply {
+        match (&step.action, step.token) {
+            (Action::List { prefix, cursor, limit }, _) => {
+                let page = self.page(&step.bucket, prefix, cursor.as_deref(), *limit, now);
+                Ok(Outcome::Page(page))
+            }
+            (Action::Sweep { limit }, _) => Ok(Outcome::Swept(self.sweep(*limit, now))),
+            (Action::Recall, Some(token)) => {
+                let record = self.records.get(&(token.request, Slot::Answer));
+                Ok(Outcome::Recalled(record.map(|record| Recalled {
+                    fingerprint: record.fingerprint,
+                    answer: record.outcome.clone(),
+                })))
+            }
+            (Action::Remember(answer), Some(token)) => {
+                self.remember(token, Slot::Answer, now, |token| Record {
+                    fingerprint: token.fingerprint,
+                    outcome: Bytes::clone(answer),
+                });
+                Ok(Outcome::Done)
+            }
+            (action, Some(token)) if !action.kind().is_read() => {
+                let slot = Slot::Write(token.write);
+                if let Some(record) = self.records.get(&(token.request, slot)) {
+                    return record.reply(token, action);
+                }
+                let result = self.one(step, now);
+                self.remember(token, slot, now, |token| Record::of(token, &result));
+                result.map_err(Error::Rejected)
+            }
+            _ => self.one(step, now).map_err(Error::Rejected),
+        }
     }
-    let place = (step.bucket.clone(), step.key.clone());
-    let (outcome, change) = semantics::apply(&step.action, values.get(&place).cloned())?;
-    match change {
-        Change::Keep => {}
-        Change::Put(value) => drop(values.insert(place, value)),
-        Change::Remove => drop(values.remove(&place)),
-    }
-    Ok(outcome)
-}
 
-/// Keys in order; the cursor is the last key of the page before.
-fn page(values: &Values, bucket: &Bucket, cursor: Option<&str>, limit: usize) -> Page {
-    let start = (bucket.clone(), Box::from(cursor.unwrap_or_default()));
-    let mut keys: Vec<String> = values
-        .range((Bound::Excluded(start), Bound::Unbounded))
-        .take_while(|((of, _), _)| of == bucket)
-        .take(limit.saturating_add(1))
-        .map(|((_, key), _)| key.to_string())
-        .collect();
-    let more = keys.len() > limit;
-    keys.truncate(limit);
-    let cursor = if more { keys.last().cloned() } else { None };
-    Page { keys, cursor }
+    fn one(&mut self, step: &Step, now: Moment) -> Result<Outcome, Rejection> {
+        let place = (step.bucket.clone(), step.key.clone());
+        let current = self.values.get(&place).cloned();
+        let (outcome, change) = semantics::apply(&step.action, current, now)?;
+        match change {
+            Change::Keep => {}
+            Change::Put(entry) => {
+                if let Some(end) = entry.expires {
+                    self.ends.push(Reverse((end, place.clone())));
+                }
+                self.values.insert(place, entry);
+            }
+            Change::Remove => drop(self.values.remove(&place)),
+        }
+        Ok(outcome)
+    }
+
+    fn remember(
+        &mut self,
+        token: Token,
+        slot: Slot,
+        now: Moment,
+        record: impl FnOnce(Token) -> Record,
+    ) {
+        let name = (token.request, slot);
+        self.records.entry(name).or_insert_with(|| {
+            self.ages.push_back((semantics::end(now, self.remember), name));
+            record(token)
+        });
+    }
+
+    /// Keys in order; the cursor is the last key of the page before.
+    fn page(
+        &self,
+        bucket: &Bucket,
+        prefix: &str,
+        cursor: Option<&str>,
+        limit: usize,
+        now: Moment,
+    ) -> Page {
+        let from = cursor.map_or(Bound::Included(prefix), |cursor| match cursor < prefix {
+            true => Bound::Included(prefix),
+            false => Bound::Excluded(cursor),
+        });
+        let from = from.map(|key| (bucket.clone(), Box::from(key)));
+        let end = prefix_end(prefix);
+        let mut keys: Vec<String> = self
+            .values
+            .range((from, Bound::Unbounded))
+            .take_while(|((of, key), _)| {
+                of == bucket && end.as_ref().is_none_or(|end| **key < **end)
+            })
+            .filter(|(_, entry)| entry.is_live(now))
+            .take(limit.saturating_add(1))
+            .map(|((_, key), _)| key.to_string())
+            .collect();
+        let more = keys.len() > limit;
+        keys.truncate(limit);
+        let cursor = if more { keys.last().cloned() } else { None };
+        Page { keys, cursor }
+    }
+
+    /// Removes what has expired; whether there is more of it.
+    fn sweep(&mut self, limit: usize, now: Moment) -> bool {
+        for _ in 0..limit {
+            match self.ends.peek() {
+                Some(Reverse((end, _))) if *end <= now => {}
+                _ => break,
+            }
+            let Some(Reverse((_, place))) = self.ends.pop() else { break };
+            if self.values.get(&place).is_some_and(|entry| !entry.is_live(now)) {
+                self.values.remove(&place);
+            }
+        }
+        for _ in 0..limit {
+            match self.ages.front() {
+                Some((end, name)) if *end <= now => drop(self.records.remove(name)),
+                _ => break,
+            }
+            self.ages.pop_front();
+        }
+        self.ends.peek().is_some_and(|Reverse((end, _))| *end <= now)
+            || self.ages.front().is_some_and(|(end, _)| *end <= now)
+    }
 }

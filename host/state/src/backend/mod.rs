@@ -22,8 +22,21 @@ use crate::{
 
 /// A connection of one lane to its backend.
 pub(crate) trait Connection: Send + 'static {
+    /// Whether a batch can be sent, as far as is known without trying.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// Connects, within the time limit for it.
+    ///
+    /// # Errors
+    /// [`Error::NotApplied`], with the reason.
+    fn connect(&mut self) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Applies the steps in order, durably as the backend promises, and answers one reply for
-    /// each. Connects first if it has to.
+    /// each.
     ///
     /// # Cancel safety
     /// When the future is dropped, what was sent stays sent; the connection must be given up, so
@@ -87,10 +100,10 @@ pub(crate) async fn open(url: &str, options: &Options) -> Result<(Opened, Descri
                 guarantee: String::from("counts are exact, and gone when the process ends"),
                 warning: None,
             };
-            (Opened::Memory(memory::Memory::default()), description)
+            (Opened::Memory(memory::Memory::new(options.remember)), description)
         }
         "sqlite" => {
-            let (backend, description) = sqlite::Sqlite::open(rest)?;
+            let (backend, description) = sqlite::Sqlite::open(rest, options)?;
             (Opened::Sqlite(backend), description)
         }
         "redis" | "rediss" => {
@@ -113,6 +126,11 @@ pub(crate) async fn open(url: &str, options: &Options) -> Result<(Opened, Descri
 }
 
 impl Opened {
+    /// Whether what has expired is to be removed by us.
+    pub(crate) fn wants_sweeping(&self) -> bool {
+        !matches!(self, Self::Redis(_))
+    }
+
     pub(crate) fn lanes(&self) -> Lanes {
         match self {
             Self::Memory(_) | Self::Redis(_) => Lanes::PerWorker,
@@ -165,4 +183,40 @@ fn start(role: Role, lane: Arc<Lane>, connection: impl Connection) -> Result<(),
 /// The same failure for every step.
 fn all_failed(steps: &[Step], error: &Error) -> Vec<Reply> {
     vec![Err(error.clone()); steps.len()]
+}
+
+/// The first text that comes after all that begin with a prefix, in the order of their bytes, which
+/// is that of their characters; none where all that follow begin so.
+fn prefix_end(prefix: &str) -> Option<String> {
+    let mut end: Vec<char> = prefix.chars().collect();
+    while let Some(last) = end.pop() {
+        // The code points from U+D800 are no characters.
+        let next = match last {
+            '\u{d7ff}' => Some('\u{e000}'),
+            _ => u32::from(last).checked_add(1).and_then(char::from_u32),
+        };
+        if let Some(next) = next {
+            end.push(next);
+            return Some(end.into_iter().collect());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_with_a_prefix_comes_before_its_end() {
+        for (prefix, end) in [
+            ("", None),
+            ("a", Some("b")),
+            ("a\u{10ffff}", Some("b")),
+            ("\u{10ffff}", None),
+            ("\u{d7ff}", Some("\u{e000}")),
+        ] {
+            assert_eq!(prefix_end(prefix).as_deref(), end, "{prefix:?}");
+        }
+    }
 }

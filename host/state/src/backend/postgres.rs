@@ -9,11 +9,20 @@
 //! Statements take row locks in one global order of keys, so that hosts sharing a database do not
 //! deadlock. Time limits are set in the session, as dropping a future does not stop the server.
 //!
-//! `statement` holds the SQL; here is what is sent when, and what an answer means.
+//! Steps that no single statement does, or that are to happen once, share a transaction with all
+//! others on their keys: it locks the keys' rows, applies the steps here, and writes what came out.
+//!
+//! `statement` and `transaction` hold the SQL; here is what is sent when, and what an answer means.
 
 mod statement;
+mod transaction;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use tokio_postgres::{
@@ -25,10 +34,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use self::statement::Statements;
 use crate::{
-    Rejection,
     backend::{Connection, Description, all_failed, tls},
     error::{Error, OpenError},
-    operation::{Action, Kind, Outcome, Step, Swapped},
+    operation::{Action, Kind, Outcome, Step},
     plan::Reply,
     state::Options,
 };
@@ -52,6 +60,8 @@ struct Target {
     /// Sent once after connecting.
     session: String,
     connect_timeout: Duration,
+    /// How long records of requests are kept.
+    remember: Duration,
 }
 
 impl Postgres {
@@ -68,7 +78,7 @@ impl Postgres {
             ))
         };
         let client = target.client().await.map_err(explain)?;
-        statement::create_table(&client).await.map_err(|error| explain(text(&error)))?;
+        statement::create_tables(&client).await.map_err(|error| explain(text(&error)))?;
         let warning =
             statement::durability_warning(&client).await.map_err(|error| explain(text(&error)))?;
         let description = Description {
@@ -137,6 +147,7 @@ impl Target {
             tls: MakeRustlsConnect::new(tls),
             session: statement::session(options.timeout),
             connect_timeout: options.connect_timeout,
+            remember: options.remember,
         })
     }
 
@@ -182,7 +193,7 @@ impl Target {
     }
 }
 
-/// One lane's connection, made anew when it is found closed.
+/// One lane's connection.
 pub(crate) struct PostgresConnection {
     target: Arc<Target>,
     /// Taken while a batch is on its way: if that is given up, so is the connection.
@@ -195,18 +206,25 @@ struct Live {
 }
 
 impl Connection for PostgresConnection {
+    fn is_ready(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| !live.client.is_closed())
+    }
+
+    async fn connect(&mut self) -> Result<(), Error> {
+        self.live = None;
+        self.live = Some(self.target.connect().await?);
+        Ok(())
+    }
+
     async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
-        let live = match self.live.take().filter(|live| !live.client.is_closed()) {
-            Some(live) => live,
-            None => match self.target.connect().await {
-                Ok(live) => live,
-                Err(error) => return all_failed(steps, &error),
-            },
+        let unsent = Error::not_applied("the connection to PostgreSQL ended before it was sent");
+        let Some(live) = self.live.take().filter(|live| !live.client.is_closed()) else {
+            return all_failed(steps, &unsent);
         };
         let mut replies: Vec<Option<Reply>> = vec![None; steps.len()];
         let mut usable = true;
         for round in rounds(steps) {
-            for (index, reply) in live.round(&round).await {
+            for (index, reply) in live.round(round, self.target.remember).await {
                 usable &= !matches!(&reply, Err(Failure::Broken(_)));
                 if let Some(place) = replies.get_mut(index) {
                     *place = Some(reply.map_err(Failure::into_error));
@@ -220,7 +238,6 @@ impl Connection for PostgresConnection {
         if usable {
             self.live = Some(live);
         }
-        let unsent = Error::not_applied("the connection to PostgreSQL ended before it was sent");
         replies.into_iter().map(|reply| reply.unwrap_or_else(|| Err(unsent.clone()))).collect()
     }
 }
@@ -228,14 +245,31 @@ impl Connection for PostgresConnection {
 /// A step and its place in the batch.
 type Placed<'a> = (usize, &'a Step);
 
-/// Splits a batch into rounds in which each key occurs once: within a round order means nothing,
-/// and the rounds keep it for each key. Nearly always there is one. Each round is sorted by bucket
-/// and key, the global order in which locks are taken.
-fn rounds(steps: &[Step]) -> Vec<Vec<Placed<'_>>> {
+/// Steps that are sent together.
+#[derive(Debug, PartialEq, Eq)]
+enum Round<'a> {
+    /// Each key occurs once, so order means nothing. Sorted by bucket and key, the global order in
+    /// which locks are taken.
+    Statements(Vec<Placed<'a>>),
+    /// In order.
+    Transaction(Vec<Placed<'a>>),
+}
+
+/// Splits a batch into rounds that keep the order of each key. Nearly always there is one. Keys
+/// with a step that takes a transaction have all their steps there.
+fn rounds(steps: &[Step]) -> Vec<Round<'_>> {
+    let transacted: HashSet<(&str, &str)> =
+        steps.iter().filter(|step| takes_transaction(step)).map(statement::name).collect();
     let mut rounds: Vec<Vec<Placed<'_>>> = Vec::new();
+    let mut transaction = Vec::new();
     let mut seen: HashMap<(&str, &str), usize> = HashMap::new();
     for (index, step) in steps.iter().enumerate() {
-        let round = seen.entry((step.bucket.as_str(), &*step.key)).or_insert(0);
+        let name = statement::name(step);
+        if transacted.contains(&name) && step.action.kind() != Kind::Recall {
+            transaction.push((index, step));
+            continue;
+        }
+        let round = seen.entry(name).or_insert(0);
         match rounds.get_mut(*round) {
             Some(places) => places.push((index, step)),
             None => rounds.push(vec![(index, step)]),
@@ -243,9 +277,27 @@ fn rounds(steps: &[Step]) -> Vec<Vec<Placed<'_>>> {
         *round = round.saturating_add(1);
     }
     for round in &mut rounds {
-        round.sort_unstable_by_key(|(_, step)| (step.bucket.as_str(), &*step.key));
+        round.sort_unstable_by_key(|(_, step)| statement::name(step));
     }
-    rounds
+    let transaction = (!transaction.is_empty()).then_some(Round::Transaction(transaction));
+    rounds.into_iter().map(Round::Statements).chain(transaction).collect()
+}
+
+/// Whether a step takes more than a statement of its kind.
+fn takes_transaction(step: &Step) -> bool {
+    let kind = step.action.kind();
+    match kind {
+        Kind::GetAndSet
+        | Kind::SetIfAbsent
+        | Kind::IncrementWithin
+        | Kind::Swap
+        | Kind::Expire
+        | Kind::Remember => true,
+        Kind::Set | Kind::Delete | Kind::Increment => step.token.is_some(),
+        Kind::Get | Kind::Exists | Kind::TimeToLive | Kind::List | Kind::Recall | Kind::Sweep => {
+            false
+        }
+    }
 }
 
 /// Why a statement failed.
@@ -306,33 +358,94 @@ type Answer = Result<Outcome, Failure>;
 type Answers = Vec<(usize, Answer)>;
 
 impl Live {
-    /// Sends the statements of one round together and gathers their answers.
-    async fn round(&self, steps: &[Placed<'_>]) -> Answers {
+    async fn round(&self, round: Round<'_>, remember: Duration) -> Answers {
+        let steps = match round {
+            Round::Statements(steps) => steps,
+            Round::Transaction(steps) => return self.transaction(steps, remember).await,
+        };
         let of = |kinds: &[Kind]| -> Vec<Placed<'_>> {
             steps.iter().filter(|(_, step)| kinds.contains(&step.action.kind())).copied().collect()
         };
         let mut groups = vec![
-            of(&[Kind::Get, Kind::Exists]),
+            of(&[Kind::Get, Kind::Exists, Kind::TimeToLive]),
             of(&[Kind::Increment]),
             of(&[Kind::Set]),
             of(&[Kind::Delete]),
+            of(&[Kind::Recall]),
         ];
-        groups.extend(of(&[Kind::Swap, Kind::List]).into_iter().map(|alone| vec![alone]));
+        groups.extend(of(&[Kind::List, Kind::Sweep]).into_iter().map(|alone| vec![alone]));
         groups.retain(|group| !group.is_empty());
-        join_all(groups.into_iter().map(|group| self.group(group))).await.concat()
+        let (mut answers, mut left) = (Vec::new(), Vec::new());
+        for group in join_all(groups.into_iter().map(|group| self.group(group))).await {
+            for (placed, answer) in group {
+                match answer {
+                    Some(answer) => answers.push((placed.0, answer)),
+                    None => left.push(placed),
+                }
+            }
+        }
+        if !left.is_empty() {
+            // Their rows hold no number, have no room for the sum, or have expired: a transaction
+            // finds out, and does what is to be done.
+            answers.extend(self.transaction(left, remember).await);
+        }
+        answers
     }
 
-    /// Runs the statement of steps of one kind, again where the server has certainly rolled it
-    /// back; a failure of the statement is the failure of each.
-    async fn group(&self, steps: Vec<Placed<'_>>) -> Answers {
-        let mut tries = 1;
+    /// Runs the statement of steps of one kind; a failure of the statement is the failure of each.
+    /// Increments that left their row as it was have no answer yet.
+    async fn group<'a>(&self, steps: Vec<Placed<'a>>) -> Vec<(Placed<'a>, Option<Answer>)> {
+        let mut tries = Tries::default();
         let result = loop {
-            match self.statement(&steps).await {
-                Err(Failure::Conflict(_)) if tries < TRIES => {
-                    tries = tries.saturating_add(1);
-                    tokio::time::sleep(RETRY_PAUSE.mul_f32(fastrand::f32())).await;
-                }
-                result => break result,
+            let result = self.statement(&steps).await;
+            if !tries.again(&result).await {
+                break result;
+            }
+        };
+        match result {
+            Ok(answers) => steps.into_iter().zip(answers).collect(),
+            Err(failure) => {
+                steps.into_iter().map(|step| (step, Some(Err(failure.clone())))).collect()
+            }
+        }
+    }
+
+    async fn statement(&self, steps: &[Placed<'_>]) -> Result<Vec<Option<Answer>>, Failure> {
+        let Some((_, first)) = steps.first() else { return Ok(Vec::new()) };
+        let (client, statements) = (&self.client, &self.statements);
+        let answers = match &first.action {
+            Action::Get | Action::Exists | Action::TimeToLive => {
+                statements.read(client, steps).await?
+            }
+            Action::Increment(_) => {
+                let counts = statements.increment(client, steps).await?;
+                return Ok(counts
+                    .into_iter()
+                    .map(|count| count.map(|count| Ok(Outcome::Count(count))))
+                    .collect());
+            }
+            Action::Set { .. } => statements.set(client, steps).await?,
+            Action::Delete => statements.delete(client, steps).await?,
+            Action::Recall => statements.recall(client, steps).await?,
+            Action::List { prefix, cursor, limit } => {
+                let page = statements.list(client, first, prefix, cursor.as_deref(), *limit);
+                vec![Ok(Outcome::Page(page.await?))]
+            }
+            Action::Sweep { limit } => {
+                vec![Ok(Outcome::Swept(statements.sweep(client, *limit).await?))]
+            }
+            _ => return Err(Failure::Final(Error::not_applied("not a step of a statement"))),
+        };
+        Ok(answers.into_iter().map(Some).collect())
+    }
+
+    async fn transaction(&self, steps: Vec<Placed<'_>>, remember: Duration) -> Answers {
+        let transaction = &self.statements.transaction;
+        let mut tries = Tries::default();
+        let result = loop {
+            let result = transaction.run(&self.client, &steps, remember).await;
+            if !tries.again(&result).await {
+                break result;
             }
         };
         let places = steps.iter().map(|(index, _)| *index);
@@ -341,65 +454,22 @@ impl Live {
             Err(failure) => places.map(|index| (index, Err(failure.clone()))).collect(),
         }
     }
-
-    async fn statement(&self, steps: &[Placed<'_>]) -> Result<Vec<Answer>, Failure> {
-        let Some((_, first)) = steps.first() else { return Ok(Vec::new()) };
-        match first.action.kind() {
-            Kind::Get | Kind::Exists => self.statements.read(&self.client, steps).await,
-            Kind::Increment => self.increment(steps).await,
-            Kind::Set => self.statements.set(&self.client, steps).await,
-            Kind::Delete => self.statements.delete(&self.client, steps).await,
-            Kind::Swap | Kind::List => Ok(vec![Ok(self.alone(first).await?)]),
-        }
-    }
-
-    /// One statement for all; then, for those it left out, why.
-    async fn increment(&self, steps: &[Placed<'_>]) -> Result<Vec<Answer>, Failure> {
-        let counts = self.statements.increment(&self.client, steps).await?;
-        let mut answers = Vec::with_capacity(steps.len());
-        for (count, (_, step)) in counts.into_iter().zip(steps) {
-            answers.push(match count {
-                Some(count) => Ok(Outcome::Count(count)),
-                // Nothing was changed. Which of the two reasons it was is read afterwards; if
-                // another session has meanwhile changed the value, either is a fair answer.
-                None => Err(match self.statements.get(&self.client, step).await {
-                    Ok(Some(value)) if crate::counter::parse(&value).is_none() => {
-                        Failure::Final(Rejection::NotANumber.into())
-                    }
-                    Ok(_) => Failure::Final(Rejection::Overflow.into()),
-                    Err(error) => unread(&error),
-                }),
-            });
-        }
-        Ok(answers)
-    }
-
-    /// A step whose statement concerns it alone.
-    async fn alone(&self, step: &Step) -> Result<Outcome, Failure> {
-        match &step.action {
-            Action::List { cursor, limit } => {
-                let page =
-                    self.statements.list(&self.client, step, cursor.as_deref(), *limit).await?;
-                Ok(Outcome::Page(page))
-            }
-            Action::Swap { expected, value } => {
-                let swapped =
-                    self.statements.swap(&self.client, step, expected.as_deref(), value).await?;
-                if swapped {
-                    return Ok(Outcome::Swapped(Swapped::Yes));
-                }
-                let current = self.statements.get(&self.client, step).await;
-                let current = current.map_err(|error| unread(&error))?;
-                Ok(Outcome::Swapped(Swapped::No(current)))
-            }
-            _ => Err(Failure::Final(Error::not_applied("not a step of its own"))),
-        }
-    }
 }
 
-/// A write changed nothing, and why could not be read: that is no unknown.
-fn unread(error: &tokio_postgres::Error) -> Failure {
-    Failure::Broken(Error::not_applied(format!("PostgreSQL: {}", text(error))))
+/// How often something was tried.
+#[derive(Default)]
+struct Tries(u32);
+
+impl Tries {
+    /// Whether to try again, after a pause: where the server has certainly rolled it back.
+    async fn again<T>(&mut self, result: &Result<T, Failure>) -> bool {
+        self.0 = self.0.saturating_add(1);
+        let again = matches!(result, Err(Failure::Conflict(_))) && self.0 < TRIES;
+        if again {
+            tokio::time::sleep(RETRY_PAUSE.mul_f32(fastrand::f32())).await;
+        }
+        again
+    }
 }
 
 /// An error with its causes, or the server's own words and code. Holds no credentials: neither the
@@ -423,17 +493,36 @@ mod tests {
     use crate::Bucket;
 
     fn step(key: &str) -> Step {
-        Step { bucket: Bucket::new("b").unwrap(), key: key.into(), action: Action::Get }
+        let bucket = Bucket::new("b").unwrap();
+        Step { bucket, key: key.into(), action: Action::Get, token: None }
+    }
+
+    fn places(steps: &[Step]) -> Vec<(bool, Vec<usize>)> {
+        rounds(steps)
+            .iter()
+            .map(|round| match round {
+                Round::Statements(steps) => (false, steps),
+                Round::Transaction(steps) => (true, steps),
+            })
+            .map(|(transaction, steps)| (transaction, steps.iter().map(|(i, _)| *i).collect()))
+            .collect()
     }
 
     #[test]
     fn a_key_occurs_once_a_round_and_keeps_its_order() {
         let steps = ["b", "a", "b", "b", "c"].map(step);
-        let places: Vec<Vec<usize>> = rounds(&steps)
-            .iter()
-            .map(|round| round.iter().map(|(index, _)| *index).collect())
-            .collect();
-        assert_eq!(places, [vec![1, 0, 4], vec![2], vec![3]], "and each round is sorted by key");
+        let expected = [(false, vec![1, 0, 4]), (false, vec![2]), (false, vec![3])];
+        assert_eq!(places(&steps), expected, "and each round is sorted by key");
+    }
+
+    #[test]
+    fn all_steps_of_a_key_share_the_transaction_that_one_of_them_takes() {
+        let mut steps = ["b", "a", "b", "c"].map(step);
+        steps[2].action = Action::Expire(None);
+        steps[3].token = Some(crate::Token::new([0; 16], [0; 16]));
+        assert_eq!(places(&steps), [(false, vec![1, 3]), (true, vec![0, 2])]);
+        steps[3].action = Action::Increment(1);
+        assert_eq!(places(&steps), [(false, vec![1]), (true, vec![0, 2, 3])]);
     }
 
     #[test]

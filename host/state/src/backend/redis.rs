@@ -9,22 +9,22 @@
 //! A dead connection is noticed before a batch is written to it. An error reply means that the
 //! command was not executed (<https://redis.io/docs/latest/develop/reference/protocol-spec/>).
 
+mod command;
+
 use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, LazyLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::Bytes;
-use percent_encoding::{AsciiSet, utf8_percent_encode};
 use redis::{
-    AsyncConnectionConfig, Cmd, IntoConnectionInfo as _, Pipeline, RedisConnectionInfo, Script,
-    ServerError, Value, aio::MultiplexedConnection,
+    AsyncConnectionConfig, IntoConnectionInfo as _, Pipeline, RedisConnectionInfo, Value,
+    aio::MultiplexedConnection,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -32,12 +32,13 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
+use self::command::{Text, command, outcome, place, refused};
 use crate::{
     Page, Rejection,
     backend::{Connection, Description, all_failed, tls},
     error::{Error, OpenError},
     name::{Bucket, check_key},
-    operation::{Action, Outcome, Step, Swapped},
+    operation::{Action, Outcome, Step},
     plan::Reply,
     state::Options,
 };
@@ -48,23 +49,6 @@ const SCAN_COUNT: usize = 1_000;
 /// `SCAN`s for one page. A bucket that is a small part of a large database yields pages with few
 /// keys, rather than holding up the lane.
 const SCANS_A_PAGE: usize = 8;
-
-/// The characters of a bucket's name that would let it run into the key.
-const SEPARATORS: &AsciiSet = &AsciiSet::EMPTY.add(b':').add(b'%');
-
-/// Compare-and-swap. KEYS: the key. ARGV: whether a value is expected, which, and the new one.
-const SWAP: &str = "
-local current = redis.call('GET', KEYS[1])
-local same
-if ARGV[1] == '1' then same = current == ARGV[2] else same = not current end
-if same then
-    redis.call('SET', KEYS[1], ARGV[3])
-    return {1}
-end
-return {0, current}";
-
-/// What the server knows the script by.
-static SWAP_HASH: LazyLock<String> = LazyLock::new(|| Script::new(SWAP).get_hash().to_owned());
 
 /// A Redis server.
 pub(crate) struct Redis {
@@ -77,6 +61,8 @@ struct Target {
     tls: Option<TlsConnector>,
     login: RedisConnectionInfo,
     connect_timeout: Duration,
+    /// How long records of requests are kept.
+    remember: Duration,
 }
 
 impl Redis {
@@ -139,6 +125,7 @@ impl Target {
             tls,
             login,
             connect_timeout: options.connect_timeout,
+            remember: options.remember,
         })
     }
 
@@ -310,29 +297,37 @@ pub(crate) struct RedisConnection {
 }
 
 impl Connection for RedisConnection {
+    fn is_ready(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| !live.wire.closed.load(Ordering::Acquire))
+    }
+
+    async fn connect(&mut self) -> Result<(), Error> {
+        self.live = None;
+        let live =
+            self.target.connect().await.map_err(|reason| {
+                Error::not_applied(format!("cannot connect to Redis: {reason}"))
+            })?;
+        self.live = Some(live);
+        Ok(())
+    }
+
     async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
         let usable = self.live.take().filter(|live| !live.wire.closed.load(Ordering::Acquire));
-        let mut live = match usable {
-            Some(live) => live,
-            None => match self.target.connect().await {
-                Ok(live) => live,
-                Err(reason) => {
-                    let error = Error::not_applied(format!("cannot connect to Redis: {reason}"));
-                    return all_failed(steps, &error);
-                }
-            },
+        let Some(mut live) = usable else {
+            let error = Error::not_applied("the connection to Redis ended before it was sent");
+            return all_failed(steps, &error);
         };
-        let replies = live.apply(steps).await;
+        let replies = live.apply(steps, self.target.remember).await;
         self.live = Some(live);
         replies
     }
 }
 
 impl Live {
-    async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
+    async fn apply(&mut self, steps: &[Step], remember: Duration) -> Vec<Reply> {
         let mut pipeline = Pipeline::with_capacity(steps.len());
         for step in steps {
-            if let Some(command) = command(step) {
+            if let Some(command) = command(step, Text::Hash, remember) {
                 pipeline.add_command(command);
             }
         }
@@ -346,15 +341,17 @@ impl Live {
         let mut replies = Vec::with_capacity(steps.len());
         for step in steps {
             let reply = match &step.action {
-                Action::List { cursor, limit } => {
-                    self.list(&step.bucket, cursor.as_deref(), *limit).await
+                Action::List { prefix, cursor, limit } => {
+                    self.list(&step.bucket, prefix, cursor.as_deref(), *limit).await
                 }
+                // Redis removes by itself what has expired.
+                Action::Sweep { .. } => Ok(Outcome::Swept(false)),
                 _ => match values.next() {
                     None => Err(Error::unknown("Redis answered fewer commands than it was sent")),
                     Some(Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
-                        self.load_and_swap(step).await
+                        self.with_script(step, remember).await
                     }
-                    Some(value) => outcome(&step.action, value),
+                    Some(value) => outcome(step, value),
                 },
             };
             replies.push(reply);
@@ -362,29 +359,34 @@ impl Live {
         replies
     }
 
-    /// A swap whose script the server has forgotten: it was not executed, and is sent again with
+    /// A step whose script the server has forgotten: it was not executed, and is sent again with
     /// the script's text.
-    async fn load_and_swap(&mut self, step: &Step) -> Reply {
-        let Action::Swap { expected, value } = &step.action else {
-            return Err(Error::unknown("Redis answered NOSCRIPT to a plain command"));
+    async fn with_script(&mut self, step: &Step, remember: Duration) -> Reply {
+        let mut pipeline = Pipeline::with_capacity(1);
+        match command(step, Text::Full, remember) {
+            Some(command) => pipeline.add_command(command),
+            None => return Err(Error::unknown("Redis answered NOSCRIPT to no script")),
         };
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("EVAL").arg(SWAP);
-        swap_arguments(&mut pipeline, step, expected.as_ref(), value);
         match self.send(&pipeline).await?.pop() {
-            Some(answer) => outcome(&step.action, answer),
+            Some(answer) => outcome(step, answer),
             None => Err(Error::unknown("Redis did not answer")),
         }
     }
 
     /// A page of keys by `SCAN`, which never holds up the server as `KEYS` would.
-    async fn list(&mut self, bucket: &Bucket, cursor: Option<&str>, limit: usize) -> Reply {
+    async fn list(
+        &mut self,
+        bucket: &Bucket,
+        prefix: &str,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Reply {
         let mut cursor: u64 = match cursor {
             None => 0,
             Some(text) => text.parse().map_err(|_| Rejection::Cursor)?,
         };
-        let prefix = place(bucket, "");
-        let pattern = format!("{}*", escape_glob(&prefix));
+        let bucket = place(bucket, "");
+        let pattern = format!("{}{}*", escape_glob(&bucket), escape_glob(prefix));
         let mut keys = Vec::new();
         for _ in 0..SCANS_A_PAGE {
             let mut pipeline = redis::pipe();
@@ -399,7 +401,7 @@ impl Live {
             // Keys of other programs that no guest could ask for are passed over.
             keys.extend(found.into_iter().filter_map(|name| {
                 let name = String::from_utf8(name).ok()?;
-                let key = name.strip_prefix(&prefix)?;
+                let key = name.strip_prefix(&bucket)?;
                 check_key(key).is_ok().then(|| key.to_owned())
             }));
             cursor = next;
@@ -415,11 +417,6 @@ impl Live {
     }
 }
 
-/// The name of a key in Redis.
-fn place(bucket: &Bucket, key: &str) -> String {
-    format!("{}:{key}", utf8_percent_encode(bucket.as_str(), SEPARATORS))
-}
-
 /// Takes the meaning from what `MATCH` would read as a pattern.
 fn escape_glob(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -432,93 +429,9 @@ fn escape_glob(text: &str) -> String {
     escaped
 }
 
-/// The command for a step; `None` for a listing, which is more than one.
-fn command(step: &Step) -> Option<Cmd> {
-    let name = place(&step.bucket, &step.key);
-    let mut command = Cmd::new();
-    match &step.action {
-        Action::Get => command.arg("GET").arg(name),
-        Action::Exists => command.arg("EXISTS").arg(name),
-        Action::Set(value) => command.arg("SET").arg(name).arg(&value[..]),
-        Action::Delete => command.arg("DEL").arg(name),
-        Action::Increment(delta) => command.arg("INCRBY").arg(name).arg(*delta),
-        Action::Swap { expected, value } => {
-            let mut pipeline = redis::pipe();
-            pipeline.cmd("EVALSHA").arg(SWAP_HASH.as_str());
-            swap_arguments(&mut pipeline, step, expected.as_ref(), value);
-            return pipeline.cmd_iter().next().cloned();
-        }
-        Action::List { .. } => return None,
-    };
-    Some(command)
-}
-
-fn swap_arguments(pipeline: &mut Pipeline, step: &Step, expected: Option<&Bytes>, value: &Bytes) {
-    pipeline
-        .arg(1)
-        .arg(place(&step.bucket, &step.key))
-        .arg(if expected.is_some() { "1" } else { "0" })
-        .arg(expected.map_or(&[][..], |value| &value[..]))
-        .arg(&value[..]);
-}
-
-fn outcome(action: &Action, value: Value) -> Reply {
-    let unexpected = |value: Value| {
-        // What a server answers to a write it did not understand says nothing of its effect.
-        Err(Error::unknown(format!("Redis answered something unexpected: {value:?}")))
-    };
-    Ok(match (action, value) {
-        (_, Value::ServerError(error)) => return Err(refused(&error)),
-        (Action::Get, Value::Nil) => Outcome::Value(None),
-        (Action::Get, Value::BulkString(bytes)) => Outcome::Value(Some(bytes.into())),
-        (Action::Exists, Value::Int(count)) => Outcome::Exists(count > 0),
-        (Action::Set(_), Value::Okay) | (Action::Delete, Value::Int(_)) => Outcome::Done,
-        (Action::Increment(_), Value::Int(count)) => Outcome::Count(count),
-        (Action::Swap { .. }, Value::Array(parts)) => {
-            let mut parts = parts.into_iter();
-            match (parts.next(), parts.next()) {
-                (Some(Value::Int(1)), None) => Outcome::Swapped(Swapped::Yes),
-                (Some(Value::Int(0)), Some(Value::Nil) | None) => {
-                    Outcome::Swapped(Swapped::No(None))
-                }
-                (Some(Value::Int(0)), Some(Value::BulkString(current))) => {
-                    Outcome::Swapped(Swapped::No(Some(current.into())))
-                }
-                (first, second) => {
-                    return unexpected(Value::Array(first.into_iter().chain(second).collect()));
-                }
-            }
-        }
-        (_, value) => return unexpected(value),
-    })
-}
-
-/// An error reply: the command was not executed. Some are the operation's own fault.
-fn refused(error: &ServerError) -> Error {
-    let detail = error.details().unwrap_or_default();
-    if error.code() == "WRONGTYPE" {
-        return Rejection::WrongType(detail.to_owned()).into();
-    }
-    if detail.contains("not an integer or out of range") {
-        return Rejection::NotANumber.into();
-    }
-    if detail.contains("would overflow") {
-        return Rejection::Overflow.into();
-    }
-    Error::not_applied(format!("Redis refused: {} {detail}", error.code()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_bucket_cannot_reach_into_another_through_its_separator() {
-        let place = |bucket, key| place(&Bucket::new(bucket).unwrap(), key);
-        assert_eq!(place("main", "count"), "main:count", "shared with other Redis programs");
-        assert_ne!(place("a", "b:c"), place("a:b", "c"));
-        assert_ne!(place("a%3Ab", "c"), place("a:b", "c"));
-    }
 
     #[test]
     fn glob_characters_in_a_bucket_match_only_themselves() {

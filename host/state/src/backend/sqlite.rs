@@ -22,13 +22,15 @@ use rusqlite::{
 };
 
 use crate::{
-    Page, Rejection,
-    backend::{Connection, Description, Role},
+    Page, Rejection, Token,
+    backend::{Connection, Description, Role, prefix_end},
     counter,
     error::{Error, OpenError},
-    operation::{Action, Outcome, Step},
+    once::Record,
+    operation::{Action, Outcome, Recalled, Step},
     plan::Reply,
-    semantics::{self, Change},
+    semantics::{self, Change, Entry, Moment},
+    state::Options,
 };
 
 /// How long to wait for another process that writes to the same file, such as a shell or a second
@@ -38,27 +40,66 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to pause before opening a busy file again: about what another's opening takes.
 const OPEN_PAUSE: Duration = Duration::from_millis(5);
 
-const SCHEMA: &str = "
+/// The table and its columns. `expires`, as all moments, is in milliseconds since 1970 (UTC).
+const TABLE: &str = "
 CREATE TABLE IF NOT EXISTS tally_kv (
     bucket TEXT NOT NULL,
     key TEXT NOT NULL,
     value NOT NULL CHECK (typeof(value) IN ('integer', 'blob')),
+    expires INTEGER,
     PRIMARY KEY (bucket, key)
 )";
-const SELECT: &str = "SELECT value FROM tally_kv WHERE bucket = ?1 AND key = ?2";
-const UPSERT: &str = "INSERT INTO tally_kv (bucket, key, value) VALUES (?1, ?2, ?3)
-    ON CONFLICT (bucket, key) DO UPDATE SET value = excluded.value";
+/// A column that files of earlier versions lack.
+const HAS_EXPIRES: &str =
+    "SELECT count(*) FROM pragma_table_info('tally_kv') WHERE name = 'expires'";
+const ADD_EXPIRES: &str = "ALTER TABLE tally_kv ADD COLUMN expires INTEGER";
+/// What is recorded of requests: each of their writes, and as write -1 their answer.
+const REST: &str = "
+CREATE INDEX IF NOT EXISTS tally_kv_expires ON tally_kv (expires) WHERE expires IS NOT NULL;
+CREATE TABLE IF NOT EXISTS tally_once (
+    request BLOB NOT NULL,
+    write INTEGER NOT NULL,
+    fingerprint BLOB NOT NULL,
+    outcome BLOB NOT NULL,
+    expires INTEGER NOT NULL,
+    PRIMARY KEY (request, write)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tally_once_expires ON tally_once (expires)";
+
+const SELECT: &str = "SELECT value, expires FROM tally_kv WHERE bucket = ?1 AND key = ?2";
+const UPSERT: &str = "INSERT INTO tally_kv (bucket, key, value, expires) VALUES (?1, ?2, ?3, ?4)
+    ON CONFLICT (bucket, key) DO UPDATE SET value = excluded.value, expires = excluded.expires";
 const DELETE: &str = "DELETE FROM tally_kv WHERE bucket = ?1 AND key = ?2";
-const LIST: &str = "SELECT key FROM tally_kv WHERE bucket = ?1 AND key > ?2 ORDER BY key LIMIT ?3";
+const LIST: &str = "SELECT key FROM tally_kv
+    WHERE bucket = ?1 AND key > ?2 AND key >= ?3 AND (?4 IS NULL OR key < ?4)
+        AND (expires IS NULL OR expires > ?5)
+    ORDER BY key LIMIT ?6";
+const RECALL: &str = "SELECT fingerprint, outcome FROM tally_once
+    WHERE request = ?1 AND write = ?2 AND expires > ?3";
+// One that has expired and is not removed yet gives way.
+const RECORD: &str = "INSERT INTO tally_once (request, write, fingerprint, outcome, expires)
+    VALUES (?1, ?2, ?3, ?4, ?5)
+    ON CONFLICT (request, write) DO UPDATE SET fingerprint = excluded.fingerprint,
+        outcome = excluded.outcome, expires = excluded.expires
+    WHERE expires <= ?6";
+const SWEEP_VALUES: &str = "DELETE FROM tally_kv WHERE rowid IN
+    (SELECT rowid FROM tally_kv WHERE expires <= ?1 LIMIT ?2)";
+const SWEEP_RECORDS: &str = "DELETE FROM tally_once WHERE (request, write) IN
+    (SELECT request, write FROM tally_once WHERE expires <= ?1 LIMIT ?2)";
+
+/// The place of a request's answer among its writes.
+const ANSWER: i64 = -1;
 
 /// An SQLite file.
 pub(crate) struct Sqlite {
     path: PathBuf,
+    /// How long records of requests are kept.
+    remember: Duration,
 }
 
 impl Sqlite {
     /// Opens or creates the file and its table.
-    pub(crate) fn open(rest: &str) -> Result<(Self, Description), OpenError> {
+    pub(crate) fn open(rest: &str, options: &Options) -> Result<(Self, Description), OpenError> {
         let path = rest.strip_prefix("//").unwrap_or(rest);
         if path.is_empty() {
             return Err(OpenError::Url(
@@ -72,9 +113,9 @@ impl Sqlite {
                     .into(),
             ));
         }
-        let sqlite = Self { path: PathBuf::from(path) };
+        let sqlite = Self { path: PathBuf::from(path), remember: options.remember };
         // Fails now rather than at the first request, with the path in the message.
-        patiently(|| sqlite.database()?.execute_batch(SCHEMA))
+        patiently(|| create_tables(&mut sqlite.database()?))
             .map_err(|error| sqlite.explain(&error))?;
         let description = Description {
             backend: "sqlite",
@@ -95,7 +136,7 @@ impl Sqlite {
                 .pragma_update(None, "query_only", true)
                 .map_err(|error| self.explain(&error))?;
         }
-        Ok(SqliteConnection { database })
+        Ok(SqliteConnection { database, remember: self.remember })
     }
 
     fn database(&self) -> rusqlite::Result<Database> {
@@ -113,6 +154,18 @@ impl Sqlite {
             self.path.display()
         ))
     }
+}
+
+/// Creates what is not there, safely while other hosts do the same.
+fn create_tables(database: &mut Database) -> rusqlite::Result<()> {
+    let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute_batch(TABLE)?;
+    let has_expires: i64 = transaction.query_row(HAS_EXPIRES, [], |row| row.get(0))?;
+    if has_expires == 0 {
+        transaction.execute_batch(ADD_EXPIRES)?;
+    }
+    transaction.execute_batch(REST)?;
+    transaction.commit()
 }
 
 /// Opens again while the file is busy. SQLite itself does not wait where two who open a new file
@@ -135,21 +188,23 @@ fn patiently<T>(mut open: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Resu
 /// One lane's connection.
 pub(crate) struct SqliteConnection {
     database: Database,
+    remember: Duration,
 }
 
 impl Connection for SqliteConnection {
     /// Blocks the thread, which is this lane's own.
     async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
+        let now = semantics::now();
         if steps.iter().all(|step| step.action.kind().is_read()) {
-            return steps.iter().map(|step| read(&self.database, step)).collect();
+            return steps.iter().map(|step| read(&self.database, step, now)).collect();
         }
-        match self.write(steps) {
+        match self.write(steps, now) {
             Ok(replies) => replies,
             // Reads are answered all the same: a full disk does not stop them.
             Err(error) => steps
                 .iter()
                 .map(|step| match step.action.kind().is_read() {
-                    true => read(&self.database, step),
+                    true => read(&self.database, step, now),
                     false => Err(error.clone()),
                 })
                 .collect(),
@@ -160,7 +215,7 @@ impl Connection for SqliteConnection {
 impl SqliteConnection {
     /// Applies a batch in one transaction. Rejected steps fail alone; any other failure rolls the
     /// whole batch back.
-    fn write(&mut self, steps: &[Step]) -> Result<Vec<Reply>, Error> {
+    fn write(&mut self, steps: &[Step], now: Moment) -> Result<Vec<Reply>, Error> {
         let not_applied = |error: rusqlite::Error| Error::not_applied(format!("SQLite: {error}"));
         let transaction = self
             .database
@@ -168,9 +223,9 @@ impl SqliteConnection {
             .map_err(not_applied)?;
         let mut replies = Vec::with_capacity(steps.len());
         for step in steps {
-            replies.push(match apply(&transaction, step) {
+            replies.push(match once(&transaction, step, now, self.remember) {
                 Ok(outcome) => Ok(outcome),
-                Err(Failure::Rejected(rejection)) => Err(Error::Rejected(rejection)),
+                Err(Failure::Answered(error)) => Err(error),
                 Err(Failure::Database(error)) => return Err(not_applied(error)),
             });
         }
@@ -194,8 +249,10 @@ fn commit_failed(error: &rusqlite::Error) -> Error {
     }
 }
 
+/// Why a step has no outcome.
 enum Failure {
-    Rejected(Rejection),
+    /// The step's own error, which leaves the others' as they are.
+    Answered(Error),
     Database(rusqlite::Error),
 }
 
@@ -207,34 +264,103 @@ impl From<rusqlite::Error> for Failure {
 
 impl From<Rejection> for Failure {
     fn from(rejection: Rejection) -> Self {
-        Self::Rejected(rejection)
+        Self::Answered(rejection.into())
     }
 }
 
-fn read(database: &Database, step: &Step) -> Reply {
-    apply(database, step).map_err(|failure| match failure {
-        Failure::Rejected(rejection) => Error::Rejected(rejection),
+fn read(database: &Database, step: &Step, now: Moment) -> Reply {
+    apply(database, step, now).map_err(|failure| match failure {
+        Failure::Answered(error) => error,
         Failure::Database(error) => Error::not_applied(format!("SQLite: {error}")),
     })
 }
 
-fn apply(database: &Database, step: &Step) -> Result<Outcome, Failure> {
+/// Applies a step that may have been applied before, if its token says so.
+fn once(
+    database: &Database,
+    step: &Step,
+    now: Moment,
+    remember: Duration,
+) -> Result<Outcome, Failure> {
+    let Some(token) = step.token else { return apply(database, step, now) };
+    let record = |write: i64, outcome: &[u8]| {
+        database.prepare_cached(RECORD)?.execute(params![
+            token.request,
+            write,
+            token.fingerprint,
+            outcome,
+            semantics::end(now, remember),
+            now,
+        ])
+    };
+    if let Action::Remember(answer) = &step.action {
+        record(ANSWER, answer)?;
+        return Ok(Outcome::Done);
+    }
+    let write = i64::from(token.write);
+    if let Some(record) = recorded(database, token, write, now)? {
+        return record.reply(token, &step.action).map_err(Failure::Answered);
+    }
+    let result = match apply(database, step, now) {
+        Ok(outcome) => Ok(outcome),
+        Err(Failure::Answered(Error::Rejected(rejection))) => Err(rejection),
+        Err(failure) => return Err(failure),
+    };
+    record(write, &Record::of(token, &result).outcome)?;
+    Ok(result?)
+}
+
+fn recorded(
+    database: &Database,
+    token: Token,
+    write: i64,
+    now: Moment,
+) -> rusqlite::Result<Option<Record>> {
+    database
+        .prepare_cached(RECALL)?
+        .query_row(params![token.request, write, now], |row| {
+            let outcome: Vec<u8> = row.get(1)?;
+            Ok(Record { fingerprint: row.get(0)?, outcome: outcome.into() })
+        })
+        .optional()
+}
+
+fn apply(database: &Database, step: &Step, now: Moment) -> Result<Outcome, Failure> {
     let (bucket, key) = (step.bucket.as_str(), &*step.key);
-    if let Action::List { cursor, limit } = &step.action {
-        return Ok(Outcome::Page(page(database, bucket, cursor.as_deref(), *limit)?));
+    match (&step.action, step.token) {
+        (Action::List { prefix, cursor, limit }, _) => {
+            let page = page(database, bucket, prefix, cursor.as_deref(), *limit, now)?;
+            return Ok(Outcome::Page(page));
+        }
+        (Action::Recall, Some(token)) => {
+            let record = recorded(database, token, ANSWER, now)?;
+            return Ok(Outcome::Recalled(record.map(|record| Recalled {
+                fingerprint: record.fingerprint,
+                answer: record.outcome,
+            })));
+        }
+        (Action::Sweep { limit }, _) => {
+            let rows = i64::try_from(*limit).unwrap_or(i64::MAX);
+            let values = database.prepare_cached(SWEEP_VALUES)?.execute(params![now, rows])?;
+            let records = database.prepare_cached(SWEEP_RECORDS)?.execute(params![now, rows])?;
+            return Ok(Outcome::Swept(values.max(records) >= *limit));
+        }
+        _ => {}
     }
     let current = database
         .prepare_cached(SELECT)?
-        .query_row(params![bucket, key], |row| Ok(value(row.get_ref(0)?)))
+        .query_row(params![bucket, key], |row| {
+            Ok(Entry { value: value(row.get_ref(0)?), expires: row.get(1)? })
+        })
         .optional()?;
-    let (outcome, change) = semantics::apply(&step.action, current)?;
+    let (outcome, change) = semantics::apply(&step.action, current, now)?;
     match change {
         Change::Keep => {}
-        Change::Put(value) => {
+        Change::Put(Entry { value, expires }) => {
             let mut upsert = database.prepare_cached(UPSERT)?;
             match counter::parse(&value) {
-                Some(number) => upsert.execute(params![bucket, key, number])?,
-                None => upsert.execute(params![bucket, key, &value[..]])?,
+                Some(number) => upsert.execute(params![bucket, key, number, expires])?,
+                None => upsert.execute(params![bucket, key, &value[..], expires])?,
             };
         }
         Change::Remove => {
@@ -259,13 +385,17 @@ fn value(stored: ValueRef<'_>) -> Bytes {
 fn page(
     database: &Database,
     bucket: &str,
+    prefix: &str,
     cursor: Option<&str>,
     limit: usize,
+    now: Moment,
 ) -> rusqlite::Result<Page> {
     let mut list = database.prepare_cached(LIST)?;
     let rows = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
+    let after = cursor.unwrap_or_default();
+    let end = prefix_end(prefix);
     let mut keys: Vec<String> = list
-        .query_map(params![bucket, cursor.unwrap_or_default(), rows], |row| row.get(0))?
+        .query_map(params![bucket, after, prefix, end, now, rows], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     let more = keys.len() > limit;
     keys.truncate(limit);

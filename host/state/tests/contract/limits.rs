@@ -17,7 +17,7 @@ pub(crate) async fn keys_up_to_the_limit_are_taken(bench: Bench) {
     for key in ["k".into(), incompressible(MAX_KEY_BYTES), "ü".repeat(MAX_KEY_BYTES / 2)] {
         handle.set(&bucket, &key, "v".into()).await.unwrap();
         assert_eq!(handle.get(&bucket, &key).await, Ok(Some("v".into())));
-        assert!(handle.list(&bucket, None).await.unwrap().keys.contains(&key));
+        assert!(handle.list(&bucket, "", None).await.unwrap().keys.contains(&key));
         handle.delete(&bucket, &key).await.unwrap();
         assert_eq!(handle.increment(&bucket, &key, 2).await, Ok(2));
     }
@@ -37,7 +37,7 @@ pub(crate) async fn keys_out_of_bounds_are_refused(bench: Bench) {
         refused(handle.increment(&bucket, key, 1).await.unwrap_err());
         refused(handle.swap(&bucket, key, None, "v".into()).await.unwrap_err());
     }
-    assert_eq!(handle.list(&bucket, None).await.unwrap().keys, Vec::<String>::new());
+    assert_eq!(handle.list(&bucket, "", None).await.unwrap().keys, Vec::<String>::new());
 }
 
 pub(crate) async fn values_up_to_the_limit_are_taken_and_larger_ones_refused(bench: Bench) {
@@ -71,5 +71,5 @@ pub(crate) async fn one_call_names_no_more_keys_than_allowed(bench: Bench) {
     let held = handle.get_many(&bucket, &keys[..1_000], usize::MAX).await.unwrap();
     assert_eq!(held, vec![Some(Bytes::from("v")); 1_000], "nothing was deleted");
     handle.delete_many(&bucket, &keys[..1_000]).await.unwrap();
-    assert_eq!(handle.list(&bucket, None).await.unwrap().keys, Vec::<String>::new());
+    assert_eq!(handle.list(&bucket, "", None).await.unwrap().keys, Vec::<String>::new());
 }

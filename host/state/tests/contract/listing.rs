@@ -21,7 +21,7 @@ async fn walk(handle: &Handle, bucket: &Bucket) -> (BTreeSet<String>, usize) {
     let mut keys = BTreeSet::new();
     let mut cursor: Option<String> = None;
     for pages in 1..=200 {
-        let page = handle.list(bucket, cursor.as_deref()).await.unwrap();
+        let page = handle.list(bucket, "", cursor.as_deref()).await.unwrap();
         keys.extend(page.keys);
         cursor = page.cursor;
         if cursor.is_none() {
@@ -138,11 +138,11 @@ pub(crate) async fn a_cursor_that_was_never_given_out_is_refused(bench: Bench) {
     let refused = Err(Error::Rejected(Rejection::Cursor));
     // No backend's keys look like these.
     for cursor in [String::new(), "a\0b".into(), "c".repeat(1_001)] {
-        assert_eq!(handle.list(bucket, Some(&cursor)).await, refused, "{cursor:?}");
+        assert_eq!(handle.list(bucket, "", Some(&cursor)).await, refused, "{cursor:?}");
     }
     if bench.backend() == "redis" {
         for cursor in ["key", "-1", "1.5", "18446744073709551616", "0 MATCH *"] {
-            assert_eq!(handle.list(bucket, Some(cursor)).await, refused, "{cursor:?}");
+            assert_eq!(handle.list(bucket, "", Some(cursor)).await, refused, "{cursor:?}");
         }
     }
 }

@@ -30,7 +30,7 @@ pub(crate) async fn a_redis_list_is_no_value(bench: Bench) {
     refused(handle.get(&bucket, "list").await.unwrap_err());
     refused(handle.increment(&bucket, "list", 1).await.unwrap_err());
     refused(handle.swap(&bucket, "list", None, "v".into()).await.unwrap_err());
-    assert_eq!(handle.list(&bucket, None).await.unwrap().keys, Vec::<String>::new());
+    assert_eq!(handle.list(&bucket, "", None).await.unwrap().keys, Vec::<String>::new());
     let length: i64 = redis::cmd("LLEN").arg("foreign:list").query_async(&mut other).await.unwrap();
     assert_eq!(length, 1, "unchanged");
 }

@@ -9,7 +9,7 @@ pub(crate) async fn a_missing_key_has_no_value(bench: Bench) {
     assert_eq!(handle.get(&bucket, "missing").await, Ok(None));
     assert_eq!(handle.exists(&bucket, "missing").await, Ok(false));
     // Reading creates nothing.
-    assert_eq!(handle.list(&bucket, None).await.unwrap().keys, Vec::<String>::new());
+    assert_eq!(handle.list(&bucket, "", None).await.unwrap().keys, Vec::<String>::new());
 }
 
 pub(crate) async fn any_bytes_come_back_as_they_were_set(bench: Bench) {
@@ -70,10 +70,10 @@ pub(crate) async fn an_acknowledged_write_is_seen_by_the_next_read(bench: Bench)
         handle.set(&bucket, "value", format!("v{round}").into()).await.unwrap();
         assert_eq!(handle.exists(&bucket, "value").await, Ok(true));
         assert_eq!(handle.get(&bucket, "value").await, Ok(Some(format!("v{round}").into())));
-        assert_eq!(handle.list(&bucket, None).await.unwrap().keys.len(), 2);
+        assert_eq!(handle.list(&bucket, "", None).await.unwrap().keys.len(), 2);
         handle.delete(&bucket, "value").await.unwrap();
         assert_eq!(handle.exists(&bucket, "value").await, Ok(false));
-        assert_eq!(handle.list(&bucket, None).await.unwrap().keys, ["count"]);
+        assert_eq!(handle.list(&bucket, "", None).await.unwrap().keys, ["count"]);
     }
 }
 

@@ -77,7 +77,7 @@ fn a_locked_row_holds_up_its_writes_for_a_while_and_no_reads() {
         until(|| async { waiting(&watcher).await == 1 }).await;
         assert_eq!(handle.get(&bucket, "key").await, Ok(Some("1".into())));
         assert!(handle.exists(&bucket, "key").await.unwrap());
-        assert_eq!(handle.list(&bucket, None).await.unwrap().keys, ["key"]);
+        assert_eq!(handle.list(&bucket, "", None).await.unwrap().keys, ["key"]);
         not_applied(writing.await.unwrap(), "55P03");
         let other_key = handle.increment(&bucket, "other", 1).await;
         assert_eq!(other_key, Ok(1), "other keys count on");

@@ -138,7 +138,7 @@ fn a_full_redis_refuses_writes_and_goes_on_reading() {
         }
         assert_eq!(handle.get(&bucket, "count").await, Ok(Some("5".into())));
         assert_eq!(handle.get(&bucket, "value").await, Ok(Some("swapped".into())));
-        assert_eq!(handle.list(&bucket, None).await.unwrap().keys.len(), 2);
+        assert_eq!(handle.list(&bucket, "", None).await.unwrap().keys.len(), 2);
         handle.delete(&bucket, "value").await.expect("deleting makes room");
         tell(&mut admin, &["CONFIG", "SET", "maxmemory", "0"]).await;
         assert_eq!(handle.increment(&bucket, "count", 1).await, Ok(6));

@@ -31,7 +31,7 @@ fn a_locked_file_refuses_writes_and_goes_on_reading() {
         while !writing.is_finished() {
             let seen = handle.get(&bucket, "key").await;
             assert_eq!(seen, Ok(Some("1".into())), "the last committed value");
-            assert_eq!(handle.list(&bucket, None).await.unwrap().keys, ["key"]);
+            assert_eq!(handle.list(&bucket, "", None).await.unwrap().keys, ["key"]);
         }
         not_applied(writing.await.unwrap(), "locked");
         other.execute_batch("ROLLBACK").unwrap();

@@ -1,4 +1,5 @@
-//! The SQL: the table, and one prepared statement for each kind of step.
+//! The SQL: the tables, and one prepared statement for each kind of step that needs no transaction
+//! of several.
 //!
 //! A value that looks like a counter is stored as `number`, any other as `value`, so that adding
 //! needs no parsing, a hot row stays small, and the counters can be read and changed with plain
@@ -8,35 +9,74 @@
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
-use tokio_postgres::{Client, Error, Row, Statement, types::ToSql};
+use tokio_postgres::{Client, Error, Row, Statement};
 
-use super::{Answer, Failure, Placed};
+use super::{Answer, Failure, Placed, transaction::Transaction};
 use crate::{
-    Page, counter,
-    operation::{Action, Outcome, Step},
+    Page,
+    backend::prefix_end,
+    counter,
+    once::Digest,
+    operation::{Action, Outcome, Recalled, Step, TimeToLive},
+    semantics,
 };
 
 /// Serializes the creation of the table between hosts that start at once. Any constant does; this
 /// one is "tally_kv" in ASCII.
 const CREATE_LOCK: i64 = 0x7461_6c6c_795f_6b76;
 
+/// The tables and what earlier versions' lack. `expires`, as all moments, is in milliseconds since
+/// 1970 (UTC). `tally_once` keeps what is recorded of requests: each of their writes, and as write
+/// -1 their answer.
 const CREATE: &str = r#"
 CREATE TABLE IF NOT EXISTS tally_kv (
     bucket text COLLATE "C" NOT NULL,
     key text COLLATE "C" NOT NULL,
     number bigint,
     value bytea,
+    expires bigint,
     PRIMARY KEY (bucket, key),
     CHECK (num_nonnulls(number, value) = 1)
-) WITH (fillfactor = 70)"#;
+) WITH (fillfactor = 70);
+ALTER TABLE tally_kv ADD COLUMN IF NOT EXISTS expires bigint;
+CREATE INDEX IF NOT EXISTS tally_kv_expires ON tally_kv (expires) WHERE expires IS NOT NULL;
+CREATE TABLE IF NOT EXISTS tally_once (
+    request bytea NOT NULL,
+    write bigint NOT NULL,
+    fingerprint bytea NOT NULL,
+    outcome bytea NOT NULL,
+    expires bigint NOT NULL,
+    PRIMARY KEY (request, write)
+);
+CREATE INDEX IF NOT EXISTS tally_once_expires ON tally_once (expires)"#;
 
-const READ: &str = r#"
-SELECT t.bucket, t.key, t.number, CASE WHEN u.wanted THEN t.value END
+const IS_COMPLETE: &str = "
+SELECT to_regclass('tally_once') IS NOT NULL AND EXISTS (
+    SELECT FROM pg_attribute
+    WHERE attrelid = to_regclass('tally_kv') AND attname = 'expires' AND NOT attisdropped
+)";
+
+/// The moment at which the statement's transaction began, by the server's clock: one for all hosts.
+macro_rules! now {
+    () => {
+        "(extract(epoch FROM now()) * 1000)::bigint"
+    };
+}
+
+const READ: &str = concat!(
+    r#"
+SELECT t.bucket, t.key, t.number, CASE WHEN u.wanted THEN t.value END, t.expires - "#,
+    now!(),
+    r#"
 FROM unnest($1::text[], $2::text[], $3::bool[]) AS u(bucket, key, wanted)
-JOIN tally_kv t ON t.bucket = u.bucket AND t.key = u.key"#;
+JOIN tally_kv t ON t.bucket = u.bucket AND t.key = u.key
+WHERE t.expires IS NULL OR t.expires > "#,
+    now!()
+);
 
-// A row that holds no number, or would overflow, is left alone and not returned.
-const INCREMENT: &str = r#"
+// A row that holds no number, would overflow, or has expired, is left alone and not returned.
+const INCREMENT: &str = concat!(
+    r#"
 INSERT INTO tally_kv AS t (bucket, key, number)
 SELECT bucket, key, delta
 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS u(bucket, key, delta)
@@ -45,15 +85,24 @@ ON CONFLICT (bucket, key) DO UPDATE SET number = t.number + excluded.number
 WHERE t.number IS NOT NULL AND CASE
     WHEN excluded.number >= 0 THEN t.number <= 9223372036854775807 - excluded.number
     ELSE t.number >= -9223372036854775808 - excluded.number
-END
-RETURNING bucket, key, number"#;
+END AND (t.expires IS NULL OR t.expires > "#,
+    now!(),
+    r#")
+RETURNING bucket, key, number"#
+);
 
-const SET: &str = r#"
-INSERT INTO tally_kv (bucket, key, number, value)
-SELECT bucket, key, number, value
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) AS u(bucket, key, number, value)
+const SET: &str = concat!(
+    r#"
+INSERT INTO tally_kv (bucket, key, number, value, expires)
+SELECT bucket, key, number, value, "#,
+    now!(),
+    r#" + ttl
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bigint[])
+    AS u(bucket, key, number, value, ttl)
 ORDER BY bucket COLLATE "C", key COLLATE "C"
-ON CONFLICT (bucket, key) DO UPDATE SET number = excluded.number, value = excluded.value"#;
+ON CONFLICT (bucket, key) DO UPDATE
+SET number = excluded.number, value = excluded.value, expires = excluded.expires"#
+);
 
 // The rows are locked in order first; a plain DELETE would lock them in any.
 const DELETE: &str = r#"
@@ -67,17 +116,40 @@ WITH locked AS (
 )
 DELETE FROM tally_kv t USING locked WHERE t.bucket = locked.bucket AND t.key = locked.key"#;
 
-const INSERT_MISSING: &str = r#"
-INSERT INTO tally_kv (bucket, key, number, value) VALUES ($1, $2, $3, $4)
-ON CONFLICT (bucket, key) DO NOTHING"#;
+const LIST: &str = concat!(
+    r#"
+SELECT key FROM tally_kv
+WHERE bucket = $1 AND key > $2 AND key >= $3 AND ($4::text IS NULL OR key < $4)
+    AND (expires IS NULL OR expires > "#,
+    now!(),
+    r#")
+ORDER BY key LIMIT $5"#
+);
 
-const SWAP: &str = r#"
-UPDATE tally_kv SET number = $3, value = $4
-WHERE bucket = $1 AND key = $2
-    AND number IS NOT DISTINCT FROM $5 AND value IS NOT DISTINCT FROM $6"#;
+const RECALL: &str = concat!(
+    r#"
+SELECT request, fingerprint, outcome FROM tally_once
+WHERE request = ANY($1::bytea[]) AND write = -1 AND expires > "#,
+    now!()
+);
 
-const LIST: &str = r#"
-SELECT key FROM tally_kv WHERE bucket = $1 AND key > $2 ORDER BY key LIMIT $3"#;
+// Rows that somebody holds are left for the next time.
+const SWEEP_VALUES: &str = concat!(
+    r#"
+DELETE FROM tally_kv WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM tally_kv WHERE expires <= "#,
+    now!(),
+    r#"
+    LIMIT $1 FOR UPDATE SKIP LOCKED))"#
+);
+const SWEEP_RECORDS: &str = concat!(
+    r#"
+DELETE FROM tally_once WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM tally_once WHERE expires <= "#,
+    now!(),
+    r#"
+    LIMIT $1 FOR UPDATE SKIP LOCKED))"#
+);
 
 /// What is set in each session: limits on the server's side, inside the lane's own limit, and
 /// durability even where the database's default is weaker.
@@ -93,12 +165,11 @@ pub(super) fn session(timeout: Duration) -> String {
     )
 }
 
-/// Creates the table if it is not there, safely while other hosts do the same. A user without the
-/// right to create tables can use one that exists.
-pub(super) async fn create_table(client: &Client) -> Result<(), Error> {
-    let exists: bool =
-        client.query_one("SELECT to_regclass('tally_kv') IS NOT NULL", &[]).await?.try_get(0)?;
-    if !exists {
+/// Creates the tables if they are not there, safely while other hosts do the same. A user without
+/// the right to create tables can use those that exist.
+pub(super) async fn create_tables(client: &Client) -> Result<(), Error> {
+    let is_complete: bool = client.query_one(IS_COMPLETE, &[]).await?.try_get(0)?;
+    if !is_complete {
         client
             .batch_execute(&format!(
                 "BEGIN; SELECT pg_advisory_xact_lock({CREATE_LOCK}); {CREATE}; COMMIT"
@@ -131,23 +202,38 @@ pub(super) struct Statements {
     increment: Statement,
     set: Statement,
     delete: Statement,
-    insert_missing: Statement,
-    swap: Statement,
     list: Statement,
+    recall: Statement,
+    sweep_values: Statement,
+    sweep_records: Statement,
+    pub(super) transaction: Transaction,
 }
 
 impl Statements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
-        let (read, increment, set, delete, insert_missing, swap, list) = tokio::try_join!(
-            client.prepare(READ),
-            client.prepare(INCREMENT),
-            client.prepare(SET),
-            client.prepare(DELETE),
-            client.prepare(INSERT_MISSING),
-            client.prepare(SWAP),
-            client.prepare(LIST),
-        )?;
-        Ok(Self { read, increment, set, delete, insert_missing, swap, list })
+        let (read, increment, set, delete, list, recall, sweep_values, sweep_records, transaction) =
+            tokio::try_join!(
+                client.prepare(READ),
+                client.prepare(INCREMENT),
+                client.prepare(SET),
+                client.prepare(DELETE),
+                client.prepare(LIST),
+                client.prepare(RECALL),
+                client.prepare(SWEEP_VALUES),
+                client.prepare(SWEEP_RECORDS),
+                Transaction::prepare(client),
+            )?;
+        Ok(Self {
+            read,
+            increment,
+            set,
+            delete,
+            list,
+            recall,
+            sweep_values,
+            sweep_records,
+            transaction,
+        })
     }
 
     /// The new counts, one for each step; `None` where nothing was changed.
@@ -172,7 +258,7 @@ impl Statements {
         Ok(steps.iter().map(|(_, step)| counts.get(&name(step)).copied()).collect())
     }
 
-    /// Answers `Get` and `Exists`.
+    /// Answers `Get`, `Exists` and `TimeToLive`.
     pub(super) async fn read(
         &self,
         client: &Client,
@@ -182,20 +268,52 @@ impl Statements {
             steps.iter().map(|(_, step)| matches!(step.action, Action::Get)).collect();
         let (buckets, keys) = columns(steps);
         let rows = client.query(&self.read, &[&buckets, &keys, &wanted]).await?;
-        let mut values = HashMap::with_capacity(rows.len());
+        let mut found = HashMap::with_capacity(rows.len());
         for row in &rows {
-            values.insert(place(row)?, stored(row)?);
+            found.insert(place(row)?, (stored(row)?, row.try_get::<_, Option<i64>>(4)?));
         }
         Ok(steps
             .iter()
             .map(|(_, step)| {
-                let value = values.get(&name(step));
+                let found = found.get(&name(step));
                 Ok(match step.action {
-                    Action::Exists => Outcome::Exists(value.is_some()),
-                    _ => Outcome::Value(value.cloned().flatten()),
+                    Action::Exists => Outcome::Flag(found.is_some()),
+                    Action::TimeToLive => Outcome::TimeToLive(match found {
+                        None => TimeToLive::Missing,
+                        Some((_, None)) => TimeToLive::Unlimited,
+                        Some((_, Some(milliseconds))) => semantics::left(*milliseconds),
+                    }),
+                    _ => Outcome::Value(found.and_then(|(value, _)| value.clone())),
                 })
             })
             .collect())
+    }
+
+    /// Answers `Recall`.
+    pub(super) async fn recall(
+        &self,
+        client: &Client,
+        steps: &[Placed<'_>],
+    ) -> Result<Vec<Answer>, Failure> {
+        let request = |step: &Step| step.token.map(|token| token.request).unwrap_or_default();
+        let requests: Vec<Digest> = steps.iter().map(|(_, step)| request(step)).collect();
+        let wanted: Vec<&[u8]> = requests.iter().map(|request| &request[..]).collect();
+        let rows = client.query(&self.recall, &[&wanted]).await?;
+        let mut found = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let fingerprint = row.try_get::<_, &[u8]>(1)?.try_into().unwrap_or_default();
+            let answer = Bytes::copy_from_slice(row.try_get(2)?);
+            found.insert(row.try_get::<_, &[u8]>(0)?, Recalled { fingerprint, answer });
+        }
+        Ok(wanted.iter().map(|one| Ok(Outcome::Recalled(found.get(one).cloned()))).collect())
+    }
+
+    /// Removes what has expired; whether there is more.
+    pub(super) async fn sweep(&self, client: &Client, limit: usize) -> Result<bool, Failure> {
+        let rows = i64::try_from(limit).unwrap_or(i64::MAX);
+        let values = client.execute(&self.sweep_values, &[&rows]).await?;
+        let records = client.execute(&self.sweep_records, &[&rows]).await?;
+        Ok(values.max(records) >= limit as u64)
     }
 
     pub(super) async fn set(
@@ -205,13 +323,12 @@ impl Statements {
     ) -> Result<Vec<Answer>, Failure> {
         let (numbers, values): (Vec<_>, Vec<_>) = steps
             .iter()
-            .map(|(_, step)| match &step.action {
-                Action::Set(value) => split(value),
-                _ => (None, None),
-            })
+            .map(|(_, step)| step.action.value().map_or((None, None), |v| split(v)))
             .unzip();
+        let ttls: Vec<Option<i64>> =
+            steps.iter().map(|(_, step)| step.action.ttl().map(semantics::milliseconds)).collect();
         let (buckets, keys) = columns(steps);
-        client.execute(&self.set, &[&buckets, &keys, &numbers, &values]).await?;
+        client.execute(&self.set, &[&buckets, &keys, &numbers, &values, &ttls]).await?;
         Ok(steps.iter().map(|_| Ok(Outcome::Done)).collect())
     }
 
@@ -225,48 +342,19 @@ impl Statements {
         Ok(steps.iter().map(|_| Ok(Outcome::Done)).collect())
     }
 
-    /// Whether the key held what was expected and was changed.
-    pub(super) async fn swap(
-        &self,
-        client: &Client,
-        step: &Step,
-        expected: Option<&[u8]>,
-        value: &[u8],
-    ) -> Result<bool, Failure> {
-        let (bucket, key) = name(step);
-        let (number, value) = split(value);
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&bucket, &key, &number, &value];
-        let expected = expected.map(split);
-        let statement = match &expected {
-            None => &self.insert_missing,
-            Some((expected_number, expected_value)) => {
-                parameters.extend([expected_number as &(dyn ToSql + Sync), expected_value]);
-                &self.swap
-            }
-        };
-        Ok(client.execute(statement, &parameters).await? == 1)
-    }
-
-    /// The value of one key.
-    pub(super) async fn get(&self, client: &Client, step: &Step) -> Result<Option<Bytes>, Error> {
-        let (bucket, key) = name(step);
-        let row = client
-            .query_opt(&self.read, &[&[bucket].as_slice(), &[key].as_slice(), &[true].as_slice()])
-            .await?;
-        row.map_or(Ok(None), |row| stored(&row))
-    }
-
     /// Keys in order; the cursor is the last key of the page before.
     pub(super) async fn list(
         &self,
         client: &Client,
         step: &Step,
+        prefix: &str,
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<Page, Failure> {
         let (bucket, _) = name(step);
         let rows = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
-        let rows = client.query(&self.list, &[&bucket, &cursor.unwrap_or_default(), &rows]).await?;
+        let (after, end) = (cursor.unwrap_or_default(), prefix_end(prefix));
+        let rows = client.query(&self.list, &[&bucket, &after, &prefix, &end, &rows]).await?;
         let mut keys: Vec<String> =
             rows.iter().map(|row| row.try_get(0)).collect::<Result<_, Error>>()?;
         let more = keys.len() > limit;
@@ -276,7 +364,7 @@ impl Statements {
     }
 }
 
-fn name(step: &Step) -> (&str, &str) {
+pub(super) fn name(step: &Step) -> (&str, &str) {
     (step.bucket.as_str(), &step.key)
 }
 
@@ -285,12 +373,12 @@ fn columns<'a>(steps: &[Placed<'a>]) -> (Vec<&'a str>, Vec<&'a str>) {
 }
 
 /// Bucket and key of a row, which are its first columns.
-fn place(row: &Row) -> Result<(&str, &str), Error> {
+pub(super) fn place(row: &Row) -> Result<(&str, &str), Error> {
     Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
 /// Number and value of a row, which follow its name. `None` is a value that was not asked for.
-fn stored(row: &Row) -> Result<Option<Bytes>, Error> {
+pub(super) fn stored(row: &Row) -> Result<Option<Bytes>, Error> {
     if let Some(number) = row.try_get::<_, Option<i64>>(2)? {
         return Ok(Some(counter::format(number).into()));
     }
@@ -298,7 +386,7 @@ fn stored(row: &Row) -> Result<Option<Bytes>, Error> {
 }
 
 /// A value as its two columns, of which exactly one is set.
-fn split(value: &[u8]) -> (Option<i64>, Option<&[u8]>) {
+pub(super) fn split(value: &[u8]) -> (Option<i64>, Option<&[u8]>) {
     match counter::parse(value) {
         Some(number) => (Some(number), None),
         None => (None, Some(value)),
