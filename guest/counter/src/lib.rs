@@ -18,7 +18,10 @@ use query::Query;
 
 use self::{
     exports::tally::plugin::handler::{Error, Guest, Request, Response},
-    tally::plugin::{request_headers, worker},
+    tally::{
+        keyvalue::extensions,
+        plugin::{request_headers, worker},
+    },
     wasi::keyvalue::{
         atomics,
         store::{self, Bucket},
@@ -51,12 +54,18 @@ fn parse(query: &str) -> Result<Query<'_>, Error> {
 
 fn increment(query: &Query) -> Result<Response, Error> {
     let count = atomics::increment(&bucket()?, query.name(), query.by()).map_err(failed)?;
-    Ok(changed(count))
+    Ok(json(vec![header("cache-control", "no-store")], format!("{{\"count\":{count}}}")))
 }
 
 fn reset(query: &Query) -> Result<Response, Error> {
-    bucket()?.set(query.name(), b"0").map_err(failed)?;
-    Ok(changed(0))
+    // In one step, so that what others add meanwhile is in this count or in the next.
+    let before = extensions::get_and_set(&bucket()?, query.name(), b"0", None).map_err(failed)?;
+    let body = match before.as_deref().map_or(Some(0), number) {
+        Some(previous) => format!("{{\"count\":0,\"previous\":{previous}}}"),
+        // It held something else, which is gone now.
+        None => "{\"count\":0,\"previous\":null}".into(),
+    };
+    Ok(json(vec![header("cache-control", "no-store")], body))
 }
 
 fn report(query: &Query) -> Result<Response, Error> {
@@ -78,11 +87,6 @@ fn report(query: &Query) -> Result<Response, Error> {
         worker::guest_version(),
     );
     Ok(json(vec![header("etag", &tag), header("cache-control", "no-cache")], body))
-}
-
-/// The answer to a request that changed the count.
-fn changed(count: i64) -> Response {
-    json(vec![header("cache-control", "no-store")], format!("{{\"count\":{count}}}"))
 }
 
 fn json(mut headers: Vec<(String, String)>, body: String) -> Response {

@@ -111,6 +111,7 @@ impl Config {
         let state = tally_state::Options {
             timeout: span("store-timeout", options.store_timeout)?,
             connect_timeout: span("connect-timeout", options.connect_timeout)?,
+            remember: window(options.idempotency_window)?,
             ..tally_state::Options::default()
         };
         let guests =
@@ -140,6 +141,18 @@ fn span(name: &str, value: Option<Span>) -> Result<Duration, ConfigError> {
         .map(|span| span.0)
         .filter(|span| !span.is_zero())
         .ok_or_else(|| ConfigError(format!("{name}: longer than nothing, such as 500ms or 10s")))
+}
+
+/// As long as the stores can count.
+const LONGEST_WINDOW: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+fn window(value: Option<Span>) -> Result<Duration, ConfigError> {
+    let name = "idempotency-window";
+    let window = span(name, value)?;
+    match window <= LONGEST_WINDOW {
+        true => Ok(window),
+        false => Err(ConfigError(format!("{name}: a year at most"))),
+    }
 }
 
 fn size(name: &str, value: Option<Size>) -> Result<usize, ConfigError> {

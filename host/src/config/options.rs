@@ -94,6 +94,10 @@ pub struct Options {
     #[arg(long, value_name = "TIME", env = "TALLY_CONNECT_TIMEOUT")]
     pub connect_timeout: Option<Span>,
 
+    /// How long a request's Idempotency-Key is remembered [default: 1day]
+    #[arg(long, value_name = "TIME", env = "TALLY_IDEMPOTENCY_WINDOW")]
+    pub idempotency_window: Option<Span>,
+
     /// Longest time for requests under way after SIGTERM or SIGINT [default: 30s]
     #[arg(long, value_name = "TIME", env = "TALLY_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<Span>,
@@ -149,6 +153,7 @@ impl Options {
             body_timeout: Some(Span(edge.body_timeout)),
             store_timeout: Some(Span(state.timeout)),
             connect_timeout: Some(Span(state.connect_timeout)),
+            idempotency_window: Some(Span(state.remember)),
             drain_timeout: Some(Span(std::time::Duration::from_secs(30))),
             log: Some("info".into()),
             log_format: Some(LogFormat::Text),
@@ -175,6 +180,7 @@ impl Options {
             body_timeout: self.body_timeout.or(others.body_timeout),
             store_timeout: self.store_timeout.or(others.store_timeout),
             connect_timeout: self.connect_timeout.or(others.connect_timeout),
+            idempotency_window: self.idempotency_window.or(others.idempotency_window),
             drain_timeout: self.drain_timeout.or(others.drain_timeout),
             log: self.log.or(others.log),
             log_format: self.log_format.or(others.log_format),

@@ -139,7 +139,9 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        let under_way =
+            matches!(&self, Self::Guest(Failure { cause: Cause::IdempotencyUnderWay, .. }));
+        if status == StatusCode::SERVICE_UNAVAILABLE || under_way {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
         if let Self::Guest(Failure { cause: Cause::MethodNotAllowed(methods), .. }) = &self
@@ -215,6 +217,20 @@ fn explain(cause: &Cause) -> (StatusCode, &'static str, Cow<'_, str>) {
             "method_not_allowed",
             format!("This path takes {}.", methods.join(", ")).into(),
         ),
+        Cause::IdempotencyKey(detail) => {
+            (StatusCode::BAD_REQUEST, "idempotency_key", detail.into())
+        }
+        Cause::IdempotencyUnderWay => (
+            StatusCode::CONFLICT,
+            "idempotency_in_flight",
+            "A request with this Idempotency-Key is being answered; try again for its answer."
+                .into(),
+        ),
+        Cause::IdempotencyReused => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency_reused",
+            "This Idempotency-Key was used for another request; take a new one for each.".into(),
+        ),
         Cause::StateRefused(detail) => (StatusCode::BAD_REQUEST, "state_refused", detail.into()),
         Cause::StateConflict(detail) => (StatusCode::CONFLICT, "state_conflict", detail.into()),
         Cause::StateNotApplied(_) => (
@@ -226,7 +242,7 @@ fn explain(cause: &Cause) -> (StatusCode, &'static str, Cow<'_, str>) {
         Cause::StateUnknown(_) => (
             StatusCode::GATEWAY_TIMEOUT,
             "store_unknown",
-            "The store did not answer. Whether the change was made is not known; trying again may make it twice."
+            "The store did not answer. Whether the change was made is not known; trying again may make it twice, unless the request has an Idempotency-Key."
                 .into(),
         ),
     }

@@ -94,7 +94,8 @@ impl Service {
         let trouble = Trouble::default();
         let answer = async {
             let (limits, bodies) = (&self.0.limits, &*self.0.bodies);
-            let whole = guest.takes_whole_bodies();
+            let whole = guest.takes_whole_bodies()
+                || runtime::is_to_be_made_once(&parts.method, &parts.headers);
             // For guests that answer for themselves what went wrong, or ask others.
             parts.headers.insert(REQUEST_ID, id.header());
             let (headers, version) = (&parts.headers, parts.version);

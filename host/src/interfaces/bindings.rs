@@ -14,6 +14,7 @@ pub mod plugin {
             "wasi:keyvalue/store.open": trappable,
             "wasi:keyvalue/atomics": async | trappable,
             "wasi:keyvalue/batch": async | trappable,
+            "tally:keyvalue/extensions": async | trappable,
         },
         exports: { default: async },
         ownership: Borrowing { duplicate_if_necessary: false },

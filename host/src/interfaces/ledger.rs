@@ -56,6 +56,11 @@ impl Ledger {
         self.lock().failure.clone()
     }
 
+    /// Whether a write has been applied.
+    pub(crate) fn wrote(&self) -> bool {
+        self.lock().wrote
+    }
+
     /// What is known of the effect of the whole request, if it fails now.
     pub(crate) fn applied(&self) -> Applied {
         let entries = self.lock();

@@ -19,7 +19,7 @@ mod worker;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
-use tally_state::Handle;
+use tally_state::{Handle, Token};
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime_wasi_config::WasiConfig;
 
@@ -34,9 +34,10 @@ use crate::runtime::Meter;
 
 /// The interfaces every guest may import: a package or an interface, and the versions of it that
 /// match. Releases match by their compatible range, drafts to the letter.
-pub(crate) const OFFERED: [(&str, &[&str]); 17] = [
+pub(crate) const OFFERED: [(&str, &[&str]); 18] = [
     ("tally:plugin/request-headers", &["0.1."]),
     ("tally:plugin/worker", &["0.1."]),
+    ("tally:keyvalue/extensions", &["0.1."]),
     ("wasi:keyvalue/store", KEYVALUE),
     ("wasi:keyvalue/atomics", KEYVALUE),
     ("wasi:keyvalue/batch", KEYVALUE),
@@ -71,6 +72,8 @@ pub(crate) struct Context {
     headers: HeaderMap,
     worker: Worker,
     ledger: Ledger,
+    /// Names the next write, where the request's are to happen once.
+    token: Option<Token>,
     pub(crate) cpu: Meter,
     /// Bytes of values that this request may still read: they are held by the host on their way to
     /// the guest, whose own memory they would not fit into either.
@@ -105,6 +108,7 @@ impl Context {
             headers: HeaderMap::new(),
             worker,
             ledger,
+            token: None,
             cpu,
             readable,
             cas: keyvalue::CasTable::default(),
@@ -112,6 +116,12 @@ impl Context {
             journal: None,
             wasi: wasi::Lazy::default(),
         }
+    }
+
+    /// With a name for its first write, if its writes are to happen once.
+    pub(crate) fn with_token(mut self, token: Option<Token>) -> Self {
+        self.token = token;
+        self
     }
 
     /// With headers for `tally:plugin/request-headers` to answer from.
@@ -135,6 +145,7 @@ pub(crate) enum Draft2 {
 /// # Errors
 /// When two of them have one name, which is a bug.
 pub(crate) fn add_to_linker(linker: &mut Linker<Context>, shape: Draft2) -> wasmtime::Result<()> {
+    use bindings::plugin::tally::keyvalue::extensions;
     use bindings::plugin::wasi::keyvalue as draft2;
     use bindings::{draft::wasi::keyvalue as draft, plugin::tally::plugin, spin::fermyon::spin};
 
@@ -143,6 +154,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Context>, shape: Draft2) -> wasm
     draft2::store::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     draft2::atomics::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     draft2::batch::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
+    extensions::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     if shape == Draft2::Spin {
         keyvalue::reshape(linker)?;
     }

@@ -37,6 +37,12 @@ pub(crate) enum Cause {
     NotFound,
     /// The path does not take this method; the methods it takes.
     MethodNotAllowed(Vec<String>),
+    /// The `Idempotency-Key` is none; the text, for the client, says why.
+    IdempotencyKey(String),
+    /// The request with this `Idempotency-Key` is being answered.
+    IdempotencyUnderWay,
+    /// This `Idempotency-Key` belongs to another request.
+    IdempotencyReused,
     /// A state operation was refused for what was asked: a key, a value or a bucket out of bounds.
     StateRefused(String),
     /// A state operation conflicts with what the key holds.
@@ -66,6 +72,7 @@ impl Cause {
                 Rejection::NotANumber | Rejection::Overflow | Rejection::WrongType(_) => {
                     Self::StateConflict(reason)
                 }
+                Rejection::Reused => Self::IdempotencyReused,
                 _ => Self::StateRefused(reason),
             },
             (Error::NotApplied(cause), Applied::No) => Self::StateNotApplied(cause.to_string()),
@@ -85,10 +92,13 @@ impl fmt::Display for Cause {
             Self::CpuLimit => f.write_str("it computes for longer than it may"),
             Self::WallLimit => f.write_str("it takes longer than it may"),
             Self::NotFound => f.write_str("it has nothing at this path"),
+            Self::IdempotencyUnderWay => f.write_str("the same request is under way"),
+            Self::IdempotencyReused => f.write_str("another request had this key"),
             Self::MethodNotAllowed(_) => f.write_str("its path does not take this method"),
             Self::Trap(reason)
             | Self::InvalidResponse(reason)
             | Self::BadRequest(reason)
+            | Self::IdempotencyKey(reason)
             | Self::StateRefused(reason)
             | Self::StateConflict(reason)
             | Self::StateNotApplied(reason)

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use tally_state::Handle;
+use tally_state::{Handle, Token};
 
 use super::{
     Request, Response,
@@ -18,6 +18,7 @@ use super::{
     cpu::Meter,
     deployment::{Deployment, Handler},
     failure::Failure,
+    idempotency::{self, UnderWay},
     inspection::{Inspection, LoadError, World},
     limits::Limits,
     plugin,
@@ -39,6 +40,7 @@ pub(crate) struct Guest {
     deploying: tokio::sync::Mutex<()>,
     /// Instances made so far; each gets the next number.
     instances: AtomicU64,
+    under_way: UnderWay,
 }
 
 /// What became of a new version.
@@ -69,7 +71,13 @@ impl Guest {
             current: ArcSwap::from_pointee(Deployment::load(&pool, &inspection, bytes)?),
             deploying: tokio::sync::Mutex::new(()),
             instances: AtomicU64::new(0),
+            under_way: UnderWay::default(),
         })
+    }
+
+    /// Its requests that are under way and to be made once.
+    pub(super) fn under_way(&self) -> &UnderWay {
+        &self.under_way
     }
 
     /// Its name, which is its route's.
@@ -120,13 +128,28 @@ impl Guest {
         state: Handle,
         request: Request,
     ) -> Result<Response, Failure> {
+        if idempotency::applies(&request.method, &request.headers) {
+            return idempotency::answer(self, state, request).await;
+        }
+        self.run(state, request, None, Ledger::default()).await
+    }
+
+    /// Answers one request, whose writes have tokens if they are to happen once.
+    pub(super) async fn run(
+        &self,
+        state: Handle,
+        request: Request,
+        token: Option<Token>,
+        ledger: Ledger,
+    ) -> Result<Response, Failure> {
         let (deployment, permit) = self.enter().await?;
         let call = Call {
             deployment: Arc::clone(&deployment),
             limits: Arc::clone(&self.limits),
             settings: Arc::clone(&self.settings),
             state,
-            ledger: Ledger::default(),
+            ledger,
+            token,
             instance: self.instances.fetch_add(1, Ordering::Relaxed).saturating_add(1),
             permit,
         };

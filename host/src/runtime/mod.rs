@@ -1,7 +1,7 @@
 //! Running guests: one fresh instance for one request, out of a bounded pool.
 //!
 //! The way of a request through here: its `Guest` waits for a place in its `pool` (`admission`
-//! gives it, or refuses), takes the `deployment` that is current, and `plugin` or `standard` calls
+//! gives it, or refuses; a request that is to be made once is first looked up, in `idempotency`), takes the `deployment` that is current, and `plugin` or `standard` calls
 //! it in a fresh instance within its `limits` (`call`); a `Failure` says what went wrong in the
 //! terms of the edge, which decides status codes.
 //!
@@ -18,6 +18,7 @@ mod deployment;
 mod engine;
 mod failure;
 mod guest;
+mod idempotency;
 mod inspection;
 mod limits;
 mod message;
@@ -31,6 +32,7 @@ pub(crate) use self::{
     cpu::Meter,
     failure::{Cause, Failure},
     guest::Guest,
+    idempotency::applies as is_to_be_made_once,
     message::{Body, BodyError, Request, Response, join},
 };
 pub use self::{

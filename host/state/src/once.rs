@@ -36,6 +36,18 @@ impl Token {
         Self { request, fingerprint, write: 0 }
     }
 
+    /// What the request is known by.
+    #[must_use]
+    pub fn request(self) -> Digest {
+        self.request
+    }
+
+    /// What the request looks like.
+    #[must_use]
+    pub fn fingerprint(self) -> Digest {
+        self.fingerprint
+    }
+
     /// The write that comes a number of writes after this one.
     #[must_use]
     pub fn after(self, writes: u32) -> Self {

@@ -1,0 +1,120 @@
+//! `tally:keyvalue/extensions`: what `wasi:keyvalue` leaves out, on the same buckets.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use wasmtime::{Result, component::Resource};
+
+use super::{Answer, Bucket};
+use crate::interfaces::{
+    Context,
+    bindings::plugin::tally::keyvalue::extensions::{
+        Bounded, Host, KeyResponse, Milliseconds, TimeToLive,
+    },
+};
+
+fn duration(ttl: Milliseconds) -> Duration {
+    Duration::from_millis(ttl)
+}
+
+impl Host for Context {
+    async fn set_for(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        value: Vec<u8>,
+        ttl: Milliseconds,
+    ) -> Result<Answer<()>> {
+        let (state, bucket) = (self.writing(1), self.bucket(&bucket)?);
+        let ttl = Some(duration(ttl));
+        Ok(self.operation(true, state.set_for(&bucket, &key, value.into(), ttl)).await)
+    }
+
+    async fn extend(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        ttl: Milliseconds,
+    ) -> Result<Answer<bool>> {
+        let (state, bucket) = (self.writing(1), self.bucket(&bucket)?);
+        Ok(self.operation(true, state.expire(&bucket, &key, Some(duration(ttl)))).await)
+    }
+
+    async fn persist(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Answer<bool>> {
+        let (state, bucket) = (self.writing(1), self.bucket(&bucket)?);
+        Ok(self.operation(true, state.expire(&bucket, &key, None)).await)
+    }
+
+    async fn remaining(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+    ) -> Result<Answer<TimeToLive>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
+        let left = self.operation(false, state.time_to_live(&bucket, &key)).await;
+        Ok(left.map(|left| match left {
+            tally_state::TimeToLive::Missing => TimeToLive::Missing,
+            tally_state::TimeToLive::Unlimited => TimeToLive::Unlimited,
+            tally_state::TimeToLive::Left(left) => {
+                TimeToLive::Left(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+            }
+        }))
+    }
+
+    async fn get_and_set(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        value: Vec<u8>,
+        ttl: Option<Milliseconds>,
+    ) -> Result<Answer<Option<Vec<u8>>>> {
+        let (state, bucket) = (self.writing(1), self.bucket(&bucket)?);
+        let ttl = ttl.map(duration);
+        let setting = state.get_and_set(&bucket, &key, value.into(), ttl);
+        let before = match self.operation(true, setting).await {
+            Ok(before) => before,
+            Err(error) => return Ok(Err(error)),
+        };
+        let charged = self.charge(before.as_ref().map_or(0, Bytes::len));
+        Ok(charged.map(|()| before.map(Vec::from)))
+    }
+
+    async fn set_if_absent(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        value: Vec<u8>,
+        ttl: Option<Milliseconds>,
+    ) -> Result<Answer<bool>> {
+        let (state, bucket) = (self.writing(1), self.bucket(&bucket)?);
+        let ttl = ttl.map(duration);
+        Ok(self.operation(true, state.set_if_absent(&bucket, &key, value.into(), ttl)).await)
+    }
+
+    async fn increment_within(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        delta: i64,
+        min: i64,
+        max: i64,
+    ) -> Result<Answer<Bounded>> {
+        let (state, bucket) = (self.writing(1), self.bucket(&bucket)?);
+        let adding = state.increment_within(&bucket, &key, delta, min..=max);
+        Ok(self.operation(true, adding).await.map(|bounded| match bounded {
+            tally_state::Bounded::Applied(count) => Bounded::Applied(count),
+            tally_state::Bounded::Refused(count) => Bounded::Refused(count),
+        }))
+    }
+
+    async fn list_prefix(
+        &mut self,
+        bucket: Resource<Bucket>,
+        prefix: String,
+        cursor: Option<String>,
+    ) -> Result<Answer<KeyResponse>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
+        let page = self.operation(false, state.list(&bucket, &prefix, cursor.as_deref())).await;
+        Ok(page.map(|page| KeyResponse { keys: page.keys, cursor: page.cursor }))
+    }
+}
