@@ -3,6 +3,7 @@
 // It answers as `guest/counter` does, which is in Rust. Counts are BigInts from end to end, because
 // a Number keeps 53 bits of an integer and a count has 64.
 
+import { getAndSet } from 'tally:keyvalue/extensions@0.1.0';
 import { get as requestHeader } from 'tally:plugin/request-headers@0.1.0';
 import { guestVersion, instance, processId } from 'tally:plugin/worker@0.1.0';
 import { Cas, increment as add, swap } from 'wasi:keyvalue/atomics@0.2.0-draft2';
@@ -16,6 +17,8 @@ const MAX_NAME_BYTES = 256;
 
 // Longest text of a signed 64-bit integer.
 const MAX_COUNT_BYTES = '-9223372036854775808'.length;
+
+const NO_STORE = ['cache-control', 'no-store'];
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
@@ -42,7 +45,8 @@ export const handler = {
 };
 
 function increment({ name, by }) {
-  return changed(inBucket((bucket) => (by < 0n ? subtract : add)(bucket, name, by)));
+  const count = inBucket((bucket) => (by < 0n ? subtract : add)(bucket, name, by));
+  return json([NO_STORE], `{"count":${count}}`);
 }
 
 // Adds a negative number, by compare-and-swap, as componentize-js 0.23 traps on one in an argument
@@ -73,8 +77,11 @@ function subtract(bucket, name, by) {
 }
 
 function reset({ name }) {
-  inBucket((bucket) => bucket.set(name, encoder.encode('0')));
-  return changed(0n);
+  // In one step, so that what others add meanwhile is in this count or in the next.
+  const before = inBucket((bucket) => getAndSet(bucket, name, encoder.encode('0'), undefined));
+  // What was no number is gone now.
+  const previous = before ? readCount(before) ?? null : 0n;
+  return json([NO_STORE], `{"count":0,"previous":${previous}}`);
 }
 
 function report({ name }) {
@@ -95,11 +102,6 @@ function report({ name }) {
     `{"count":${count},"current_process_id":${processId()},"instance":${instance()},` +
       `"guest_version":"${guestVersion()}"}`,
   );
-}
-
-// The answer to a request that changed the count.
-function changed(count) {
-  return json([['cache-control', 'no-store']], `{"count":${count}}`);
 }
 
 function json(headers, text) {

@@ -20,13 +20,15 @@ from wit_world.exports.handler import (
     Request,
     Response,
 )
-from wit_world.imports import atomics, request_headers, store, worker
+from wit_world.imports import atomics, extensions, request_headers, store, worker
 
 DEFAULT_NAME = "count"
 """The counter that is meant where the query names none."""
 
 MAX_NAME_BYTES = 256
 """Longest name of a counter: well below what stores take for a key."""
+
+NO_STORE = ("cache-control", "no-store")
 
 COUNTS = range(-(2**63), 2**63)
 """What a count can be: a signed 64-bit integer."""
@@ -89,12 +91,17 @@ class Query:
 
 
 def increment(query: Query) -> Response:
-    return changed(in_bucket(lambda bucket: atomics.increment(bucket, query.name, query.by)))
+    count = in_bucket(lambda bucket: atomics.increment(bucket, query.name, query.by))
+    return json([NO_STORE], f'{{"count":{count}}}')
 
 
 def reset(query: Query) -> Response:
-    in_bucket(lambda bucket: bucket.set(query.name, b"0"))
-    return changed(0)
+    # In one step, so that what others add meanwhile is in this count or in the next.
+    before = in_bucket(lambda bucket: extensions.get_and_set(bucket, query.name, b"0", None))
+    previous = 0 if before is None else read_count(before)
+    # What was no number is gone now.
+    text = "null" if previous is None else str(previous)
+    return json([NO_STORE], f'{{"count":0,"previous":{text}}}')
 
 
 def report(query: Query) -> Response:
@@ -112,11 +119,6 @@ def report(query: Query) -> Response:
         f'{{"count":{count},"current_process_id":{worker.process_id()},'
         f'"instance":{worker.instance()},"guest_version":"{worker.guest_version()}"}}',
     )
-
-
-def changed(count: int) -> Response:
-    """The answer to a request that changed the count."""
-    return json([("cache-control", "no-store")], f'{{"count":{count}}}')
 
 
 def json(headers: list[tuple[str, str]], text: str) -> Response:

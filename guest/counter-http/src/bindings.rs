@@ -8,6 +8,7 @@ wit_bindgen::generate!({
         world imports {
             import wasi:keyvalue/store@0.2.0-draft2;
             import wasi:keyvalue/atomics@0.2.0-draft2;
+            import tally:keyvalue/extensions@0.1.0;
             import tally:plugin/worker@0.1.0;
         }
     ",

@@ -13,7 +13,7 @@ use wasip2::{
 
 use self::{
     bindings::{
-        tally::plugin::worker,
+        tally::{keyvalue::extensions, plugin::worker},
         wasi::keyvalue::{
             atomics,
             store::{self, Bucket},
@@ -55,12 +55,17 @@ fn answer(request: &IncomingRequest, headers: &Fields) -> Result<Reply, Problem>
 
 fn increment(query: &Query) -> Result<Reply, Problem> {
     let count = atomics::increment(&bucket()?, query.name(), query.by())?;
-    Ok(changed(count))
+    Ok(Reply::json(&json!({ "count": count })).with("cache-control", "no-store"))
 }
 
 fn reset(query: &Query) -> Result<Reply, Problem> {
-    bucket()?.set(query.name(), b"0")?;
-    Ok(changed(0))
+    // In one step, so that what others add meanwhile is in this count or in the next. With
+    // `wasi:keyvalue` alone it would take a loop of compare-and-swap, which a busy key starves.
+    let before = extensions::get_and_set(&bucket()?, query.name(), b"0", None)?;
+    // What was no number is gone now.
+    let previous = before.as_deref().map_or(Some(0), number);
+    let reply = Reply::json(&json!({ "count": 0, "previous": previous }));
+    Ok(reply.with("cache-control", "no-store"))
 }
 
 fn report(query: &Query, headers: &Fields) -> Result<Reply, Problem> {
@@ -82,11 +87,6 @@ fn report(query: &Query, headers: &Fields) -> Result<Reply, Problem> {
         "guest_version": worker::guest_version(),
     });
     Ok(Reply::json(&report).with("etag", tag).with("cache-control", "no-cache"))
-}
-
-/// The answer to a request that changed the count.
-fn changed(count: i64) -> Reply {
-    Reply::json(&json!({ "count": count })).with("cache-control", "no-store")
 }
 
 fn bucket() -> Result<Bucket, Problem> {

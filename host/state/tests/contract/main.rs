@@ -17,7 +17,9 @@ mod counters;
 mod hosts;
 mod limits;
 mod listing;
+mod lives;
 mod many;
+mod once;
 mod outside;
 mod swaps;
 mod values;
@@ -78,6 +80,20 @@ fn alone() -> Cases {
             a_cursor_that_was_never_given_out_is_refused,
             keys_that_stay_are_listed_while_others_come_and_go,
         }
+        lives {
+            a_key_is_missing_once_its_time_is_over,
+            what_is_changed_in_place_keeps_its_time,
+            a_time_to_live_is_given_and_taken,
+            a_time_out_of_bounds_is_refused,
+            what_a_reset_replaces_and_what_is_left_add_up,
+            bounds_hold_whatever_comes_at_once,
+            extreme_bounds_are_exact,
+            a_prefix_lists_what_begins_with_it,
+        }
+        once {
+            a_call_on_several_keys_happens_once,
+            another_request_under_the_same_token_changes_nothing,
+        }
         limits {
             keys_up_to_the_limit_are_taken,
             keys_out_of_bounds_are_refused,
@@ -104,6 +120,13 @@ fn together() -> Cases {
             two_write_the_same_keys_in_opposite_orders,
             one_sees_what_the_other_was_acknowledged,
         }
+        once {
+            every_write_happens_once,
+            one_token_sent_by_many_at_once_counts_once,
+            tokens_and_plain_increments_count_exactly_together,
+            an_answer_is_remembered_once,
+            records_are_forgotten_after_their_time,
+        }
     }
 }
 
@@ -122,7 +145,9 @@ fn memory() {
 #[test]
 fn sqlite() {
     let dir = tempfile::tempdir().unwrap();
-    bench::run(&Store::Sqlite(dir.path().to_owned()), everything());
+    let mut cases = everything();
+    cases.extend(cases! { outside { sqlite_gives_room_back } });
+    bench::run(&Store::Sqlite(dir.path().to_owned()), cases);
 }
 
 #[test]
@@ -138,7 +163,11 @@ fn postgres() {
     let server = Postgres::start(Durability::Unsynced).unwrap();
     let mut cases = everything();
     cases.extend(cases! {
-        outside { postgres_counters_are_plain_numbers, postgres_saw_no_deadlock }
+        outside {
+            postgres_counters_are_plain_numbers,
+            postgres_gives_room_back,
+            postgres_saw_no_deadlock,
+        }
     });
     bench::run(&Store::Postgres(server.url()), cases);
 }

@@ -1,8 +1,10 @@
 //! What another program sees in the store, and what it may put there.
 
-use tally_state::{Bucket, Error, Rejection, Swapped};
+use std::time::Duration;
 
-use crate::bench::Bench;
+use tally_state::{Bucket, Error, Metrics, Options, Rejection, State, Swapped, Token};
+
+use crate::bench::{Bench, options};
 
 pub(crate) async fn redis_keys_are_plain_strings(bench: Bench) {
     let client = redis::Client::open(bench.url()).unwrap();
@@ -56,13 +58,62 @@ pub(crate) async fn postgres_counters_are_plain_numbers(bench: Bench) {
     assert_eq!(row.get::<_, Option<&[u8]>>(1), Some(&b"x"[..]));
 }
 
+/// Fills a fresh store, which sweeps often, with what soon expires.
+async fn expiring(url: &str) -> State {
+    let moment = Duration::from_millis(20);
+    let options = Options { remember: moment, sweep_every: moment, ..options() };
+    let state = State::open(url, options, Metrics::default()).await.unwrap();
+    let (handle, bucket) = (state.worker(), Bucket::new("expiring").unwrap());
+    handle.set(&bucket, "stays", "v".into()).await.unwrap();
+    for number in 0..1_200_u64 {
+        let (key, token) = (number.to_string(), u128::from(number).to_be_bytes());
+        let once = handle.once(Some(Token::new(token, token)));
+        // Kept by two clocks: of the value, and of the record.
+        once.set_for(&bucket, &key, "v".into(), Some(moment)).await.unwrap();
+    }
+    state
+}
+
+pub(crate) async fn sqlite_gives_room_back(bench: Bench) {
+    let url = bench.fresh().await;
+    let _state = expiring(&url).await;
+    let path = url.strip_prefix("sqlite:").unwrap().to_owned();
+    let waiting = tokio::task::spawn_blocking(move || {
+        let other = rusqlite::Connection::open(path).unwrap();
+        other.busy_timeout(Duration::from_secs(30)).unwrap();
+        let count = |table| {
+            let select = format!("SELECT count(*) FROM {table}");
+            other.query_row(&select, [], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        while (count("tally_kv"), count("tally_once")) != (1, 0) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    waiting.await.unwrap();
+}
+
+pub(crate) async fn postgres_gives_room_back(bench: Bench) {
+    let url = bench.fresh().await;
+    let _state = expiring(&url).await;
+    let (other, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let select = "SELECT (SELECT count(*) FROM tally_kv), (SELECT count(*) FROM tally_once)";
+    loop {
+        let row = other.query_one(select, &[]).await.unwrap();
+        if (row.get::<_, i64>(0), row.get::<_, i64>(1)) == (1, 0) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Runs last: all hosts took their locks in one order, so that none had to be rolled back.
 pub(crate) async fn postgres_saw_no_deadlock(bench: Bench) {
     let (other, connection) =
         tokio_postgres::connect(&bench.url(), tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     // Sessions publish what they counted about once a second.
-    tokio::time::sleep(std::time::Duration::from_millis(1_200)).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
     let select = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     assert_eq!(other.query_one(select, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
