@@ -18,11 +18,11 @@ use crate::{
 const SESSIONS: usize = 2;
 /// Callers who count at once; their additions share commits.
 const CALLERS: usize = 6;
-const ADDITIONS: usize = 40;
-/// Values placed one after another in each session: their pages are more than SQLite lets the log
-/// hold before it copies them to the database, 1000.
-const VALUES: usize = 100;
-const VALUE_BYTES: usize = 60_000;
+const ADDITIONS: usize = 120;
+/// Values placed one after another in each session: their pages are more than 1000, at which SQLite
+/// copies the log to the database.
+const VALUES: usize = 120;
+const VALUE_REPEATS: usize = 10_000;
 /// Commits of the plain connection, which has no other callers.
 const PLAIN: usize = 200;
 
@@ -83,7 +83,8 @@ async fn count(state: &State, bucket: &Bucket, ledger: &Ledger, random: &mut Rng
 async fn replace(state: &State, bucket: &Bucket, ledger: &Ledger, session: usize) {
     let handle = state.worker();
     for number in 0..VALUES {
-        let value = format!("{session}.{number}{}", ".".repeat(VALUE_BYTES));
+        // Different all over: SQLite writes no page that stays as it was.
+        let value = format!("{session}.{number} ").repeat(VALUE_REPEATS);
         let value = (number % 10 != 9).then_some(value);
         ledger.place(&handle, bucket, REPLACED, value).await;
     }
@@ -112,32 +113,38 @@ pub(crate) async fn plain(vfs: &'static str, synchronous: &str, random: &mut Rng
 
 /// What a store holds, which must be whole and go on counting.
 pub(crate) async fn recover(path: &Path) -> Result<Contents, String> {
-    let text = |error: &dyn std::error::Error| error.to_string();
     let url = format!("sqlite:{}", path.display());
-    let state = State::open(&url, crate::patient(), tally_state::Metrics::default())
-        .await
-        .map_err(|error| text(&error))?;
+    let state =
+        State::open(&url, crate::patient(), tally_state::Metrics::default()).await.map_err(text)?;
     let (handle, bucket) = (state.worker(), Bucket::new(BUCKET).unwrap());
-    let contents = contents(&handle, &bucket).await.map_err(|error| text(&error))?;
+    let contents = contents(&handle, &bucket).await?;
     let found: String = Connection::open(path)
         .and_then(|other| other.query_row("PRAGMA integrity_check", [], |row| row.get(0)))
-        .map_err(|error| text(&error))?;
+        .map_err(text)?;
     if found != "ok" {
         return Err(found);
     }
-    let next = handle.increment(&bucket, COUNTERS[0], 1).await;
-    if next != Ok(contents.counters[0] + 1) {
-        return Err(format!("{next:?} after {}", contents.counters[0]));
+    let next = handle.increment(&bucket, COUNTERS[0], 1).await.map_err(text)?;
+    if next - 1 != contents.counters[0] {
+        return Err(format!("{next} after {}", contents.counters[0]));
     }
     Ok(contents)
 }
 
-async fn contents(handle: &Handle, bucket: &Bucket) -> Result<Contents, tally_state::Error> {
-    let text = |value: bytes::Bytes| String::from_utf8_lossy(&value).into_owned();
+async fn contents(handle: &Handle, bucket: &Bucket) -> Result<Contents, String> {
     let mut counters = Vec::with_capacity(COUNTERS.len());
     for key in COUNTERS {
-        let count = handle.get(bucket, key).await?.map(text);
-        counters.push(count.map_or(0, |count| count.parse().unwrap()));
+        let count = value(handle, bucket, key).await?;
+        counters.push(count.map_or(Ok(0), |count| count.parse()).map_err(text)?);
     }
-    Ok(Contents { counters, replaced: handle.get(bucket, REPLACED).await?.map(text) })
+    Ok(Contents { counters, replaced: value(handle, bucket, REPLACED).await? })
+}
+
+async fn value(handle: &Handle, bucket: &Bucket, key: &str) -> Result<Option<String>, String> {
+    let value = handle.get(bucket, key).await.map_err(text)?;
+    value.map(|value| String::from_utf8(value.into())).transpose().map_err(text)
+}
+
+fn text(error: impl std::error::Error) -> String {
+    error.to_string()
 }
