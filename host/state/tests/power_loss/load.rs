@@ -30,6 +30,8 @@ const PLAIN: usize = 200;
 pub(crate) struct Run {
     pub(crate) ledger: Ledger,
     pub(crate) events: Vec<Event>,
+    /// The disk's name, by which other folders can be reached as well.
+    pub(crate) vfs: &'static str,
 }
 
 /// A disk with a folder and a name for SQLite to find it by.
@@ -46,14 +48,19 @@ impl Place {
         Self { disk, folder: tempfile::tempdir().unwrap(), vfs }
     }
 
-    /// As SQLite takes it, with the disk's name in it (<https://sqlite.org/uri.html>).
     fn uri(&self) -> String {
-        format!("file:{}?vfs={}", self.folder.path().join("tally.db").display(), self.vfs)
+        uri(self.folder.path(), self.vfs)
     }
 
     fn run(&self, ledger: Ledger) -> Run {
-        Run { ledger, events: self.disk.take() }
+        Run { ledger, events: self.disk.take(), vfs: self.vfs }
     }
+}
+
+/// The database in a folder as SQLite takes it, with the disk's name in it
+/// (<https://sqlite.org/uri.html>).
+pub(crate) fn uri(folder: &Path, vfs: &str) -> String {
+    format!("file:{}?vfs={vfs}", folder.join("tally.db").display())
 }
 
 /// Many callers count while one replaces large values, over two lives of the store.
@@ -112,13 +119,13 @@ pub(crate) async fn plain(vfs: &'static str, synchronous: &str, random: &mut Rng
 }
 
 /// What a store holds, which must be whole and go on counting.
-pub(crate) async fn recover(path: &Path) -> Result<Contents, String> {
-    let url = format!("sqlite:{}", path.display());
+pub(crate) async fn recover(uri: &str) -> Result<Contents, String> {
+    let url = format!("sqlite:{uri}");
     let state =
         State::open(&url, crate::patient(), tally_state::Metrics::default()).await.map_err(text)?;
     let (handle, bucket) = (state.worker(), Bucket::new(BUCKET).unwrap());
     let contents = contents(&handle, &bucket).await?;
-    let found: String = Connection::open(path)
+    let found: String = Connection::open(uri)
         .and_then(|other| other.query_row("PRAGMA integrity_check", [], |row| row.get(0)))
         .map_err(text)?;
     if found != "ok" {

@@ -26,10 +26,9 @@ pub(crate) enum Event {
         file: usize,
         size: usize,
     },
-    /// A sync came back: what was asked of the file before the position where it began is on disk.
+    /// What was asked of the file before is on disk, and of the folder too if it says so.
     Synced {
         file: usize,
-        before: usize,
         folder: bool,
     },
 }
@@ -71,10 +70,10 @@ impl Log {
     }
 
     /// Enters a sync, unless it is one that was to be a lie.
-    pub(crate) fn synced(&mut self, file: usize, before: usize, folder: bool) {
+    pub(crate) fn synced(&mut self, file: usize, folder: bool) {
         self.syncs += 1;
         if self.lie_every.is_none_or(|every| !self.syncs.is_multiple_of(every)) {
-            self.push(Event::Synced { file, before, folder });
+            self.push(Event::Synced { file, folder });
         }
     }
 }

@@ -26,7 +26,7 @@ mod log;
 mod storage;
 mod vfs;
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use fastrand::Rng;
 use tally_state::{Metrics, Options, State};
@@ -119,23 +119,21 @@ async fn lose_power(run: &Run, count: usize, random: &mut Rng) -> Vec<(usize, Da
     let (mut storage, mut taken) = (Storage::default(), 0);
     let mut damages = Vec::with_capacity(count);
     for (number, moment) in moments(&run.events, count, random).into_iter().enumerate() {
-        for (position, event) in run.events.iter().enumerate().take(moment).skip(taken) {
-            storage.take(position, event);
-        }
+        run.events[taken..moment].iter().for_each(|event| storage.take(event));
         taken = moment;
         let folder = folder.path().join(number.to_string());
         std::fs::create_dir(&folder).unwrap();
         for (name, contents) in storage.after_loss(random) {
             std::fs::write(folder.join(name), contents).unwrap();
         }
-        damages.push((moment, damage(run, moment, &folder.join("tally.db")).await));
+        damages.push((moment, damage(run, moment, &load::uri(&folder, run.vfs)).await));
     }
     damages
 }
 
 /// What losing the power at a moment did to a store.
-async fn damage(run: &Run, moment: usize, path: &Path) -> Damage {
-    match load::recover(path).await {
+async fn damage(run: &Run, moment: usize, uri: &str) -> Damage {
+    match load::recover(uri).await {
         Err(text) => Damage::Broken(text),
         Ok(contents) => match run.ledger.explains(&contents, moment) {
             Ok(()) => Damage::None,

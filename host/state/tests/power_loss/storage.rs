@@ -1,6 +1,6 @@
 //! What a power loss leaves on the disk.
 //!
-//! What was asked of a file before its last sync began is there. Each request since is there, is
+//! What was asked of a file before its last sync is there. Each request since is there, is
 //! not, or, if it is a write, is there in some of its sectors. The folder is a file of this kind,
 //! whose requests are the names that come and go. Files are independent of each other.
 //!
@@ -16,8 +16,8 @@ use crate::log::Event;
 /// What a disk writes wholly or not at all, in bytes.
 const SECTOR: usize = 512;
 
-/// A request, with its position in the log.
-type Pending<'a> = Vec<(usize, &'a Event)>;
+/// Requests that no sync covers yet.
+type Pending<'a> = Vec<&'a Event>;
 
 #[derive(Default)]
 struct File<'a> {
@@ -43,35 +43,35 @@ enum Fate {
 
 impl<'a> Storage<'a> {
     /// Takes the next request of the log.
-    pub(crate) fn take(&mut self, position: usize, event: &'a Event) {
+    pub(crate) fn take(&mut self, event: &'a Event) {
         match event {
             Event::Created { .. } => {
                 self.files.push(File::default());
-                self.renamed.push((position, event));
+                self.renamed.push(event);
             }
             Event::Deleted { synced, .. } => {
-                self.renamed.push((position, event));
+                self.renamed.push(event);
                 if *synced {
-                    self.sync_folder(position + 1);
+                    self.sync_folder();
                 }
             }
             Event::Wrote { file, .. } | Event::Truncated { file, .. } => {
-                self.files[*file].pending.push((position, event));
+                self.files[*file].pending.push(event);
             }
-            Event::Synced { file, before, folder } => {
+            Event::Synced { file, folder } => {
                 let file = &mut self.files[*file];
-                for event in settled(&mut file.pending, *before) {
+                for event in file.pending.drain(..) {
                     apply(&mut file.durable, event);
                 }
                 if *folder {
-                    self.sync_folder(*before);
+                    self.sync_folder();
                 }
             }
         }
     }
 
-    fn sync_folder(&mut self, before: usize) {
-        for event in settled(&mut self.renamed, before) {
+    fn sync_folder(&mut self) {
+        for event in self.renamed.drain(..) {
             rename(&mut self.names, event);
         }
     }
@@ -81,7 +81,7 @@ impl<'a> Storage<'a> {
         // The extremes by themselves: among many requests, chance would hardly come to them.
         let fate = *random.choice(&[Fate::Lost, Fate::Kept, Fate::Mixed, Fate::Mixed]).unwrap();
         let mut names = self.names.clone();
-        for (_, event) in &self.renamed {
+        for event in &self.renamed {
             if fate.keeps(random) {
                 rename(&mut names, event);
             }
@@ -96,7 +96,7 @@ impl<'a> Storage<'a> {
 impl File<'_> {
     fn contents(&self, fate: Fate, random: &mut Rng) -> Vec<u8> {
         let mut contents = self.durable.clone();
-        for (_, event) in &self.pending {
+        for event in &self.pending {
             match event {
                 Event::Wrote { offset, bytes, .. }
                     if matches!(fate, Fate::Mixed) && random.bool() =>
@@ -119,12 +119,6 @@ impl Fate {
             Self::Mixed => random.bool(),
         }
     }
-}
-
-/// Takes out what was asked for before a position.
-fn settled<'a>(pending: &mut Pending<'a>, before: usize) -> Vec<&'a Event> {
-    let count = pending.partition_point(|(position, _)| *position < before);
-    pending.drain(..count).map(|(_, event)| event).collect()
 }
 
 fn rename<'a>(names: &mut BTreeMap<&'a str, usize>, event: &'a Event) {

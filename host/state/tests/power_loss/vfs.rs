@@ -115,7 +115,7 @@ unsafe extern "C" fn delete(
     unsafe {
         let shim = &*(*vfs).pAppData.cast::<Shim>();
         let mut log = shim.disk.log();
-        let code = (*shim.real).xDelete.unwrap()(shim.real, path, sync_folder);
+        let code = (*shim.real).xDelete.unwrap()(shim.real, path, 0);
         if code == SQLITE_OK {
             log.deleted(&name(path), sync_folder != 0);
         }
@@ -148,7 +148,6 @@ forward! {
     xRead as read(to: *mut c_void, amount: c_int, offset: sqlite3_int64) -> c_int;
     xWrite as write_real(from: *const c_void, amount: c_int, offset: sqlite3_int64) -> c_int;
     xTruncate as truncate_real(size: sqlite3_int64) -> c_int;
-    xSync as sync_real(flags: c_int) -> c_int;
     xFileSize as file_size(size: *mut sqlite3_int64) -> c_int;
     xLock as lock(level: c_int) -> c_int;
     xUnlock as unlock(level: c_int) -> c_int;
@@ -218,15 +217,9 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c
     }
 }
 
-/// Covers what was asked for before it began, not what others ask for while it goes on.
-unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
-    unsafe {
-        let record = record(file);
-        let before = record.disk.position();
-        let code = sync_real(file, flags);
-        if code == SQLITE_OK {
-            record.disk.log().synced(record.file, before, record.syncs_folder.replace(false));
-        }
-        code
-    }
+/// Enters the sync only: the log stands for the disk, and the real one would be waited for.
+unsafe extern "C" fn sync(file: *mut sqlite3_file, _flags: c_int) -> c_int {
+    let record = unsafe { record(file) };
+    record.disk.log().synced(record.file, record.syncs_folder.replace(false));
+    SQLITE_OK
 }
