@@ -1,5 +1,6 @@
 //! A guest for tests: does what its path says, misbehaviour included.
 
+mod extensions;
 mod state;
 
 use std::sync::atomic::{AtomicU32, Ordering};

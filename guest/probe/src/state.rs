@@ -2,7 +2,7 @@
 
 use crate::{
     exports::tally::plugin::handler::{Error, Response},
-    text,
+    extensions, text,
     wasi::keyvalue::{
         atomics::{self, Cas, CasError},
         batch,
@@ -11,11 +11,11 @@ use crate::{
 };
 
 /// Opens the default bucket.
-fn bucket() -> Result<Bucket, Error> {
+pub fn bucket() -> Result<Bucket, Error> {
     store::open("").map_err(failed)
 }
 
-fn failed(error: store::Error) -> Error {
+pub fn failed(error: store::Error) -> Error {
     Error::State(format!("{error:?}"))
 }
 
@@ -104,7 +104,7 @@ pub fn handle(path: &str, argument: &str) -> Result<Response, Error> {
             keys.sort();
             text(keys.join(","))
         }
-        _ => Err(Error::NotFound),
+        _ => extensions::handle(path, argument),
     }
 }
 

@@ -113,6 +113,13 @@ impl Client {
     pub async fn post(&mut self, target: &str) -> Response {
         self.send(Method::POST, target).await
     }
+
+    /// A POST with an `Idempotency-Key`.
+    pub async fn post_with_key(&mut self, target: &str, key: &str) -> Response {
+        let mut request = self.request(Method::POST, target);
+        request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+        self.try_send(request).await.unwrap()
+    }
 }
 
 /// A GET on a connection of its own.

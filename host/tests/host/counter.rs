@@ -15,6 +15,8 @@ macro_rules! counter_suite {
         mod $module {
             $crate::counter_suite! { @tests $guest
                 it_counts_reports_and_resets
+                resets_and_increments_at_once_add_up
+                a_request_with_a_key_is_made_once
                 counters_of_different_names_do_not_meet
                 reading_never_writes_and_writing_is_never_a_get
                 head_is_a_report_without_its_body
@@ -47,11 +49,59 @@ pub async fn it_counts_reports_and_resets(host: Host) {
     assert_eq!(client.post("/increment?by=-2").await.count(), 4);
     assert_eq!(client.post("/increment?by=%2B3").await.count(), 7);
     assert_eq!(client.get("/report").await.count(), 7);
-    assert_eq!(client.post("/reset").await.text(), r#"{"count":0}"#);
+    assert_eq!(client.post("/reset").await.text(), r#"{"count":0,"previous":7}"#);
+    assert_eq!(client.post("/reset?name=new").await.text(), r#"{"count":0,"previous":0}"#);
     let report = client.get("/report").await;
     assert_eq!(report.count(), 0, "still a number after a reset");
     assert_eq!(report.json()["current_process_id"], host.id());
     assert_eq!(report.headers["content-type"], "application/json");
+}
+
+pub async fn resets_and_increments_at_once_add_up(host: Host) {
+    let address = host.address;
+    let clients: Vec<_> = (0..8)
+        .map(|number| {
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                let mut replaced = 0;
+                for round in 0..40 {
+                    if (round + number) % 8 == 0 {
+                        let response = client.post("/reset").await;
+                        replaced += response.json()["previous"].as_i64().unwrap();
+                    } else {
+                        client.post("/increment").await.count();
+                    }
+                }
+                replaced
+            })
+        })
+        .collect();
+    let mut total = get(address, "/report").await.count();
+    for client in clients {
+        total += client.await.unwrap();
+    }
+    assert_eq!(total + get(address, "/report").await.count(), 8 * 35);
+}
+
+pub async fn a_request_with_a_key_is_made_once(host: Host) {
+    let mut client = Client::connect(host.address).await;
+    let first = client.post_with_key("/increment?by=5", "\"one\"").await;
+    assert_eq!(first.count(), 5);
+    assert!(!first.headers.contains_key("idempotent-replayed"));
+    client.post("/increment").await;
+    for _ in 0..3 {
+        let again = client.post_with_key("/increment?by=5", "one").await;
+        assert_eq!(again.text(), first.text());
+        assert_eq!(again.headers["idempotent-replayed"], "true");
+        assert_eq!(again.headers["content-type"], first.headers["content-type"]);
+    }
+    client.post_with_key("/increment?by=6", "one").await.problem(422, "idempotency_reused");
+    client.post_with_key("/reset", "one").await.problem(422, "idempotency_reused");
+    assert_eq!(client.get("/report").await.count(), 6);
+    let reset = client.post_with_key("/reset", "two").await;
+    client.post("/increment").await;
+    assert_eq!(client.post_with_key("/reset", "two").await.text(), reset.text());
+    assert_eq!(client.get("/report").await.count(), 1);
 }
 
 pub async fn counters_of_different_names_do_not_meet(host: Host) {

@@ -184,6 +184,8 @@ impl Target {
     async fn connect(&self) -> Result<Live, Error> {
         let connecting = async {
             let client = self.client().await?;
+            // Somebody may have dropped them.
+            statement::create_tables(&client).await.map_err(|error| text(&error))?;
             let statements = Statements::prepare(&client).await.map_err(|error| text(&error))?;
             Ok::<_, String>(Live { client, statements })
         };

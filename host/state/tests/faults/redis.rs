@@ -41,8 +41,8 @@ fn a_connection_seen_closed_is_never_written_to() {
         let state = open(&server.url(), patient()).await;
         let mut ledger = Ledger::new(state.worker(), "key");
         let bucket = Bucket::new(BUCKET).unwrap();
-        for round in 1..=3 {
-            assert_eq!(ledger.increment().await, Ok(round), "the first after each restart");
+        for _ in 0..3 {
+            ledger.until_ok().await;
             server.stop().unwrap();
             until_unconnected(server.port()).await;
             for _ in 0..3 {

@@ -105,7 +105,7 @@ pub(crate) async fn plain(vfs: &'static str, synchronous: &str, random: &mut Rng
     drop(open(&format!("sqlite:{}", place.uri())).await);
     let database = Connection::open(place.uri()).unwrap();
     database.pragma_update(None, "synchronous", synchronous).unwrap();
-    let add = "INSERT INTO tally_kv VALUES (?1, ?2, ?3)
+    let add = "INSERT INTO tally_kv (bucket, key, value) VALUES (?1, ?2, ?3)
         ON CONFLICT DO UPDATE SET value = value + ?3 RETURNING value";
     for _ in 0..PLAIN {
         let (counter, delta) = (random.usize(..COUNTERS.len()), random.i64(1..10));

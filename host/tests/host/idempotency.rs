@@ -1,0 +1,208 @@
+//! Requests with an `Idempotency-Key`, on every backend: made again, they change nothing and are
+//! answered alike, whoever answers them, and whoever was killed in between.
+
+use std::time::Duration;
+
+use http::Method;
+use tally_testkit::{Durability, Postgres, Redis};
+
+use crate::{
+    client::{Client, get},
+    host::Host,
+};
+
+/// Waits until a key of the probe holds a value.
+async fn until_holds(host: &Host, key: &str, value: &str) {
+    while get(host.address, &format!("/get?{key}")).await.text() != value {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The host is killed after the write and before the answer; another one is asked again.
+async fn a_killed_hosts_request_counts_once(store: &str) {
+    let mut killed = Host::start("probe", store, &[]);
+    get(killed.address, "/set?hold=1").await;
+    let address = killed.address;
+    let asking = tokio::spawn(async move {
+        let mut client = Client::connect(address).await;
+        let mut request = client.request(Method::POST, "/add-and-wait?key");
+        request.headers_mut().insert("idempotency-key", "crash".parse().unwrap());
+        client.try_send(request).await
+    });
+    until_holds(&killed, "key", "1").await;
+    killed.signal("KILL");
+    killed.wait();
+    assert!(asking.await.unwrap().is_err(), "no answer");
+
+    let host = Host::start("probe", store, &[]);
+    let mut client = Client::connect(host.address).await;
+    client.get("/delete?hold").await;
+    client.get("/add?key").await;
+    let again = client.post_with_key("/add-and-wait?key", "crash").await;
+    assert_eq!(again.text(), "1", "the value that it got the first time");
+    assert!(!again.headers.contains_key("idempotent-replayed"), "nobody had an answer");
+    assert_eq!(client.get("/get?key").await.text(), "2", "counted once");
+    let last = client.post_with_key("/add-and-wait?key", "crash").await;
+    assert_eq!(last.headers["idempotent-replayed"], "true");
+    assert_eq!(last.text(), "1");
+}
+
+/// What does not need a host to die.
+async fn requests_are_made_once(store: &str) {
+    let host = Host::start("probe", store, &[]);
+    let mut client = Client::connect(host.address).await;
+
+    // The answer is remembered, not only the writes.
+    let first = client.post_with_key("/add-if-first?once", "first").await;
+    assert_eq!(first.text(), "1");
+    assert_eq!(client.post("/add-if-first?once").await.text(), "not the first");
+    assert_eq!(client.post_with_key("/add-if-first?once", "first").await.text(), "1");
+
+    // Several writes.
+    let first = client.post_with_key("/write-much?a=1", "much").await;
+    assert_eq!(first.text(), "(none) 1 2");
+    client.get("/set?writes=10").await;
+    assert_eq!(client.post_with_key("/write-much?a=1", "much").await.text(), first.text());
+    assert_eq!(client.get("/get?writes").await.text(), "10");
+
+    // A request that fails after a write may be made again, and does not write again.
+    for _ in 0..2 {
+        client.post_with_key("/add-and-panic?p", "panic").await.problem(500, "trap");
+        client.post_with_key("/add-and-refuse?q", "refuse").await.problem(409, "state_conflict");
+    }
+    assert_eq!(client.get("/get?p").await.text(), "1");
+    assert_eq!(client.get("/get?q").await.text(), "1");
+
+    // Another body is another request; reading has no use for a key.
+    let mut other = client.request(Method::POST, "/add-if-first?once");
+    other.headers_mut().insert("idempotency-key", "first".parse().unwrap());
+    let other = other.map(|_| "body".into());
+    client.try_send(other).await.unwrap().problem(422, "idempotency_reused");
+    let mut reading = client.request(Method::GET, "/add?read");
+    reading.headers_mut().insert("idempotency-key", "first".parse().unwrap());
+    assert_eq!(client.try_send(reading).await.unwrap().text(), "1");
+
+    // What is no key.
+    client.post_with_key("/add?key", "\"").await.problem(400, "idempotency_key");
+    client.post_with_key("/add?key", &"k".repeat(256)).await.problem(400, "idempotency_key");
+    assert_eq!(client.get("/get?key").await.text(), "(none)");
+}
+
+async fn keys_hold(store: &str) {
+    requests_are_made_once(store).await;
+    a_killed_hosts_request_counts_once(store).await;
+}
+
+#[tokio::test]
+async fn keys_hold_over_memory() {
+    requests_are_made_once("memory:").await;
+}
+
+#[tokio::test]
+async fn keys_hold_over_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    keys_hold(&format!("sqlite:{}", dir.path().join("tally.db").display())).await;
+}
+
+#[tokio::test]
+async fn keys_hold_over_redis() {
+    let redis = Redis::start().unwrap();
+    keys_hold(&redis.url()).await;
+}
+
+#[tokio::test]
+async fn keys_hold_over_postgres() {
+    let postgres = Postgres::start(Durability::Unsynced).unwrap();
+    keys_hold(&postgres.url()).await;
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_a_conflict_until_it_is_answered() {
+    let host = Host::start("probe", "memory:", &[]);
+    let mut client = Client::connect(host.address).await;
+    client.get("/set?hold=1").await;
+    let address = host.address;
+    let first = tokio::spawn(async move {
+        Client::connect(address).await.post_with_key("/add-and-wait?key", "one").await
+    });
+    until_holds(&host, "key", "1").await;
+    let response = client.post_with_key("/add-and-wait?key", "one").await;
+    response.problem(409, "idempotency_in_flight");
+    assert_eq!(response.json()["applied"], "no");
+    assert_eq!(response.headers["retry-after"], "1");
+    // Another key is another request.
+    client.get("/delete?hold").await;
+    assert_eq!(client.post_with_key("/add-and-wait?key", "two").await.text(), "2");
+    assert_eq!(first.await.unwrap().text(), "1");
+    assert_eq!(client.post_with_key("/add-and-wait?key", "one").await.text(), "1");
+    assert_eq!(client.get("/get?key").await.text(), "2");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_and_asks_again_counts_once() {
+    let host = Host::start("probe", "sqlite:tally.db", &[]);
+    get(host.address, "/set?hold=1").await;
+    let address = host.address;
+    let first = tokio::spawn(async move {
+        Client::connect(address).await.post_with_key("/add-and-wait?key", "one").await
+    });
+    until_holds(&host, "key", "1").await;
+    first.abort();
+    get(host.address, "/delete?hold").await;
+    let mut client = Client::connect(host.address).await;
+    let again = loop {
+        let response = client.post_with_key("/add-and-wait?key", "one").await;
+        // The host may not have seen yet that the first has left.
+        if response.status != 409 {
+            break response;
+        }
+    };
+    assert_eq!(again.text(), "1");
+    assert_eq!(client.get("/get?key").await.text(), "1");
+}
+
+#[tokio::test]
+async fn two_hosts_that_are_asked_at_once_count_once() {
+    let redis = Redis::start().unwrap();
+    let hosts = [(); 2].map(|()| Host::start("counter", &redis.url(), &[]));
+    for round in 1..=20 {
+        let key = format!("round-{round}");
+        let asked = hosts.each_ref().map(|host| {
+            let (address, key) = (host.address, key.clone());
+            tokio::spawn(async move {
+                Client::connect(address).await.post_with_key("/increment", &key).await.count()
+            })
+        });
+        for count in asked {
+            assert_eq!(count.await.unwrap(), round);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_forgotten_after_its_window() {
+    let flags = ["--idempotency-window", "100ms"];
+    let host = Host::start("counter", "memory:", &flags);
+    let mut client = Client::connect(host.address).await;
+    assert_eq!(client.post_with_key("/increment", "one").await.count(), 1);
+    while client.post_with_key("/increment", "one").await.count() != 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn guests_do_not_share_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let counter = crate::host::guest("counter").display().to_string();
+    let config = format!(
+        "store = \"memory:\"\n[[route]]\nprefix = \"/\"\nguest = \"{counter}\"\nname = \"a\"\n\
+         [[route]]\nhost = \"other\"\nprefix = \"/\"\nguest = \"{counter}\"\nname = \"b\"\n"
+    );
+    let host = Host::start_configured(dir, &config);
+    let mut client = Client::connect(host.address).await;
+    assert_eq!(client.post_with_key("/increment", "one").await.count(), 1);
+    let mut request = client.request(Method::POST, "/increment?by=3");
+    request.headers_mut().insert("idempotency-key", "one".parse().unwrap());
+    request.headers_mut().insert("host", "other".parse().unwrap());
+    assert_eq!(client.try_send(request).await.unwrap().count(), 3);
+}
