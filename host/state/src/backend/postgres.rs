@@ -9,24 +9,24 @@
 //! Statements take row locks in one global order of keys, so that hosts sharing a database do not
 //! deadlock. Time limits are set in the session, as dropping a future does not stop the server.
 //!
-//! `statement` holds the SQL; here is what is sent when, and what an answer means.
+//! `statement` holds the SQL and `target` connects; here is what is sent when, and what an answer
+//! means.
 
 mod statement;
+mod target;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio_postgres::{
-    Client, Config,
-    config::SslMode,
+    Client,
     error::{DbError, Severity, SqlState},
 };
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use self::statement::Statements;
+use self::{statement::Statements, target::Target};
 use crate::{
     Rejection,
-    backend::{Connection, Description, all_failed, tls},
+    backend::{Connection, Description, all_failed},
     error::{Error, OpenError},
     operation::{Action, Kind, Outcome, Step, Swapped},
     plan::Reply,
@@ -44,14 +44,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub(crate) struct Postgres {
     target: Arc<Target>,
-}
-
-struct Target {
-    config: Config,
-    tls: MakeRustlsConnect,
-    /// Sent once after connecting.
-    session: String,
-    connect_timeout: Duration,
 }
 
 impl Postgres {
@@ -85,100 +77,6 @@ impl Postgres {
     /// A connection for one lane, made when first used.
     pub(crate) fn connection(&self) -> PostgresConnection {
         PostgresConnection { target: Arc::clone(&self.target), live: None }
-    }
-}
-
-impl Target {
-    fn parse(url: &str, options: &Options) -> Result<Self, OpenError> {
-        // The URL stays out of the message, as it may hold a password.
-        let wrong = |why: &str| {
-            OpenError::Url(format!(
-                "the PostgreSQL URL is not valid: {why}; write postgres://USER:PASSWORD@HOST[:5432]/DATABASE[?sslmode=verify-full]"
-            ))
-        };
-        let mut parsed = url::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
-        // libpq's modes with verification are this crate's to handle; the client knows three.
-        let mut mode = None;
-        let mut roots = None;
-        let mut others = Vec::new();
-        for (key, value) in parsed.query_pairs() {
-            match &*key {
-                "sslmode" => mode = Some(value.into_owned()),
-                "sslrootcert" => roots = Some(PathBuf::from(&*value)),
-                _ => others.push((key.into_owned(), value.into_owned())),
-            }
-        }
-        parsed.set_query(None);
-        if !others.is_empty() {
-            parsed.query_pairs_mut().extend_pairs(others);
-        }
-        let mut config: Config = parsed.as_str().parse().map_err(|error| wrong(&text(&error)))?;
-        if config.get_hosts().is_empty() {
-            return Err(wrong("it has no host"));
-        }
-        let (mode, verify) = match mode.as_deref() {
-            None | Some("prefer" | "allow") => (SslMode::Prefer, false),
-            Some("disable") => (SslMode::Disable, false),
-            Some("require") => (SslMode::Require, roots.is_some()),
-            Some("verify-ca" | "verify-full") => (SslMode::Require, true),
-            Some(_) => {
-                return Err(wrong(
-                    "sslmode is one of disable, prefer, require, verify-ca and verify-full",
-                ));
-            }
-        };
-        let tls = if verify { tls::verified(roots.as_deref())? } else { tls::unverified()? };
-        config.ssl_mode(mode).connect_timeout(options.connect_timeout);
-        if config.get_application_name().is_none() {
-            config.application_name("tally");
-        }
-        Ok(Self {
-            config,
-            tls: MakeRustlsConnect::new(tls),
-            session: statement::session(options.timeout),
-            connect_timeout: options.connect_timeout,
-        })
-    }
-
-    /// Host, port and database, for people.
-    fn location(&self) -> String {
-        let host = match self.config.get_hosts().first() {
-            Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
-            Some(tokio_postgres::config::Host::Unix(path)) => path.display().to_string(),
-            None => String::new(),
-        };
-        let port = self.config.get_ports().first().copied().unwrap_or(5432);
-        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
-        format!("{host}:{port}/{database}")
-    }
-
-    /// Connects, logs in and sets the session up, within the time limit.
-    async fn client(&self) -> Result<Client, String> {
-        let connecting = async {
-            let (client, connection) =
-                self.config.connect(self.tls.clone()).await.map_err(|error| text(&error))?;
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(error = %text(&error), "a connection to PostgreSQL ended");
-                }
-            });
-            client.batch_execute(&self.session).await.map_err(|error| text(&error))?;
-            Ok(client)
-        };
-        tokio::time::timeout(self.connect_timeout, connecting)
-            .await
-            .unwrap_or_else(|_| Err(format!("no connection within {:?}", self.connect_timeout)))
-    }
-
-    async fn connect(&self) -> Result<Live, Error> {
-        let connecting = async {
-            let client = self.client().await?;
-            let statements = Statements::prepare(&client).await.map_err(|error| text(&error))?;
-            Ok::<_, String>(Live { client, statements })
-        };
-        connecting
-            .await
-            .map_err(|reason| Error::not_applied(format!("cannot connect to PostgreSQL: {reason}")))
     }
 }
 
@@ -434,28 +332,5 @@ mod tests {
             .map(|round| round.iter().map(|(index, _)| *index).collect())
             .collect();
         assert_eq!(places, [vec![1, 0, 4], vec![2], vec![3]], "and each round is sorted by key");
-    }
-
-    #[test]
-    fn a_wrong_url_is_explained_without_its_password() {
-        for url in [
-            "postgres://u:secret@h:port/d",
-            "postgres://u:secret@h/d?sslmode=sometimes",
-            "postgres://u:secret@h/d?colour=blue",
-            "postgres:///d",
-        ] {
-            let error = match Target::parse(url, &Options::default()) {
-                Ok(_) => panic!("{url} was taken"),
-                Err(error) => error.to_string(),
-            };
-            assert!(error.contains("postgres://USER"), "{error}");
-            assert!(!error.contains("secret"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_location_names_no_credentials() {
-        let target = Target::parse("postgres://u:secret@h:99/d", &Options::default()).unwrap();
-        assert_eq!(target.location(), "h:99/d");
     }
 }
