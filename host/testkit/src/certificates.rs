@@ -54,7 +54,9 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, "an authority for tests");
+        // Each has a name of its own, by which those who check tell them apart.
+        let name = dir.path().display().to_string();
+        params.distinguished_name.push(DnType::CommonName, format!("authority {name}"));
         let key = KeyPair::generate()?;
         fs::write(dir.path().join("authority.pem"), params.self_signed(&key)?.pem())?;
         Ok(Self { issuer: Issuer::new(params, key), dir })

@@ -1,7 +1,6 @@
 //! Connecting to the server that a URL names, or to the master that sentinels name.
 
 use std::{
-    error::Error as _,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -122,7 +121,7 @@ impl Links {
         let stream = Watched { inner: stream, wire: Arc::clone(&wire) };
         let Some(Tls { connector, shows_certificate }) = &self.tls else {
             return log_in(stream, wire, login).await.map_err(|error| {
-                let hint = match ended(&error) {
+                let hint = match error.is_connection_dropped() {
                     true => "; if the server expects TLS on this port, write rediss",
                     false => "",
                 };
@@ -140,18 +139,12 @@ impl Links {
             if let Some(explained) = tls::explain(&error, PARAMETERS) {
                 return explained;
             }
-            match ended(&error) && !shows_certificate {
+            match error.is_connection_dropped() && !shows_certificate {
                 true => format!("{error}; {}", tls::without_client_certificate(PARAMETERS)),
                 false => error.to_string(),
             }
         })
     }
-}
-
-/// Whether the other side ended the connection.
-fn ended(error: &redis::RedisError) -> bool {
-    error.is_connection_dropped()
-        || error.source().is_some_and(|cause| cause.is::<std::io::Error>())
 }
 
 async fn log_in(

@@ -1,6 +1,6 @@
 //! What to do about a failed handshake.
 
-use std::{error::Error, io};
+use std::{error::Error, io, sync::Arc};
 
 use rustls::{AlertDescription, CertificateError};
 
@@ -20,7 +20,8 @@ pub(crate) fn explain(error: &(dyn Error + 'static), parameters: Parameters) -> 
     let Parameters { roots, .. } = parameters;
     let advice = match error {
         rustls::Error::InvalidCertificate(certificate) => match certificate {
-            CertificateError::UnknownIssuer => format!(
+            // The latter is an authority of the same name and another key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
                 "nobody this host trusts has signed the server's certificate; name a PEM file with the certificate of its authority by {roots}=PATH in the store URL"
             ),
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
@@ -46,6 +47,7 @@ pub(crate) fn explain(error: &(dyn Error + 'static), parameters: Parameters) -> 
             | AlertDescription::NoCertificate => without_client_certificate(parameters),
             AlertDescription::UnknownCA
             | AlertDescription::BadCertificate
+            | AlertDescription::DecryptError
             | AlertDescription::CertificateUnknown
             | AlertDescription::CertificateExpired
             | AlertDescription::CertificateRevoked
@@ -68,19 +70,21 @@ pub(crate) fn without_client_certificate(parameters: Parameters) -> String {
     )
 }
 
-/// The error of TLS among an error and its causes. An [`io::Error`] hides what it holds from
-/// [`Error::source`], which goes on with that error's own cause.
+/// The error of TLS among an error and its causes.
 fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
+        // Both of these pass over what they hold, and give its cause for theirs.
         let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(found) = held.and_then(|held| held.downcast_ref()) {
-            return Some(found);
-        }
-        next = error.source();
+        let shared = error.downcast_ref::<Arc<dyn Error + Send + Sync>>();
+        next = match (held, shared) {
+            (Some(held), _) => Some(held),
+            (None, Some(shared)) => Some(&**shared),
+            (None, None) => error.source(),
+        };
     }
     None
 }
