@@ -23,7 +23,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-pub(crate) use self::advice::{Parameters, explain, without_client_certificate};
+pub(crate) use self::advice::{Parameters, client_certificate, explain};
 use crate::error::OpenError;
 
 /// What is checked of the server's certificate.

@@ -20,6 +20,9 @@ use crate::{BUCKET, LIMIT, observer::Observer, run, until};
 
 const CALLERS: usize = 16;
 
+/// Increments of each caller before and after.
+const MANY: i64 = 200;
+
 /// What one caller knows of the key that it alone counts on.
 struct Account {
     key: String,
@@ -30,7 +33,8 @@ struct Account {
 
 /// Callers that count until they are told to stop.
 struct Callers {
-    acknowledged: Arc<AtomicI64>,
+    /// For each.
+    acknowledged: Arc<Vec<AtomicI64>>,
     stop: Arc<AtomicBool>,
     /// Held for reading during each increment: who holds it for writing has them all stand still.
     still: Arc<RwLock<()>>,
@@ -39,7 +43,9 @@ struct Callers {
 
 impl Callers {
     fn start(state: &State) -> Self {
-        let (acknowledged, stop) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicBool::new(false)));
+        let acknowledged: Arc<Vec<AtomicI64>> =
+            Arc::new((0..CALLERS).map(|_| AtomicI64::new(0)).collect());
+        let stop = Arc::new(AtomicBool::new(false));
         let still = Arc::new(RwLock::new(()));
         let handles = [state.worker(), state.worker()];
         let running = (0..CALLERS).map(|caller| {
@@ -56,7 +62,7 @@ impl Callers {
                         Ok(value) => {
                             account.acknowledged += 1;
                             account.last = value;
-                            acknowledged.fetch_add(1, Ordering::Relaxed);
+                            acknowledged[caller].fetch_add(1, Ordering::Relaxed);
                         }
                         Err(error) => {
                             match error {
@@ -76,12 +82,12 @@ impl Callers {
         Self { acknowledged, stop, still, running }
     }
 
-    /// Waits until so many increments were acknowledged for each caller that none of them can have
-    /// been under way at the start.
-    async fn go_on(&self) {
-        let enough =
-            self.acknowledged.load(Ordering::Relaxed) + 200 * i64::try_from(CALLERS).unwrap();
-        until(|| async { self.acknowledged.load(Ordering::Relaxed) >= enough }).await;
+    /// Waits until each has had so many more acknowledged; all but one were asked for since.
+    async fn go_on(&self, more: i64) {
+        let counts = || self.acknowledged.iter().map(|count| count.load(Ordering::Relaxed));
+        let before: Vec<i64> = counts().collect();
+        until(|| async { counts().zip(&before).all(|(count, before)| count >= before + more) })
+            .await;
     }
 
     async fn stop(self) -> Vec<Account> {
@@ -95,8 +101,8 @@ impl Callers {
 }
 
 async fn open(watched: &Watched) -> State {
-    let connect_timeout = Duration::from_secs(5);
-    let options = Options { connect_timeout, ..Options::default() };
+    let (timeout, connect_timeout) = (Duration::from_secs(3), Duration::from_secs(3));
+    let options = Options { timeout, connect_timeout, ..Options::default() };
     State::open(&watched.url(), options, Metrics::default()).await.unwrap()
 }
 
@@ -123,11 +129,29 @@ fn a_killed_master_is_replaced_and_no_increment_counts_twice() {
     run(async {
         let state = open(&watched).await;
         let callers = Callers::start(&state);
-        callers.go_on().await;
+        callers.go_on(MANY).await;
         watched.master.kill().unwrap();
         let killed = Instant::now();
-        callers.go_on().await;
+        callers.go_on(2).await;
         println!("counting again {:?} after the master was killed", killed.elapsed());
+        callers.go_on(MANY).await;
+        let observer = Observer::redis(&watched.replica.url()).await;
+        verify(callers.stop().await, observer, true).await;
+    });
+}
+
+#[test]
+fn a_frozen_master_is_replaced_and_no_increment_counts_twice() {
+    let watched = Watched::start(&[]).unwrap();
+    run(async {
+        let state = open(&watched).await;
+        let callers = Callers::start(&state);
+        callers.go_on(MANY).await;
+        watched.master.signal("STOP").unwrap();
+        let frozen = Instant::now();
+        callers.go_on(2).await;
+        println!("counting again {:?} after the master froze", frozen.elapsed());
+        callers.go_on(MANY).await;
         let observer = Observer::redis(&watched.replica.url()).await;
         verify(callers.stop().await, observer, true).await;
     });
@@ -142,7 +166,7 @@ fn a_planned_failover_of_what_every_replica_has_loses_nothing() {
         let warning = state.description().warning.clone().unwrap_or_default();
         assert!(!warning.contains("min-replicas"), "{warning}");
         let callers = Callers::start(&state);
-        callers.go_on().await;
+        callers.go_on(MANY).await;
         let started = {
             let _still = callers.still.write().await;
             replicated(&watched).await;
@@ -154,8 +178,9 @@ fn a_planned_failover_of_what_every_replica_has_loses_nothing() {
             says(watched.master.port(), "INFO replication", "connected_slaves:0").await;
             Instant::now()
         };
-        callers.go_on().await;
+        callers.go_on(2).await;
         println!("counting again {:?} after the replica was promoted", started.elapsed());
+        callers.go_on(MANY).await;
         let observer = Observer::redis(&watched.replica.url()).await;
         verify(callers.stop().await, observer, false).await;
     });

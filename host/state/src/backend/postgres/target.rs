@@ -36,6 +36,7 @@ const PARAMETERS: Parameters = Parameters {
 pub(super) struct Target {
     config: Config,
     tls: MakeRustlsConnect,
+    shows_certificate: bool,
     /// Sent once after connecting.
     session: String,
     connect_timeout: Duration,
@@ -63,6 +64,7 @@ impl Target {
         Ok(Self {
             config,
             tls: MakeRustlsConnect::new(tls),
+            shows_certificate: files.identity.is_some(),
             session: statement::session(options.timeout),
             connect_timeout: options.connect_timeout,
         })
@@ -83,8 +85,11 @@ impl Target {
     /// Connects, logs in and sets the session up, within the time limit.
     pub(super) async fn client(&self) -> Result<Client, String> {
         let connecting = async {
-            let (client, connection) =
-                self.config.connect(self.tls.clone()).await.map_err(|error| explain(&error))?;
+            let (client, connection) = self
+                .config
+                .connect(self.tls.clone())
+                .await
+                .map_err(|error| self.explain(&error))?;
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(error = %text(&error), "a connection to PostgreSQL ended");
@@ -96,6 +101,25 @@ impl Target {
         tokio::time::timeout(self.connect_timeout, connecting)
             .await
             .unwrap_or_else(|_| Err(format!("no connection within {:?}", self.connect_timeout)))
+    }
+
+    /// Why no connection was made, with what to do where TLS is the reason.
+    fn explain(&self, error: &tokio_postgres::Error) -> String {
+        if let Some(explained) = tls::explain(error, PARAMETERS) {
+            return explained;
+        }
+        let reason = text(error);
+        // Neither the client nor the server gives these a code of their own.
+        if reason.contains("server does not support TLS") {
+            return format!("{reason}; set ssl to on at the server, or write another sslmode");
+        }
+        if reason.contains("client certificate") || (error.is_closed() && self.shows_certificate) {
+            return format!(
+                "{reason}; {}",
+                tls::client_certificate(PARAMETERS, self.shows_certificate)
+            );
+        }
+        reason
     }
 
     pub(super) async fn connect(&self) -> Result<Live, Error> {
@@ -149,22 +173,6 @@ fn take_tls(url: &mut url::Url) -> Result<(SslMode, Check, Files), &'static str>
         return Err("sslrootcert goes with an sslmode that checks it, such as verify-full");
     }
     Ok((mode, check, files))
-}
-
-/// Why no connection was made, with what to do where TLS is the reason.
-fn explain(error: &tokio_postgres::Error) -> String {
-    if let Some(explained) = tls::explain(error, PARAMETERS) {
-        return explained;
-    }
-    let reason = text(error);
-    // Neither the client nor the server gives these a code of their own.
-    if reason.contains("server does not support TLS") {
-        return format!("{reason}; set ssl to on at the server, or write another sslmode");
-    }
-    if reason.contains("client certificate") {
-        return format!("{reason}; {}", tls::without_client_certificate(PARAMETERS));
-    }
-    reason
 }
 
 #[cfg(test)]

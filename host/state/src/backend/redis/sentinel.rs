@@ -42,16 +42,17 @@ impl Sentinels {
         login: &RedisConnectionInfo,
         limit: Duration,
     ) -> Result<Live, String> {
-        let deadline = Instant::now() + limit;
+        let started = Instant::now();
+        let half = || limit.saturating_sub(started.elapsed()).checked_div(2).unwrap_or_default();
         let mut failures = Vec::new();
         let first = self.first.load(Ordering::Relaxed);
         let order = self.addresses.iter().enumerate().cycle().skip(first);
         for (place, sentinel) in order.take(self.addresses.len()) {
             let next = place.saturating_add(1).checked_rem(self.addresses.len());
             self.first.store(next.unwrap_or(0), Ordering::Relaxed);
-            let failure = match half(deadline, self.ask(links, sentinel)).await {
+            let failure = match within(half(), self.ask(links, sentinel)).await {
                 Err(reason) => reason,
-                Ok(master) => match half(deadline, master_at(links, &master, login)).await {
+                Ok(master) => match within(half(), master_at(links, &master, login)).await {
                     Ok(live) => {
                         self.first.store(place, Ordering::Relaxed);
                         return Ok(live);
@@ -113,12 +114,10 @@ async fn query<T: FromRedisValue>(live: &mut Live, command: &redis::Cmd) -> Resu
     command.query_async(&mut live.client).await.map_err(|error| error.to_string())
 }
 
-/// Gives something half of the time that is left.
-async fn half<T>(
-    deadline: Instant,
+async fn within<T>(
+    limit: Duration,
     what: impl Future<Output = Result<T, String>>,
 ) -> Result<T, String> {
-    let limit = deadline.saturating_duration_since(Instant::now()) / 2;
     tokio::time::timeout(limit, what)
         .await
         .unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))

@@ -134,13 +134,13 @@ impl Links {
             tls::explain(&error, PARAMETERS).unwrap_or_else(|| format!("TLS: {error}"))
         })?;
         log_in(stream, wire, login).await.map_err(|error| {
-            // A server may refuse the client's certificate after the handshake has ended for the
-            // client, and close before its reason is read.
             if let Some(explained) = tls::explain(&error, PARAMETERS) {
                 return explained;
             }
-            match error.is_connection_dropped() && !shows_certificate {
-                true => format!("{error}; {}", tls::without_client_certificate(PARAMETERS)),
+            match error.is_connection_dropped() {
+                true => {
+                    format!("{error}; {}", tls::client_certificate(PARAMETERS, *shows_certificate))
+                }
                 false => error.to_string(),
             }
         })

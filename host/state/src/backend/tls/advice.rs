@@ -44,30 +44,35 @@ pub(crate) fn explain(error: &(dyn Error + 'static), parameters: Parameters) -> 
         rustls::Error::AlertReceived(alert) => match alert {
             AlertDescription::CertificateRequired
             | AlertDescription::HandshakeFailure
-            | AlertDescription::NoCertificate => without_client_certificate(parameters),
+            | AlertDescription::NoCertificate => client_certificate(parameters, false),
             AlertDescription::UnknownCA
             | AlertDescription::BadCertificate
             | AlertDescription::DecryptError
             | AlertDescription::CertificateUnknown
             | AlertDescription::CertificateExpired
             | AlertDescription::CertificateRevoked
-            | AlertDescription::UnsupportedCertificate => {
-                "the server does not accept the client certificate of the store URL; name one that an authority it trusts has signed".into()
-            }
+            | AlertDescription::UnsupportedCertificate => client_certificate(parameters, true),
             _ => return Some(format!("TLS: {error}")),
         },
-        rustls::Error::InvalidMessage(_) => "no TLS was answered; check that the port is the server's port for TLS".into(),
+        rustls::Error::InvalidMessage(_) => {
+            "no TLS was answered; check that the port is the server's port for TLS".into()
+        }
         _ => return Some(format!("TLS: {error}")),
     };
     Some(format!("TLS: {error}: {advice}"))
 }
 
-/// What to do where a server may have asked for a certificate and not got one.
-pub(crate) fn without_client_certificate(parameters: Parameters) -> String {
+/// What to do about the client's certificate, where a server may have refused it or its absence.
+/// It can do so after the handshake has ended for the client, and its reason can be lost when it
+/// then closes the connection.
+pub(crate) fn client_certificate(parameters: Parameters, shown: bool) -> String {
     let Parameters { certificate, key, .. } = parameters;
-    format!(
-        "if the server demands a client certificate, name its PEM files by {certificate}=PATH and {key}=PATH in the store URL"
-    )
+    match shown {
+        false => format!(
+            "if the server demands a client certificate, name its PEM files by {certificate}=PATH and {key}=PATH in the store URL"
+        ),
+        true => "the server may not accept the client certificate of the store URL; name one that an authority it trusts has signed".into(),
+    }
 }
 
 /// The error of TLS among an error and its causes.
