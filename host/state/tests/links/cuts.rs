@@ -1,9 +1,10 @@
 //! Connections with TLS, cut after a number of bytes.
 
-use tally_state::{Error, Metrics, State};
-use tally_testkit::{Authority, Clients, Cut, Durability, Postgres, Proxy, Redis};
+use futures_util::future::join_all;
+use tally_state::{Bucket, Error, Metrics, State};
+use tally_testkit::{Authority, Clients, Cut, Durability, Postgres, Proxy, Redis, ask};
 
-use crate::{ledger::Ledger, observer::Observer, patient, run};
+use crate::{BUCKET, ledger::Ledger, observer::Observer, patient, run, until};
 
 /// How the rounds of a sweep ended.
 #[derive(Debug, Default)]
@@ -98,6 +99,54 @@ fn a_cut_redis_connection_with_tls_never_counts_twice() {
     let url = format!("rediss://127.0.0.1:{}?cacert={}", proxy.port(), roots.display());
     run(async {
         sweeps(&url, &proxy, Observer::redis(&server.url()).await).await;
+    });
+}
+
+#[test]
+fn a_batch_of_many_records_that_is_cut_is_never_taken_for_unsent() {
+    let authority = Authority::new().unwrap();
+    let tls = authority.tls(&["127.0.0.1"], Clients::Any).unwrap();
+    let server = Redis::start_with_tls(&tls).unwrap();
+    let proxy = Proxy::start(server.tls_port().unwrap()).unwrap();
+    let roots = authority.certificate();
+    let url = format!("rediss://127.0.0.1:{}?cacert={}", proxy.port(), roots.display());
+    run(async {
+        let state = State::open(&url, patient(), Metrics::default()).await.unwrap();
+        let (handle, bucket) = (state.worker(), Bucket::new(BUCKET).unwrap());
+        let mut observer = Observer::redis(&server.url()).await;
+        let keys = (0..24).map(|key| format!("key {key}"));
+        let mut ledgers: Vec<Ledger> = keys.map(|key| Ledger::new(handle.clone(), &key)).collect();
+        let (mut applied, mut lost) = (0, 0);
+        for round in 1..=15 {
+            ledgers[0].until_ok().await;
+            proxy.cut(Cut::Requests(round * 11_003));
+            // Between the increments lie values, each of half a record.
+            join_all(ledgers.iter_mut().enumerate().map(|(place, ledger)| {
+                let (handle, bucket) = (&handle, &bucket);
+                async move {
+                    let (key, value) = (format!("value {place}"), vec![b'x'; 8_192].into());
+                    tokio::join!(handle.set(bucket, &key, value), ledger.increment())
+                }
+            }))
+            .await;
+            proxy.cut(Cut::Never);
+            // One connection serves, and those that were cut are gone: with the observer's and the
+            // one that asks, three are left.
+            ledgers[0].until_ok().await;
+            until(|| async {
+                let clients = ask(server.port(), "CLIENT LIST").unwrap();
+                clients.matches(" fd=").count() == 3
+            })
+            .await;
+            for ledger in &mut ledgers {
+                let unknown = ledger.unknown;
+                // What ended as not applied is not among what may have been.
+                let was = ledger.verify(&mut observer).await;
+                (applied, lost) = (applied + was, lost + unknown - was);
+            }
+        }
+        println!("of the unknown, {applied} were applied and {lost} were not");
+        assert!(applied > 0 && lost > 0, "batches were cut in their middle");
     });
 }
 
