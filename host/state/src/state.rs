@@ -92,8 +92,9 @@ pub(crate) struct Inner {
 }
 
 impl State {
-    /// Opens the backend a URL names: `sqlite:PATH`, `memory:`, `redis://…`, `rediss://…`,
-    /// `postgres://…`. Creates what the backend needs (a file, a table) and checks that it answers.
+    /// Opens the backend a URL names: `sqlite:PATH`, `memory:`, `redis://…`, `redis-sentinel://…`,
+    /// `rediss://…`, `rediss-sentinel://…`, `postgres://…`. Creates what the backend needs (a file,
+    /// a table) and checks that it answers.
     ///
     /// # Errors
     /// [`OpenError`], with a text that says what to do, when the URL is none of these or the

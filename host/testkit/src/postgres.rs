@@ -3,7 +3,10 @@
 use std::{
     ffi::OsString,
     fs,
-    os::unix::{fs::chown, process::CommandExt as _},
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        process::CommandExt as _,
+    },
     path::PathBuf,
     process::Command,
 };
@@ -13,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::{
     TEST_DATABASE, TEST_PASSWORD, TEST_USER,
+    certificates::{Clients, Tls},
     process::{Server, free_port},
 };
 
@@ -32,6 +36,8 @@ pub struct Postgres {
     server: Option<Server>,
     port: u16,
     durability: Durability,
+    /// More settings, as `name=value`.
+    settings: Vec<String>,
     dir: TempDir,
 }
 
@@ -41,11 +47,25 @@ impl Postgres {
     /// # Errors
     /// When PostgreSQL is not installed or does not start; the text says why.
     pub fn start(durability: Durability) -> Result<Self> {
+        Self::start_with(durability, None)
+    }
+
+    /// As [`Postgres::start`], with TLS for those who ask for it. Where clients must show a
+    /// certificate, they must in connections with TLS.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start_with_tls(durability: Durability, tls: &Tls) -> Result<Self> {
+        Self::start_with(durability, Some(tls))
+    }
+
+    fn start_with(durability: Durability, tls: Option<&Tls>) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         if let Some((user, group)) = other_user()? {
             chown(dir.path(), Some(user), Some(group))?;
         }
-        let mut postgres = Self { server: None, port: free_port()?, durability, dir };
+        let settings = Vec::new();
+        let mut postgres = Self { server: None, port: free_port()?, durability, settings, dir };
         let password = postgres.dir.path().join("password");
         fs::write(&password, TEST_PASSWORD)?;
         let mut initdb = command("initdb")?;
@@ -56,6 +76,9 @@ impl Postgres {
             .arg("--pgdata")
             .arg(postgres.data());
         run(initdb)?;
+        if let Some(tls) = tls {
+            postgres.set_up_tls(tls)?;
+        }
         postgres.restart()?;
         let mut create = command("psql")?;
         create
@@ -85,9 +108,38 @@ impl Postgres {
         if self.durability == Durability::Unsynced {
             postgres.args(["-c", "fsync=off"]);
         }
+        for setting in &self.settings {
+            postgres.args(["-c", setting]);
+        }
         let log = self.dir.path().join("log");
         self.server = Some(Server::start(postgres, self.port, &log, INSTALL)?);
         self.wait_until_ready()
+    }
+
+    /// Gives the server its certificate, and says who may connect.
+    fn set_up_tls(&mut self, tls: &Tls) -> Result<()> {
+        self.settings.push("ssl=on".into());
+        for (setting, from) in [
+            ("ssl_cert_file", &tls.identity.certificate),
+            ("ssl_key_file", &tls.identity.key),
+            ("ssl_ca_file", &tls.authority),
+        ] {
+            // A copy of its own, as the server takes no key that others may read.
+            let to = self.dir.path().join(setting);
+            fs::copy(from, &to)?;
+            fs::set_permissions(&to, fs::Permissions::from_mode(0o600))?;
+            if let Some((user, group)) = other_user()? {
+                chown(&to, Some(user), Some(group))?;
+            }
+            self.settings.push(format!("{setting}={}", to.display()));
+        }
+        if tls.clients == Clients::WithCertificate {
+            let rules = "hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca
+hostnossl all all 127.0.0.1/32 scram-sha-256
+";
+            fs::write(self.data().join("pg_hba.conf"), rules)?;
+        }
+        Ok(())
     }
 
     fn wait_until_ready(&self) -> Result<()> {
@@ -140,9 +192,13 @@ impl Postgres {
     /// Its URL through another port, such as a [`crate::Proxy`]'s.
     #[must_use]
     pub fn url_at(&self, port: u16) -> String {
-        format!(
-            "postgres://{TEST_USER}:{TEST_PASSWORD}@127.0.0.1:{port}/{TEST_DATABASE}?sslmode=disable"
-        )
+        self.url_with(&format!("127.0.0.1:{port}"), "sslmode=disable")
+    }
+
+    /// Its URL at a host and port, with the parameters behind the question mark.
+    #[must_use]
+    pub fn url_with(&self, place: &str, parameters: &str) -> String {
+        format!("postgres://{TEST_USER}:{TEST_PASSWORD}@{place}/{TEST_DATABASE}?{parameters}")
     }
 
     fn data(&self) -> PathBuf {

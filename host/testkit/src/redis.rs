@@ -10,12 +10,20 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
-use crate::process::{Server, free_port, signal_process};
+use crate::{
+    certificates::Tls,
+    process::{Server, free_port, signal_process},
+};
+
+pub(crate) const INSTALL: &str = "on Debian: apt-get install redis-server";
 
 /// A running redis-server with its append-only file on, synced at each write.
 pub struct Redis {
     server: Option<Server>,
     port: u16,
+    tls_port: Option<u16>,
+    /// As on the command line.
+    settings: Vec<String>,
     dir: TempDir,
 }
 
@@ -25,7 +33,32 @@ impl Redis {
     /// # Errors
     /// When redis-server is not installed or does not start; the text says why.
     pub fn start() -> Result<Self> {
-        let mut redis = Self { server: None, port: free_port()?, dir: tempfile::tempdir()? };
+        Self::start_with(&[])
+    }
+
+    /// Starts a server on a free port with more settings, written as on its command line: a name
+    /// such as `--min-replicas-to-write` and its values.
+    ///
+    /// # Errors
+    /// As [`Redis::start`].
+    pub fn start_with(settings: &[&str]) -> Result<Self> {
+        Self::start_at(None, settings.iter().map(ToString::to_string).collect())
+    }
+
+    /// Starts a server that has a second port, for TLS.
+    ///
+    /// # Errors
+    /// As [`Redis::start`].
+    pub fn start_with_tls(tls: &Tls) -> Result<Self> {
+        let port = free_port()?;
+        let settings = tls.redis_settings(port).into_iter();
+        let settings = settings.flat_map(|(name, value)| [format!("--{name}"), value]).collect();
+        Self::start_at(Some(port), settings)
+    }
+
+    fn start_at(tls_port: Option<u16>, settings: Vec<String>) -> Result<Self> {
+        let (port, dir) = (free_port()?, tempfile::tempdir()?);
+        let mut redis = Self { server: None, port, tls_port, settings, dir };
         redis.restart()?;
         Ok(redis)
     }
@@ -48,14 +81,10 @@ impl Redis {
                 "yes",
             ])
             .arg("--dir")
-            .arg(self.dir.path());
+            .arg(self.dir.path())
+            .args(&self.settings);
         let log = self.dir.path().join("log");
-        self.server = Some(Server::start(
-            command,
-            self.port,
-            &log,
-            "on Debian: apt-get install redis-server",
-        )?);
+        self.server = Some(Server::start(command, self.port, &log, INSTALL)?);
         self.wait_until_loaded()
     }
 
@@ -104,6 +133,12 @@ impl Redis {
         self.port
     }
 
+    /// Its port on 127.0.0.1 for TLS, where it has one.
+    #[must_use]
+    pub fn tls_port(&self) -> Option<u16> {
+        self.tls_port
+    }
+
     /// Its process id, while it runs.
     #[must_use]
     pub fn process_id(&self) -> Option<u32> {
@@ -115,4 +150,19 @@ impl Redis {
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
+}
+
+/// Sends a command to a Redis server or a sentinel on 127.0.0.1, and gives the reply as it is on
+/// the wire.
+///
+/// # Errors
+/// When the connection fails.
+pub fn ask(port: u16, command: &str) -> Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.write_all(format!("{command}\r\n").as_bytes())?;
+    // The server answers what it has read, and then sees that there is no more.
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply)?;
+    Ok(reply)
 }

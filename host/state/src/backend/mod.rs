@@ -106,7 +106,7 @@ pub(crate) async fn open(url: &str, options: &Options) -> Result<(Opened, Descri
             let (backend, description) = sqlite::Sqlite::open(rest, options)?;
             (Opened::Sqlite(backend), description)
         }
-        "redis" | "rediss" => {
+        "redis" | "rediss" | "redis-sentinel" | "rediss-sentinel" => {
             let (backend, description) = redis::Redis::open(url, options).await?;
             (Opened::Redis(backend), description)
         }
@@ -119,7 +119,7 @@ pub(crate) async fn open(url: &str, options: &Options) -> Result<(Opened, Descri
             let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
             let named = if scheme.bytes().all(is_scheme) { scheme } else { "this" };
             return Err(OpenError::Url(format!(
-                "'{named}' is no store Tally knows; write sqlite:PATH, memory:, redis://HOST:6379, rediss://…, or postgres://USER:PASSWORD@HOST:5432/DATABASE"
+                "'{named}' is no store Tally knows; write sqlite:PATH, memory:, redis://HOST:6379, redis-sentinel://HOST:26379,…/SERVICE, rediss://… for TLS, or postgres://USER:PASSWORD@HOST:5432/DATABASE"
             )));
         }
     })

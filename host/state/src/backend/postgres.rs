@@ -12,29 +12,28 @@
 //! Steps that no single statement does, or that are to happen once, share a transaction with all
 //! others on their keys: it locks the keys' rows, applies the steps here, and writes what came out.
 //!
-//! `statement` and `transaction` hold the SQL; here is what is sent when, and what an answer means.
+//! `statement` and `transaction` hold the SQL and `target` connects; here is what is sent when, and
+//! what an answer means.
 
 mod statement;
+mod target;
 mod transaction;
 
 use std::{
     collections::{HashMap, HashSet},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use futures_util::future::join_all;
 use tokio_postgres::{
-    Client, Config,
-    config::SslMode,
+    Client,
     error::{DbError, Severity, SqlState},
 };
-use tokio_postgres_rustls::MakeRustlsConnect;
 
-use self::statement::Statements;
+use self::{statement::Statements, target::Target};
 use crate::{
-    backend::{Connection, Description, all_failed, tls},
+    backend::{Connection, Description, all_failed},
     error::{Error, OpenError},
     operation::{Action, Kind, Outcome, Step},
     plan::Reply,
@@ -52,14 +51,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub(crate) struct Postgres {
     target: Arc<Target>,
-}
-
-struct Target {
-    config: Config,
-    tls: MakeRustlsConnect,
-    /// Sent once after connecting.
-    session: String,
-    connect_timeout: Duration,
     /// How long records of requests are kept.
     remember: Duration,
 }
@@ -89,115 +80,20 @@ impl Postgres {
             ),
             warning,
         };
-        Ok((Self { target: Arc::new(target) }, description))
+        Ok((Self { target: Arc::new(target), remember: options.remember }, description))
     }
 
     /// A connection for one lane, made when first used.
     pub(crate) fn connection(&self) -> PostgresConnection {
-        PostgresConnection { target: Arc::clone(&self.target), live: None }
-    }
-}
-
-impl Target {
-    fn parse(url: &str, options: &Options) -> Result<Self, OpenError> {
-        // The URL stays out of the message, as it may hold a password.
-        let wrong = |why: &str| {
-            OpenError::Url(format!(
-                "the PostgreSQL URL is not valid: {why}; write postgres://USER:PASSWORD@HOST[:5432]/DATABASE[?sslmode=verify-full]"
-            ))
-        };
-        let mut parsed = url::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
-        // libpq's modes with verification are this crate's to handle; the client knows three.
-        let mut mode = None;
-        let mut roots = None;
-        let mut others = Vec::new();
-        for (key, value) in parsed.query_pairs() {
-            match &*key {
-                "sslmode" => mode = Some(value.into_owned()),
-                "sslrootcert" => roots = Some(PathBuf::from(&*value)),
-                _ => others.push((key.into_owned(), value.into_owned())),
-            }
-        }
-        parsed.set_query(None);
-        if !others.is_empty() {
-            parsed.query_pairs_mut().extend_pairs(others);
-        }
-        let mut config: Config = parsed.as_str().parse().map_err(|error| wrong(&text(&error)))?;
-        if config.get_hosts().is_empty() {
-            return Err(wrong("it has no host"));
-        }
-        let (mode, verify) = match mode.as_deref() {
-            None | Some("prefer" | "allow") => (SslMode::Prefer, false),
-            Some("disable") => (SslMode::Disable, false),
-            Some("require") => (SslMode::Require, roots.is_some()),
-            Some("verify-ca" | "verify-full") => (SslMode::Require, true),
-            Some(_) => {
-                return Err(wrong(
-                    "sslmode is one of disable, prefer, require, verify-ca and verify-full",
-                ));
-            }
-        };
-        let tls = if verify { tls::verified(roots.as_deref())? } else { tls::unverified()? };
-        config.ssl_mode(mode).connect_timeout(options.connect_timeout);
-        if config.get_application_name().is_none() {
-            config.application_name("tally");
-        }
-        Ok(Self {
-            config,
-            tls: MakeRustlsConnect::new(tls),
-            session: statement::session(options.timeout),
-            connect_timeout: options.connect_timeout,
-            remember: options.remember,
-        })
-    }
-
-    /// Host, port and database, for people.
-    fn location(&self) -> String {
-        let host = match self.config.get_hosts().first() {
-            Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
-            Some(tokio_postgres::config::Host::Unix(path)) => path.display().to_string(),
-            None => String::new(),
-        };
-        let port = self.config.get_ports().first().copied().unwrap_or(5432);
-        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
-        format!("{host}:{port}/{database}")
-    }
-
-    /// Connects, logs in and sets the session up, within the time limit.
-    async fn client(&self) -> Result<Client, String> {
-        let connecting = async {
-            let (client, connection) =
-                self.config.connect(self.tls.clone()).await.map_err(|error| text(&error))?;
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(error = %text(&error), "a connection to PostgreSQL ended");
-                }
-            });
-            client.batch_execute(&self.session).await.map_err(|error| text(&error))?;
-            Ok(client)
-        };
-        tokio::time::timeout(self.connect_timeout, connecting)
-            .await
-            .unwrap_or_else(|_| Err(format!("no connection within {:?}", self.connect_timeout)))
-    }
-
-    async fn connect(&self) -> Result<Live, Error> {
-        let connecting = async {
-            let client = self.client().await?;
-            // Somebody may have dropped them.
-            statement::create_tables(&client).await.map_err(|error| text(&error))?;
-            let statements = Statements::prepare(&client).await.map_err(|error| text(&error))?;
-            Ok::<_, String>(Live { client, statements })
-        };
-        connecting
-            .await
-            .map_err(|reason| Error::not_applied(format!("cannot connect to PostgreSQL: {reason}")))
+        let (target, remember) = (Arc::clone(&self.target), self.remember);
+        PostgresConnection { target, remember, live: None }
     }
 }
 
 /// One lane's connection.
 pub(crate) struct PostgresConnection {
     target: Arc<Target>,
+    remember: Duration,
     /// Taken while a batch is on its way: if that is given up, so is the connection.
     live: Option<Live>,
 }
@@ -226,7 +122,7 @@ impl Connection for PostgresConnection {
         let mut replies: Vec<Option<Reply>> = vec![None; steps.len()];
         let mut usable = true;
         for round in rounds(steps) {
-            for (index, reply) in live.round(round, self.target.remember).await {
+            for (index, reply) in live.round(round, self.remember).await {
                 usable &= !matches!(&reply, Err(Failure::Broken(_)));
                 if let Some(place) = replies.get_mut(index) {
                     *place = Some(reply.map_err(Failure::into_error));
@@ -525,28 +421,5 @@ mod tests {
         assert_eq!(places(&steps), [(false, vec![1, 3]), (true, vec![0, 2])]);
         steps[3].action = Action::Increment(1);
         assert_eq!(places(&steps), [(false, vec![1]), (true, vec![0, 2, 3])]);
-    }
-
-    #[test]
-    fn a_wrong_url_is_explained_without_its_password() {
-        for url in [
-            "postgres://u:secret@h:port/d",
-            "postgres://u:secret@h/d?sslmode=sometimes",
-            "postgres://u:secret@h/d?colour=blue",
-            "postgres:///d",
-        ] {
-            let error = match Target::parse(url, &Options::default()) {
-                Ok(_) => panic!("{url} was taken"),
-                Err(error) => error.to_string(),
-            };
-            assert!(error.contains("postgres://USER"), "{error}");
-            assert!(!error.contains("secret"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_location_names_no_credentials() {
-        let target = Target::parse("postgres://u:secret@h:99/d", &Options::default()).unwrap();
-        assert_eq!(target.location(), "h:99/d");
     }
 }

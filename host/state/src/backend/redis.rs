@@ -1,4 +1,4 @@
-//! `redis://`, `rediss://`: Redis, Valkey and what speaks their protocol.
+//! `redis://`, `rediss://`, and `-sentinel` of both: Redis, Valkey and what speaks their protocol.
 //!
 //! A batch is one pipeline on a lane's own connection. Values are plain strings under
 //! `bucket:key`, so that a counter can be shared with any other Redis program; `:` and `%` in a
@@ -8,34 +8,30 @@
 //! the first byte of a batch is certain, and one after it is unknown; nothing is ever sent twice.
 //! A dead connection is noticed before a batch is written to it. An error reply means that the
 //! command was not executed (<https://redis.io/docs/latest/develop/reference/protocol-spec/>).
+//!
+//! `address` reads URLs, `target` connects, `sentinel` finds the master, and `wire` counts.
 
+mod address;
 mod command;
+mod sentinel;
+mod target;
+mod wire;
 
 use std::{
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    task::{Context, Poll},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use redis::{
-    AsyncConnectionConfig, IntoConnectionInfo as _, Pipeline, RedisConnectionInfo, Value,
-    aio::MultiplexedConnection,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
-use tokio_rustls::TlsConnector;
+use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
-use self::command::{Text, command, outcome, place, refused};
+use self::{
+    command::{Text, command, outcome, place, refused},
+    target::Target,
+    wire::Wire,
+};
 use crate::{
     Page, Rejection,
-    backend::{Connection, Description, all_failed, tls},
+    backend::{Connection, Description, all_failed},
     error::{Error, OpenError},
     name::{Bucket, check_key},
     operation::{Action, Outcome, Step},
@@ -53,14 +49,6 @@ const SCANS_A_PAGE: usize = 8;
 /// A Redis server.
 pub(crate) struct Redis {
     target: Arc<Target>,
-}
-
-struct Target {
-    host: String,
-    port: u16,
-    tls: Option<TlsConnector>,
-    login: RedisConnectionInfo,
-    connect_timeout: Duration,
     /// How long records of requests are kept.
     remember: Duration,
 }
@@ -72,9 +60,8 @@ impl Redis {
         options: &Options,
     ) -> Result<(Self, Description), OpenError> {
         let target = Arc::new(Target::parse(url, options)?);
-        let redis = Self { target };
-        let location =
-            format!("{}:{}/{}", redis.target.host, redis.target.port, redis.target.login.db());
+        let redis = Self { target, remember: options.remember };
+        let location = redis.target.location();
         let explain = |reason: String| {
             OpenError::Backend(format!(
                 "cannot use Redis at {location}: {reason}; check that it runs there and that the user and password in the store URL are right"
@@ -82,151 +69,20 @@ impl Redis {
         };
         let mut live = redis.target.connect().await.map_err(explain)?;
         let (guarantee, warning) = live.durability().await.map_err(explain)?;
+        let lost = match redis.target.fails_over() {
+            true => sentinel::warning(&mut live).await,
+            false => None,
+        };
+        let warnings: Vec<String> = warning.into_iter().chain(lost).collect();
+        let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
         let description = Description { backend: "redis", location, guarantee, warning };
         Ok((redis, description))
     }
 
     /// A connection for one lane, made when first used.
     pub(crate) fn connection(&self) -> RedisConnection {
-        RedisConnection { target: Arc::clone(&self.target), live: None }
-    }
-}
-
-impl Target {
-    fn parse(url: &str, options: &Options) -> Result<Self, OpenError> {
-        // The URL stays out of the message, as it may hold a password.
-        let wrong = |why: &str| {
-            OpenError::Url(format!(
-                "the Redis URL is not valid: {why}; write redis://[USER:PASSWORD@]HOST[:6379][/DATABASE]"
-            ))
-        };
-        let parsed = url::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
-        let host = parsed
-            .host_str()
-            .filter(|host| !host.is_empty())
-            .ok_or_else(|| wrong("it has no host"))?;
-        let secure = parsed.scheme() == "rediss";
-        let plain = if secure { url.replacen("rediss:", "redis:", 1) } else { url.to_owned() };
-        let login = plain
-            .into_connection_info()
-            .map_err(|error| {
-                // The reason alone: what follows it may repeat parts of the URL.
-                wrong(error.to_string().split(" - ").next().unwrap_or_default())
-            })?
-            .redis_settings()
-            .clone();
-        let tls = match secure {
-            true => Some(TlsConnector::from(Arc::new(tls::verified(None)?))),
-            false => None,
-        };
-        Ok(Self {
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port: parsed.port().unwrap_or(6379),
-            tls,
-            login,
-            connect_timeout: options.connect_timeout,
-            remember: options.remember,
-        })
-    }
-
-    /// Connects and logs in, within the time limit.
-    async fn connect(&self) -> Result<Live, String> {
-        tokio::time::timeout(self.connect_timeout, self.connect_without_limit())
-            .await
-            .unwrap_or_else(|_| Err(format!("no connection within {:?}", self.connect_timeout)))
-    }
-
-    async fn connect_without_limit(&self) -> Result<Live, String> {
-        let address = (self.host.as_str(), self.port);
-        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-        // A batch is one write that waits for its answer.
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        match &self.tls {
-            None => self.log_in(stream).await,
-            Some(connector) => {
-                let name = rustls::pki_types::ServerName::try_from(self.host.clone())
-                    .map_err(|error| error.to_string())?;
-                let stream =
-                    connector.connect(name, stream).await.map_err(|error| error.to_string())?;
-                self.log_in(stream).await
-            }
-        }
-    }
-
-    async fn log_in(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    ) -> Result<Live, String> {
-        let wire = Arc::new(Wire::default());
-        let stream = Watched { inner: stream, wire: Arc::clone(&wire) };
-        // The lane has a time limit of its own, which knows what was sent.
-        let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let (client, driver) = MultiplexedConnection::new_with_config(&self.login, stream, config)
-            .await
-            .map_err(|error| error.to_string())?;
-        tokio::spawn(driver);
-        Ok(Live { client, wire })
-    }
-}
-
-/// What is known of a connection's traffic.
-#[derive(Default)]
-struct Wire {
-    /// Bytes handed to the operating system so far.
-    written: AtomicU64,
-    /// The server has closed its side, or the connection failed.
-    closed: AtomicBool,
-}
-
-/// A stream that keeps its [`Wire`] up to date.
-struct Watched<S> {
-    inner: S,
-    wire: Arc<Wire>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.inner).poll_read(context, buffer);
-        let ended = match &polled {
-            Poll::Ready(Ok(())) => buffer.filled().len() == before && buffer.remaining() > 0,
-            Poll::Ready(Err(_)) => true,
-            Poll::Pending => false,
-        };
-        if ended {
-            self.wire.closed.store(true, Ordering::Release);
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner).poll_write(context, bytes);
-        match &polled {
-            Poll::Ready(Ok(count)) => {
-                self.wire.written.fetch_add(*count as u64, Ordering::AcqRel);
-            }
-            Poll::Ready(Err(_)) => self.wire.closed.store(true, Ordering::Release),
-            Poll::Pending => {}
-        }
-        polled
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
+        let (target, remember) = (Arc::clone(&self.target), self.remember);
+        RedisConnection { target, remember, live: None }
     }
 }
 
@@ -241,6 +97,9 @@ impl Live {
     async fn send(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
         let before = self.wire.written.load(Ordering::Acquire);
         let sent = self.client.send_packed_commands(pipeline, 0, pipeline.len()).await;
+        if let Ok(answers) = &sent {
+            self.wire.heed(answers);
+        }
         sent.map_err(|error| {
             self.wire.closed.store(true, Ordering::Release);
             if self.wire.written.load(Ordering::Acquire) == before {
@@ -289,9 +148,10 @@ impl Live {
     }
 }
 
-/// One lane's connection, made anew when it is found closed.
+/// One lane's connection.
 pub(crate) struct RedisConnection {
     target: Arc<Target>,
+    remember: Duration,
     /// Taken while a batch is on its way: if that is given up, so is the connection.
     live: Option<Live>,
 }
@@ -317,7 +177,7 @@ impl Connection for RedisConnection {
             let error = Error::not_applied("the connection to Redis ended before it was sent");
             return all_failed(steps, &error);
         };
-        let replies = live.apply(steps, self.target.remember).await;
+        let replies = live.apply(steps, self.remember).await;
         self.live = Some(live);
         replies
     }
@@ -436,32 +296,5 @@ mod tests {
     #[test]
     fn glob_characters_in_a_bucket_match_only_themselves() {
         assert_eq!(escape_glob("a*[b]?:"), "a\\*\\[b\\]\\?:");
-    }
-
-    #[test]
-    fn a_wrong_url_is_explained_without_its_password() {
-        for url in [
-            "redis://",
-            "redis://u:secret@host:port",
-            "redis://u:secret@/0",
-            "redis://u:secret@h/x",
-        ] {
-            let error = match Target::parse(url, &Options::default()) {
-                Ok(_) => panic!("{url} was taken"),
-                Err(error) => error.to_string(),
-            };
-            assert!(error.contains("redis://["), "{error}");
-            assert!(!error.contains("secret"), "{error}");
-        }
-    }
-
-    #[test]
-    fn url_parts_are_found() {
-        let target = Target::parse("redis://user:pass@[::1]:7000/3", &Options::default()).unwrap();
-        assert_eq!((target.host.as_str(), target.port), ("::1", 7000));
-        assert_eq!(target.login.db(), 3);
-        assert_eq!(target.login.username(), Some("user"));
-        let target = Target::parse("redis://localhost", &Options::default()).unwrap();
-        assert_eq!((target.port, target.login.db()), (6379, 0));
     }
 }

@@ -1,72 +1,134 @@
-//! TLS towards servers: the operating system's roots or a given file, and the weaker modes that
-//! PostgreSQL's `sslmode` defines.
+//! TLS towards servers: whom to trust, what to show, and how strictly to check.
+//!
+//! Trust is in the operating system's roots or in those of a PEM file. A certificate of the
+//! client's own is shown where the URL names one. The weaker checks are those that PostgreSQL's
+//! `sslmode` defines (<https://www.postgresql.org/docs/current/libpq-ssl.html>).
 
-use std::{path::Path, sync::Arc};
+mod advice;
+
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
+    },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
+    server::ParsedCertificate,
 };
 
+pub(crate) use self::advice::{Parameters, client_certificate, explain};
 use crate::error::OpenError;
 
-/// A configuration that checks the server's certificate and name, against the operating system's
-/// roots or those of a PEM file.
-pub(crate) fn verified(roots: Option<&Path>) -> Result<ClientConfig, OpenError> {
-    let mut store = RootCertStore::empty();
-    match roots {
-        None => {
-            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-        Some(path) => {
-            let failed = |error: &dyn std::fmt::Display| {
-                OpenError::Backend(format!(
-                    "cannot read certificates from {}: {error}",
-                    path.display()
-                ))
-            };
-            for certificate in
-                CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))?
-            {
-                let certificate = certificate.map_err(|error| failed(&error))?;
-                store.add(certificate).map_err(|error| failed(&error))?;
-            }
-        }
-    }
-    Ok(builder()?.with_root_certificates(store).with_no_client_auth())
+/// What is checked of the server's certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// Nothing: encryption without knowing to whom.
+    Nothing,
+    /// That somebody trusted has signed it, for whatever name.
+    Chain,
+    /// That, and that it is for the host that was asked for.
+    ChainAndName,
 }
 
-/// A configuration that encrypts and checks nothing, which is what PostgreSQL's documentation
-/// defines for `sslmode=prefer` and `require`.
-pub(crate) fn unverified() -> Result<ClientConfig, OpenError> {
-    let verifier = Unverified(Arc::new(ring::default_provider()));
-    Ok(builder()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth())
+/// The PEM files that a URL names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Files {
+    /// Who is trusted instead of the operating system's roots.
+    pub(crate) roots: Option<PathBuf>,
+    /// The client's certificate, and its private key.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
 }
 
-fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, OpenError> {
-    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+/// The configuration for a check with these files.
+pub(crate) fn config(check: Check, files: &Files) -> Result<ClientConfig, OpenError> {
+    let provider = Arc::new(ring::default_provider());
+    let failed = |error| OpenError::Backend(format!("cannot set up TLS: {error}"));
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| OpenError::Backend(format!("cannot set up TLS: {error}")))
+        .map_err(failed)?;
+    let lenient = |roots| Arc::new(Lenient { roots, provider });
+    let roots = || roots(files.roots.as_deref());
+    let builder = match check {
+        Check::Nothing => builder.dangerous().with_custom_certificate_verifier(lenient(None)),
+        Check::Chain => {
+            builder.dangerous().with_custom_certificate_verifier(lenient(Some(roots()?)))
+        }
+        Check::ChainAndName => builder.with_root_certificates(roots()?),
+    };
+    let Some((certificate, key)) = &files.identity else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain = certificates(certificate)?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| unreadable("an unencrypted private key in PEM", key, &error))?;
+    builder.with_client_auth_cert(chain, private).map_err(|error| {
+        OpenError::Backend(format!(
+            "the certificate in {} and the key in {} cannot be used together: {error}",
+            certificate.display(),
+            key.display()
+        ))
+    })
 }
 
-/// Accepts any certificate; still checks that the server holds its key.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
+/// The operating system's roots, or those of a file.
+fn roots(path: Option<&Path>) -> Result<RootCertStore, OpenError> {
+    let mut store = RootCertStore::empty();
+    let Some(path) = path else {
+        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return Ok(store);
+    };
+    for certificate in certificates(path)? {
+        store.add(certificate).map_err(|error| unreadable("certificates", path, &error))?;
+    }
+    Ok(store)
+}
 
-impl ServerCertVerifier for Unverified {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, OpenError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let found: Vec<_> = read.map_err(|error| unreadable("certificates", path, &error))?;
+    if found.is_empty() {
+        return Err(unreadable("certificates", path, &"it holds none in PEM"));
+    }
+    Ok(found)
+}
+
+fn unreadable(what: &str, path: &Path, error: &dyn Display) -> OpenError {
+    OpenError::Backend(format!("cannot read {what} from {}: {error}", path.display()))
+}
+
+/// Accepts a certificate for any name, signed by one of the roots where there are any; still
+/// checks that the server holds its key.
+#[derive(Debug)]
+struct Lenient {
+    roots: Option<RootCertStore>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Lenient {
     fn verify_server_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
-        _now: UnixTime,
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(roots) = &self.roots {
+            verify_server_cert_signed_by_trust_anchor(
+                &ParsedCertificate::try_from(end_entity)?,
+                roots,
+                intermediates,
+                now,
+                self.provider.signature_verification_algorithms.all,
+            )?;
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -76,7 +138,8 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -85,10 +148,11 @@ impl ServerCertVerifier for Unverified {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
