@@ -1,7 +1,7 @@
 //! Connections cut after each byte of an exchange, in both directions.
 
 use tally_state::Error;
-use tally_testkit::{Cut, Durability, Postgres, Proxy, Redis};
+use tally_testkit::{Durability, Postgres, Proxy, Redis, Way};
 
 use crate::{ledger::Ledger, observer::Observer, open, patient, run};
 
@@ -33,7 +33,7 @@ async fn cut_established(
     proxy: &Proxy,
     ledger: &mut Ledger,
     observer: &mut Observer,
-    cut: fn(usize) -> Cut,
+    way: Way,
 ) -> Outcomes {
     let mut outcomes = Outcomes::default();
     let mut uncut = 0;
@@ -52,9 +52,9 @@ async fn cut_established(
             }
         }
         ledger.verify(observer).await;
-        proxy.cut(cut(after));
+        proxy.cut(way, after);
         let answer = ledger.increment().await;
-        proxy.cut(Cut::Never);
+        proxy.release();
         match answer {
             // Past the end of the exchange nothing is cut; at its very end the answer may come.
             Ok(_) => uncut += 1,
@@ -76,16 +76,16 @@ async fn cut_connecting(
     proxy: &Proxy,
     ledger: &mut Ledger,
     observer: &mut Observer,
-    cut: fn(usize) -> Cut,
+    way: Way,
     step: usize,
 ) -> Outcomes {
     let mut outcomes = Outcomes::default();
     for after in (0..).step_by(step) {
         // No connection is left at this point.
         observer.alone().await;
-        proxy.cut(cut(after));
+        proxy.cut(way, after);
         let answer = ledger.increment().await;
-        proxy.cut(Cut::Never);
+        proxy.release();
         match answer {
             Ok(_) => break,
             Err(error) => outcomes.enter(&error, ledger, observer).await,
@@ -102,7 +102,7 @@ async fn sweep(proxied_url: &str, proxy: &Proxy, mut observer: Observer, step: u
         proxy,
         &mut Ledger::new(state.worker(), "connecting, requests"),
         &mut observer,
-        Cut::Requests,
+        Way::Requests,
         step,
     )
     .await;
@@ -115,7 +115,7 @@ async fn sweep(proxied_url: &str, proxy: &Proxy, mut observer: Observer, step: u
         proxy,
         &mut Ledger::new(state.worker(), "connecting, replies"),
         &mut observer,
-        Cut::Replies,
+        Way::Replies,
         step,
     )
     .await;
@@ -126,11 +126,11 @@ async fn sweep(proxied_url: &str, proxy: &Proxy, mut observer: Observer, step: u
 
     let state = open(proxied_url, patient()).await;
     let mut ledger = Ledger::new(state.worker(), "established");
-    let requests = cut_established(proxy, &mut ledger, &mut observer, Cut::Requests).await;
+    let requests = cut_established(proxy, &mut ledger, &mut observer, Way::Requests).await;
     assert!(requests.unknown_lost > 20, "{requests:?}");
     // At the very end of the request, the server may have it whole.
     assert!(requests.unknown_applied <= 1, "{requests:?}");
-    let replies = cut_established(proxy, &mut ledger, &mut observer, Cut::Replies).await;
+    let replies = cut_established(proxy, &mut ledger, &mut observer, Way::Replies).await;
     assert!(replies.unknown_applied > 3, "{replies:?}");
     assert_eq!(replies.unknown_lost, 0, "what is answered was applied");
     assert_eq!(requests.not_applied + replies.not_applied, 0, "all was sent");

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tally_state::State;
-use tally_testkit::{Cut, Durability, Postgres, Proxy, Redis};
+use tally_testkit::{Durability, Postgres, Proxy, Redis, Way};
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -65,7 +65,7 @@ impl Callers {
         let mut random = fastrand::Rng::with_seed(seed);
         for _ in 0..times {
             let place = random.usize(..bytes);
-            proxy.cut(if random.bool() { Cut::Requests(place) } else { Cut::Replies(place) });
+            proxy.cut(if random.bool() { Way::Requests } else { Way::Replies }, place);
             until(|| async { !proxy.is_pending() }).await;
             self.go_on().await;
         }
