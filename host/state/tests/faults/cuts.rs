@@ -7,17 +7,22 @@ use crate::{ledger::Ledger, observer::Observer, open, patient, run};
 
 /// How the rounds of a sweep ended.
 #[derive(Debug, Default)]
-struct Outcomes {
-    not_applied: usize,
+pub(crate) struct Outcomes {
+    pub(crate) not_applied: usize,
     /// Unknown, and the store shows that it was applied.
-    unknown_applied: usize,
+    pub(crate) unknown_applied: usize,
     /// Unknown, and the store shows that it was not.
-    unknown_lost: usize,
+    pub(crate) unknown_lost: usize,
 }
 
 impl Outcomes {
     /// Verifies a round that failed once the server is done with its connection.
-    async fn enter(&mut self, error: &Error, ledger: &mut Ledger, observer: &mut Observer) {
+    pub(crate) async fn enter(
+        &mut self,
+        error: &Error,
+        ledger: &mut Ledger,
+        observer: &mut Observer,
+    ) {
         observer.alone().await;
         match (error, ledger.verify(observer).await) {
             (Error::NotApplied(_), 0) => self.not_applied += 1,

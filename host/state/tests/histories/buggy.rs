@@ -152,6 +152,6 @@ fn without_a_bug_nothing_is_found() {
 fn a_failing_history_is_reported_with_its_seed_and_readably() {
     let report = found(Some(Bug::ReadsStale)).unwrap_err();
     assert!(report.contains("seed"), "{report}");
-    assert!(report.contains("is not linearizable on"), "{report}");
+    assert!(report.contains("histories are not linearizable"), "{report}");
     assert!(report.contains("Get: Value("), "{report}");
 }

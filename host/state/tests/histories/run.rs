@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Histories that run at once: enough for batches that many share.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 128;
 
 /// Clients of a long history of one counter, and operations of each.
 const COUNTING: (usize, usize) = (64, 50);
@@ -67,7 +67,7 @@ fn ways<'a, C>(hosts: &'a Hosts<C>, random: &mut Rng) -> [&'a C; 2] {
     [&host[0], &other[1]]
 }
 
-/// Runs and checks histories; `Err` is the first that is not linearizable, with its seed.
+/// Runs and checks histories; `Err` has the first that is not linearizable, with the seed.
 pub(crate) async fn many<C: Client + 'static>(
     hosts: &Arc<Hosts<C>>,
     seed: u64,
@@ -81,11 +81,20 @@ pub(crate) async fn many<C: Client + 'static>(
         })
         .buffer_unordered(AT_ONCE);
     let mut summary = Summary::default();
+    let mut wrong = Vec::new();
     while let Some(result) = running.next().await {
-        let found = result.unwrap();
-        summary += found.map_err(|history| format!("of the run with seed {seed}, {history}"))?;
+        match result.unwrap() {
+            Ok(found) => summary += found,
+            Err(history) => wrong.push(history),
+        }
     }
-    Ok(summary)
+    match wrong.first() {
+        None => Ok(summary),
+        Some(first) => Err(format!(
+            "with seed {seed}, {} of {count} histories are not linearizable; {first}",
+            wrong.len()
+        )),
+    }
 }
 
 /// Runs and checks one history.
@@ -99,9 +108,7 @@ async fn one<C: Client>(hosts: &Hosts<C>, number: usize, seed: u64) -> Result<Su
     for (events, key) in histories.iter().zip(KEYS) {
         if !is_linearizable(events) {
             let events = readable(events);
-            return Err(format!(
-                "history {number} of {shape:?} is not linearizable on {key:?}:\n{events}"
-            ));
+            return Err(format!("history {number} of {shape:?} on {key:?}:\n{events}"));
         }
         summary += Summary::of(events);
     }

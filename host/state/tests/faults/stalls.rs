@@ -1,0 +1,149 @@
+//! Connections that stall after each byte of an exchange, in both directions: nothing more comes,
+//! and nothing ends, until what was held up goes on its way or the connections are cut.
+
+use std::time::Duration;
+
+use tally_state::{Error, Options};
+use tally_testkit::{Durability, Postgres, Proxy, Redis, Way};
+
+use crate::{cuts::Outcomes, ledger::Ledger, observer::Observer, open_hastily, run};
+
+/// Time limits that a stalled operation reaches soon. Where a slow machine makes others reach them
+/// too, they are tried again.
+fn hasty() -> Options {
+    Options {
+        timeout: Duration::from_millis(60),
+        connect_timeout: Duration::from_millis(50),
+        ..Options::default()
+    }
+}
+
+/// How a stall ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// What was held up goes on its way, long after it was given up.
+    Release,
+    Cut,
+}
+
+impl End {
+    fn bring(self, proxy: &Proxy) {
+        match self {
+            Self::Release => proxy.release(),
+            Self::Cut => proxy.cut_all(),
+        }
+    }
+}
+
+/// A store behind a proxy, asked through one connection, and what is known of it.
+struct Bench<'a> {
+    proxy: &'a Proxy,
+    ledger: Ledger,
+    observer: &'a mut Observer,
+}
+
+impl Bench<'_> {
+    /// The store serves by itself, and nothing is left of connections that were given up.
+    async fn serves(&mut self) {
+        self.ledger.until_ok().await;
+        self.observer.others(1).await;
+        self.ledger.verify(self.observer).await;
+    }
+
+    /// One increment with a stall after some bytes. Gives whether it came to the stall, and the
+    /// error.
+    async fn stalled(&mut self, way: Way, after: usize, end: End) -> (bool, Result<i64, Error>) {
+        self.proxy.stall(way, after);
+        let answer = self.ledger.increment().await;
+        let held = !self.proxy.is_pending();
+        end.bring(self.proxy);
+        (held, answer)
+    }
+
+    /// Stalls while the connection is made, logs in and is set up, and then in the increment.
+    async fn connecting(&mut self, way: Way, end: End, step: usize) -> Outcomes {
+        let mut outcomes = Outcomes::default();
+        let mut after = 0;
+        // No connection is left at this point.
+        while let (held, Err(error)) = self.stalled(way, after, end).await {
+            outcomes.enter(&error, &mut self.ledger, self.observer).await;
+            after += if held { step } else { 0 };
+        }
+        self.serves().await;
+        outcomes
+    }
+
+    /// Stalls a connection that has served before, after each byte of one increment.
+    async fn connected(&mut self, way: Way, end: End) -> Outcomes {
+        let mut outcomes = Outcomes::default();
+        let mut after = 0;
+        loop {
+            self.serves().await;
+            let (held, answer) = self.stalled(way, after, end).await;
+            match (held, answer) {
+                // The whole exchange is shorter.
+                (false, Ok(_)) => break,
+                // It stalled behind the last byte.
+                (true, Ok(_)) => {}
+                (true, Err(error)) => {
+                    outcomes.enter(&error, &mut self.ledger, self.observer).await;
+                }
+                (false, Err(error)) => {
+                    Outcomes::default().enter(&error, &mut self.ledger, self.observer).await;
+                }
+            }
+            after += usize::from(held);
+        }
+        self.serves().await;
+        outcomes
+    }
+}
+
+/// All sweeps on one server. A key lives in one lane, so one key means one connection.
+async fn sweep(proxied_url: &str, proxy: &Proxy, mut observer: Observer, step: usize) {
+    for end in [End::Release, End::Cut] {
+        for way in [Way::Requests, Way::Replies] {
+            let state = open_hastily(proxied_url, hasty()).await;
+            observer.alone().await;
+            let ledger = Ledger::new(state.worker(), &format!("{way:?}, {end:?}"));
+            let mut bench = Bench { proxy, ledger, observer: &mut observer };
+            let made = bench.connecting(way, end, step).await;
+            assert!(made.not_applied > 0, "{way:?}, {end:?}: {made:?}");
+            let served = bench.connected(way, end).await;
+            println!("{way:?}, {end:?}: connecting {made:?}, connected {served:?}");
+            match (way, end) {
+                (Way::Requests, End::Cut) => {
+                    assert!(served.unknown_lost > 20, "{served:?}");
+                    // At the very end of the request, the server may have it whole.
+                    assert!(served.unknown_applied <= 1, "{served:?}");
+                }
+                (Way::Requests, End::Release) => {
+                    assert!(served.unknown_applied > 20, "it comes late: {served:?}");
+                }
+                (Way::Replies, _) => assert!(served.unknown_applied > 3, "{served:?}"),
+            }
+            drop(state);
+            observer.alone().await;
+        }
+    }
+}
+
+#[test]
+fn a_stalled_redis_connection_never_counts_twice() {
+    let server = Redis::start().unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    run(async {
+        let url = format!("redis://127.0.0.1:{}", proxy.port());
+        sweep(&url, &proxy, Observer::redis(&server.url()).await, 7).await;
+    });
+}
+
+#[test]
+fn a_stalled_postgres_connection_never_counts_twice() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    run(async {
+        let url = server.url_at(proxy.port());
+        sweep(&url, &proxy, Observer::postgres(&server.url()).await, 97).await;
+    });
+}
