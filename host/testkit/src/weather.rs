@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// The fewest and the most bytes until the next fault, as powers of two: from within one exchange
 /// to the traffic of a busy moment.
-const BYTES: (u64, u64) = (3, 16);
+const BYTES: (u64, u64) = (3, 14);
 
 /// Milliseconds that a stall lasts at most: longer and shorter than what its tests wait for.
 const LONGEST_STALL: u64 = 350;

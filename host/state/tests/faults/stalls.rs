@@ -1,12 +1,13 @@
 //! Connections that stall after each byte of an exchange, in both directions: nothing more comes,
-//! and nothing ends, until what was held up goes on its way or the connections are cut.
+//! and nothing ends, until what was held up goes on its way or the connections are cut. And slow
+//! ones, on which all comes in the end.
 
 use std::time::Duration;
 
 use tally_state::{Error, Options};
 use tally_testkit::{Durability, Postgres, Proxy, Redis, Way};
 
-use crate::{cuts::Outcomes, ledger::Ledger, observer::Observer, open_hastily, run};
+use crate::{cuts::Outcomes, ledger::Ledger, observer::Observer, open, open_hastily, patient, run};
 
 /// Time limits that a stalled operation reaches soon. Where a slow machine makes others reach them
 /// too, they are tried again.
@@ -73,8 +74,8 @@ impl Bench<'_> {
         outcomes
     }
 
-    /// Stalls a connection that has served before, after each byte of one increment.
-    async fn connected(&mut self, way: Way, end: End) -> Outcomes {
+    /// Stalls a connection that has served before, after the bytes of one increment.
+    async fn connected(&mut self, way: Way, end: End, step: usize) -> Outcomes {
         let mut outcomes = Outcomes::default();
         let mut after = 0;
         loop {
@@ -92,7 +93,7 @@ impl Bench<'_> {
                     Outcomes::default().enter(&error, &mut self.ledger, self.observer).await;
                 }
             }
-            after += usize::from(held);
+            after += if held { step } else { 0 };
         }
         self.serves().await;
         outcomes
@@ -109,20 +110,25 @@ async fn sweep(proxied_url: &str, proxy: &Proxy, mut observer: Observer, step: u
             let mut bench = Bench { proxy, ledger, observer: &mut observer };
             let made = bench.connecting(way, end, step).await;
             assert!(made.not_applied > 0, "{way:?}, {end:?}: {made:?}");
-            let served = bench.connected(way, end).await;
+            // Cuts come after each byte elsewhere; here it is what was sent late that matters.
+            let each = match end {
+                End::Release => 1,
+                End::Cut => 3,
+            };
+            let served = bench.connected(way, end, each).await;
             println!("{way:?}, {end:?}: connecting {made:?}, connected {served:?}");
             match (way, end) {
                 (Way::Requests, End::Cut) => {
-                    assert!(served.unknown_lost > 20, "{served:?}");
+                    assert!(served.unknown_lost > 10, "{served:?}");
                     // At the very end of the request, the server may have it whole.
                     assert!(served.unknown_applied <= 1, "{served:?}");
                 }
                 (Way::Requests, End::Release) => {
                     assert!(served.unknown_applied > 20, "it comes late: {served:?}");
                 }
-                (Way::Replies, _) => assert!(served.unknown_applied > 3, "{served:?}"),
+                (Way::Replies, _) => assert!(served.unknown_applied > 0, "{served:?}"),
             }
-            drop(state);
+            drop((state, bench));
             observer.alone().await;
         }
     }
@@ -145,5 +151,32 @@ fn a_stalled_postgres_connection_never_counts_twice() {
     run(async {
         let url = server.url_at(proxy.port());
         sweep(&url, &proxy, Observer::postgres(&server.url()).await, 97).await;
+    });
+}
+
+/// Counts while each chunk waits, one way and then the other.
+async fn count_slowly(proxied_url: &str, proxy: &Proxy) {
+    let state = open(proxied_url, patient()).await;
+    let mut ledger = Ledger::new(state.worker(), "slow");
+    for way in [Way::Requests, Way::Replies] {
+        proxy.delay(way, 20, Duration::from_millis(10));
+        for _ in 0..10 {
+            ledger.increment().await.unwrap();
+        }
+        assert!(!proxy.is_pending(), "it became slow");
+        proxy.release();
+    }
+    assert_eq!(ledger.values, (1..=20).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_slow_network_fails_nothing() {
+    let (redis, postgres) =
+        (Redis::start().unwrap(), Postgres::start(Durability::Unsynced).unwrap());
+    run(async {
+        let proxy = Proxy::start(redis.port()).unwrap();
+        count_slowly(&format!("redis://127.0.0.1:{}", proxy.port()), &proxy).await;
+        let proxy = Proxy::start(postgres.port()).unwrap();
+        count_slowly(&postgres.url_at(proxy.port()), &proxy).await;
     });
 }

@@ -92,7 +92,7 @@ fn gaps_are_filled(placed: &mut [Placed<'_>], events: &[Event]) -> Result<(), St
         let before = if *is_read { *value } else { *value - 1 };
         while count < before {
             count += 1;
-            if !unknown.next().is_some_and(|unknown| unknown.start < end) {
+            if unknown.next().is_none_or(|unknown| unknown.start > end) {
                 return Err(format!("nothing can have counted to {count}, before {event}"));
             }
         }

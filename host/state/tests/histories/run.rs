@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Histories that run at once: enough for batches that many share.
-const AT_ONCE: usize = 128;
+const AT_ONCE: usize = 64;
 
 /// Clients of a long history of one counter, and operations of each.
 const COUNTING: (usize, usize) = (64, 50);
