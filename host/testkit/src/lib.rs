@@ -11,12 +11,14 @@ mod postgres;
 mod process;
 mod proxy;
 mod redis;
+mod traffic;
 mod weather;
 
 pub use postgres::{Durability, Postgres};
 pub use process::{free_port, signal_process};
-pub use proxy::{Proxy, Way};
+pub use proxy::Proxy;
 pub use redis::Redis;
+pub use traffic::Way;
 pub use weather::Weather;
 
 /// User, password and database of every server that this crate starts.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::proxy::{Fault, Shared, Way};
+use crate::traffic::{Fault, Traffic, Way};
 
 /// How often a thread that waits for a fault looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(20);
@@ -34,7 +34,7 @@ pub struct Weather {
 }
 
 impl Weather {
-    pub(crate) fn start(shared: Arc<Shared>, seed: u64) -> Self {
+    pub(crate) fn start(traffic: Arc<Traffic>, seed: u64) -> Self {
         println!("weather of seed {seed}");
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = Arc::clone(&stop);
@@ -42,9 +42,10 @@ impl Weather {
             let mut random = Random(seed);
             let mut faults: usize = 0;
             while !stopping.load(Ordering::Relaxed) {
-                faults = faults.saturating_add(usize::from(spell(&shared, &mut random, &stopping)));
+                faults =
+                    faults.saturating_add(usize::from(spell(&traffic, &mut random, &stopping)));
             }
-            shared.release();
+            traffic.release();
             faults
         });
         Self { stop, thread: Some(thread) }
@@ -65,7 +66,7 @@ impl Drop for Weather {
 }
 
 /// Waits for one fault at a random byte, and ends it; whether there was one.
-fn spell(shared: &Shared, random: &mut Random, stop: &AtomicBool) -> bool {
+fn spell(traffic: &Traffic, random: &mut Random, stop: &AtomicBool) -> bool {
     let way = if random.below(2) == 0 { Way::Requests } else { Way::Replies };
     let (fewest, most) = BYTES;
     let magnitude = fewest.saturating_add(random.below(most.saturating_sub(fewest)));
@@ -79,8 +80,8 @@ fn spell(shared: &Shared, random: &mut Random, stop: &AtomicBool) -> bool {
         }
     };
     let ends_in_cut = random.below(3) == 0;
-    shared.expect(way, after, fault);
-    while !shared.wait_for_fault(LOOK) {
+    traffic.expect(way, after, fault);
+    while !traffic.wait_for_fault(LOOK) {
         if stop.load(Ordering::Relaxed) {
             return false;
         }
@@ -88,9 +89,9 @@ fn spell(shared: &Shared, random: &mut Random, stop: &AtomicBool) -> bool {
     if fault != Fault::Cut {
         std::thread::sleep(Duration::from_millis(lasts));
         if ends_in_cut {
-            shared.cut_all();
+            traffic.cut_all();
         } else {
-            shared.release();
+            traffic.release();
         }
     }
     true
