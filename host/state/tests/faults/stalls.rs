@@ -100,58 +100,75 @@ impl Bench<'_> {
     }
 }
 
-/// All sweeps on one server. A key lives in one lane, so one key means one connection.
-async fn sweep(proxied_url: &str, proxy: &Proxy, mut observer: Observer, step: usize) {
-    for end in [End::Release, End::Cut] {
-        for way in [Way::Requests, Way::Replies] {
-            let state = open_hastily(proxied_url, hasty()).await;
-            observer.alone().await;
-            let ledger = Ledger::new(state.worker(), &format!("{way:?}, {end:?}"));
-            let mut bench = Bench { proxy, ledger, observer: &mut observer };
-            let made = bench.connecting(way, end, step).await;
-            assert!(made.not_applied > 0, "{way:?}, {end:?}: {made:?}");
-            // Cuts come after each byte elsewhere; here it is what was sent late that matters.
-            let each = match end {
-                End::Release => 1,
-                End::Cut => 3,
-            };
-            let served = bench.connected(way, end, each).await;
-            println!("{way:?}, {end:?}: connecting {made:?}, connected {served:?}");
-            match (way, end) {
-                (Way::Requests, End::Cut) => {
-                    assert!(served.unknown_lost > 10, "{served:?}");
-                    // At the very end of the request, the server may have it whole.
-                    assert!(served.unknown_applied <= 1, "{served:?}");
-                }
-                (Way::Requests, End::Release) => {
-                    assert!(served.unknown_applied > 20, "it comes late: {served:?}");
-                }
-                (Way::Replies, _) => assert!(served.unknown_applied > 0, "{served:?}"),
+/// The sweeps of both ways on one server, with stalls that all end alike. A key lives in one lane,
+/// so one key means one connection.
+async fn sweep(proxied_url: &str, proxy: &Proxy, mut observer: Observer, step: usize, end: End) {
+    for way in [Way::Requests, Way::Replies] {
+        let state = open_hastily(proxied_url, hasty()).await;
+        observer.alone().await;
+        let ledger = Ledger::new(state.worker(), &format!("{way:?}"));
+        let mut bench = Bench { proxy, ledger, observer: &mut observer };
+        let made = bench.connecting(way, end, step).await;
+        assert!(made.not_applied > 0, "{way:?}: {made:?}");
+        // Cuts come after each byte elsewhere; here it is what was sent late that matters.
+        let each = match end {
+            End::Release => 1,
+            End::Cut => 3,
+        };
+        let served = bench.connected(way, end, each).await;
+        println!("{way:?}, {end:?}: connecting {made:?}, connected {served:?}");
+        match (way, end) {
+            (Way::Requests, End::Cut) => {
+                assert!(served.unknown_lost > 10, "{served:?}");
+                // At the very end of the request, the server may have it whole.
+                assert!(served.unknown_applied <= 1, "{served:?}");
             }
-            drop((state, bench));
-            observer.alone().await;
+            (Way::Requests, End::Release) => {
+                assert!(served.unknown_applied > 20, "it comes late: {served:?}");
+            }
+            (Way::Replies, _) => assert!(served.unknown_applied > 0, "{served:?}"),
         }
+        drop((state, bench));
+        observer.alone().await;
     }
 }
 
-#[test]
-fn a_stalled_redis_connection_never_counts_twice() {
+fn sweep_redis(end: End) {
     let server = Redis::start().unwrap();
     let proxy = Proxy::start(server.port()).unwrap();
     run(async {
         let url = format!("redis://127.0.0.1:{}", proxy.port());
-        sweep(&url, &proxy, Observer::redis(&server.url()).await, 7).await;
+        sweep(&url, &proxy, Observer::redis(&server.url()).await, 7, end).await;
     });
 }
 
-#[test]
-fn a_stalled_postgres_connection_never_counts_twice() {
+fn sweep_postgres(end: End) {
     let server = Postgres::start(Durability::Unsynced).unwrap();
     let proxy = Proxy::start(server.port()).unwrap();
     run(async {
         let url = server.url_at(proxy.port());
-        sweep(&url, &proxy, Observer::postgres(&server.url()).await, 97).await;
+        sweep(&url, &proxy, Observer::postgres(&server.url()).await, 97, end).await;
     });
+}
+
+#[test]
+fn a_stalled_redis_connection_that_goes_on_never_counts_twice() {
+    sweep_redis(End::Release);
+}
+
+#[test]
+fn a_stalled_redis_connection_that_is_cut_never_counts_twice() {
+    sweep_redis(End::Cut);
+}
+
+#[test]
+fn a_stalled_postgres_connection_that_goes_on_never_counts_twice() {
+    sweep_postgres(End::Release);
+}
+
+#[test]
+fn a_stalled_postgres_connection_that_is_cut_never_counts_twice() {
+    sweep_postgres(End::Cut);
 }
 
 /// Counts while each chunk waits, one way and then the other.
