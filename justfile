@@ -67,6 +67,10 @@ test-guests: setup (build-guest "js") (build-guest "py") build-test-guests
     cargo test --locked -p tally --test languages
     cargo test --locked -p tally --test host -- _counter::
 
+# Check ten thousand histories of concurrent clients on each backend, at peace and under faults, rather than the thousand of `test`
+verify histories="10000": setup
+    TALLY_HISTORIES={{ histories }} cargo test --locked -p tally-state --test histories -- --nocapture
+
 # Formatting, clippy, and documentation without warnings
 lint: _target
     cargo fmt --all --check

@@ -25,6 +25,7 @@ use crate::{
     metrics::Metrics,
     operation::Step,
     plan::{Pending, Plan, Reply},
+    reconnect::Outage,
     state::Options,
 };
 
@@ -137,12 +138,12 @@ impl Lane {
         self.work.notified().await;
     }
 
-    /// Refuses all that is in the queue; `false` when nothing will ever come again.
-    pub(crate) fn refuse(&self, reason: &Error) -> bool {
-        let (refused, open) = {
+    /// Refuses all that is in the queue.
+    pub(crate) fn refuse(&self, reason: &Error) {
+        let refused = {
             let mut queue = self.lock();
             queue.bytes = 0;
-            (std::mem::take(&mut queue.pending), !queue.closed)
+            std::mem::take(&mut queue.pending)
         };
         for pending in refused {
             let error = Err(reason.clone());
@@ -150,7 +151,6 @@ impl Lane {
             // A caller that has gone meanwhile does not want its answer.
             let _ = pending.reply.send(error);
         }
-        open
     }
 
     fn queued(&self) -> usize {
@@ -231,9 +231,10 @@ impl Lane {
     /// that live here answer faster than anybody could wait.
     pub(crate) async fn run_on_worker(self: Arc<Self>, mut connection: impl Connection) {
         let _closed = self.close_at_end();
+        let mut outage = Outage::default();
         while self.wait().await {
-            if !connection.is_ready() && !self.reconnect(&mut connection).await {
-                break;
+            if !connection.is_ready() && !self.reconnect(&mut connection, &mut outage).await {
+                continue;
             }
             let batch = self.seal();
             if !batch.is_empty() {
@@ -245,10 +246,11 @@ impl Lane {
     /// The loop on a thread of its own, whose connection may block it.
     pub(crate) async fn run_on_thread(self: Arc<Self>, mut connection: impl Connection) {
         let _closed = self.close_at_end();
+        let mut outage = Outage::default();
         let mut hold = HoldBack::default();
         while self.wait().await {
-            if !connection.is_ready() && !self.reconnect(&mut connection).await {
-                break;
+            if !connection.is_ready() && !self.reconnect(&mut connection, &mut outage).await {
+                continue;
             }
             if let Some((target, longest)) = hold.wait_for(self.queued()) {
                 let started = Instant::now();

@@ -1,5 +1,5 @@
 //! Real redis-server, Sentinel and PostgreSQL processes for tests and measurements, certificates for
-//! them, and a proxy that cuts connections.
+//! them, and a proxy that cuts, stalls and delays connections.
 //!
 //! Each server runs on a free port of 127.0.0.1 with a folder of its own, and is stopped and
 //! removed when dropped. A server that is not installed is an error that says how to install it;
@@ -13,13 +13,17 @@ mod process;
 mod proxy;
 mod redis;
 mod sentinel;
+mod traffic;
+mod weather;
 
 pub use certificates::{Authority, Clients, Identity, Tls};
 pub use postgres::{Durability, Postgres};
 pub use process::{free_port, signal_process};
-pub use proxy::{Cut, Proxy};
+pub use proxy::Proxy;
 pub use redis::{Redis, ask};
 pub use sentinel::{SERVICE, Sentinel, Watched};
+pub use traffic::Way;
+pub use weather::Weather;
 
 /// User, password and database of every server that this crate starts.
 pub const TEST_USER: &str = "test_user";

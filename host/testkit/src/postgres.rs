@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::{
     TEST_DATABASE, TEST_PASSWORD, TEST_USER,
     certificates::{Clients, Tls},
-    process::{Server, free_port},
+    process::{Server, free_port, signal_process},
 };
 
 const INSTALL: &str = "on Debian: apt-get install postgresql";
@@ -171,6 +171,22 @@ hostnossl all all 127.0.0.1/32 scram-sha-256
         self.server.take().context("PostgreSQL is not running")?.end("QUIT")
     }
 
+    /// Sends a signal to the server and the processes of its sessions, such as `STOP` and `CONT` to
+    /// freeze and thaw it all.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn signal(&self, signal: &str) -> Result<()> {
+        let server = self.process_id().context("PostgreSQL is not running")?;
+        // The one that starts the others first, so that none is missed.
+        signal_process(server, signal)?;
+        for child in children(server)? {
+            // It may have ended by itself.
+            let _ = signal_process(child, signal);
+        }
+        Ok(())
+    }
+
     /// Its port on 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -208,9 +224,27 @@ hostnossl all all 127.0.0.1/32 scram-sha-256
 
 impl Drop for Postgres {
     fn drop(&mut self) {
+        // One that is frozen cannot stop.
+        let _ = self.signal("CONT");
         // In order: killing the server alone would leave its processes and shared memory behind.
         let _ = self.stop();
     }
+}
+
+/// The processes that a process has started and that still run.
+fn children(parent: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let of = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        if of.is_some_and(|of| of.trim() == parent.to_string()) {
+            found.push(id);
+        }
+    }
+    Ok(found)
 }
 
 /// A PostgreSQL program, to be run as a user that its server accepts.

@@ -88,7 +88,7 @@ impl Drop for Server {
 pub fn signal_process(id: u32, signal: &str) -> Result<()> {
     // The shell's own `kill`, as the program of that name is not on every machine.
     let kill = ["-c", "kill -s \"$0\" \"$1\"", signal, &id.to_string()];
-    let status = Command::new("sh").args(kill).status()?;
+    let status = Command::new("sh").args(kill).stderr(Stdio::null()).status()?;
     if !status.success() {
         bail!("kill -s {signal} {id} failed");
     }

@@ -1,36 +1,23 @@
-//! A TCP proxy in front of a server, which cuts or delays connections where a test says.
+//! A TCP proxy in front of a server, which cuts, stalls or delays connections where a test says.
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Result;
 
-/// Where to cut the connections, counted over all of them from now on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// Nowhere.
-    Never,
-    /// After this many bytes towards the server have been passed on.
-    Requests(usize),
-    /// After this many bytes from the server have been passed on; the requests before arrive.
-    Replies(usize),
-}
+use crate::{
+    traffic::{Fault, Traffic, Way},
+    weather::Weather,
+};
 
 /// A running proxy; ends when dropped.
 pub struct Proxy {
     port: u16,
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    cut: Mutex<Cut>,
-    stopped: AtomicBool,
+    traffic: Arc<Traffic>,
 }
 
 impl Proxy {
@@ -41,11 +28,10 @@ impl Proxy {
     pub fn start(server: u16) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
-        let shared =
-            Arc::new(Shared { cut: Mutex::new(Cut::Never), stopped: AtomicBool::new(false) });
-        let for_thread = Arc::clone(&shared);
+        let traffic = Arc::new(Traffic::default());
+        let for_thread = Arc::clone(&traffic);
         std::thread::spawn(move || accept(&listener, server, &for_thread));
-        Ok(Self { port, shared })
+        Ok(Self { port, traffic })
     }
 
     /// Its port on 127.0.0.1.
@@ -54,29 +40,57 @@ impl Proxy {
         self.port
     }
 
-    /// Sets where the next cut is. After a cut, nothing is cut until this is called again.
-    pub fn cut(&self, cut: Cut) {
-        *self.shared.cut.lock().unwrap_or_else(PoisonError::into_inner) = cut;
+    /// Cuts once, after this many more bytes have been passed on that way, counted over all
+    /// connections: the connection of that byte ends. Of replies, the requests before arrive.
+    pub fn cut(&self, way: Way, after: usize) {
+        self.traffic.expect(way, after, Fault::Cut);
     }
 
-    /// Whether the cut set last is still to come.
+    /// Lets this many more bytes pass that way, counted over all connections, and then nothing on
+    /// any of them. They stay open, and others are accepted.
+    pub fn stall(&self, way: Way, after: usize) {
+        self.traffic.expect(way, after, Fault::Stall);
+    }
+
+    /// After this many more bytes, lets each chunk wait before it passes that way.
+    pub fn delay(&self, way: Way, after: usize, pause: Duration) {
+        self.traffic.expect(way, after, Fault::Delay(pause));
+    }
+
+    /// Whether the fault set last is still to come.
     #[must_use]
     pub fn is_pending(&self) -> bool {
-        *self.shared.cut.lock().unwrap_or_else(PoisonError::into_inner) != Cut::Never
+        self.traffic.is_expecting()
+    }
+
+    /// Lets everything pass: no fault is to come, and what was held up goes on its way.
+    pub fn release(&self) {
+        self.traffic.release();
+    }
+
+    /// Ends all connections, with what was held up on them, and lets later ones pass.
+    pub fn cut_all(&self) {
+        self.traffic.cut_all();
+    }
+
+    /// From now on, until its end, one fault after another at random.
+    #[must_use]
+    pub fn weather(&self, seed: u64) -> Weather {
+        Weather::start(Arc::clone(&self.traffic), seed)
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::Release);
+        self.traffic.stop();
         // Wakes the accepting thread.
         let _ = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)));
     }
 }
 
-fn accept(listener: &TcpListener, server: u16, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, server: u16, traffic: &Arc<Traffic>) {
     for client in listener.incoming() {
-        if shared.stopped.load(Ordering::Acquire) {
+        if traffic.is_stopped() {
             return;
         }
         let Ok(client) = client else { continue };
@@ -87,45 +101,42 @@ fn accept(listener: &TcpListener, server: u16, shared: &Arc<Shared>) {
         else {
             continue;
         };
-        let (requests, replies) = (Arc::clone(shared), Arc::clone(shared));
+        let Some(connection) = traffic.begin(&client, &upstream) else { continue };
+        let (requests, replies) = (Arc::clone(traffic), Arc::clone(traffic));
         std::thread::spawn(move || {
-            forward(client_half, upstream_half, |size| requests.allow(size, true));
+            forward(client_half, upstream_half, &requests, connection, Way::Requests);
         });
-        std::thread::spawn(move || forward(upstream, client, |size| replies.allow(size, false)));
+        std::thread::spawn(move || forward(upstream, client, &replies, connection, Way::Replies));
     }
 }
 
-impl Shared {
-    /// How many of `size` bytes may pass, and whether the connection is to be cut then.
-    fn allow(&self, size: usize, request: bool) -> (usize, bool) {
-        let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = match (&mut *cut, request) {
-            (Cut::Requests(left), true) | (Cut::Replies(left), false) => left,
-            _ => return (size, false),
-        };
-        if size < *left {
-            *left = left.saturating_sub(size);
-            return (size, false);
-        }
-        let allowed = *left;
-        *cut = Cut::Never;
-        (allowed, true)
-    }
-}
-
-fn forward(mut from: TcpStream, mut to: TcpStream, allow: impl Fn(usize) -> (usize, bool)) {
+fn forward(mut from: TcpStream, mut to: TcpStream, traffic: &Traffic, connection: u64, way: Way) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(size) = from.read(&mut buffer) {
-        if size == 0 {
-            break;
-        }
-        let (allowed, cut) = allow(size);
-        let sent = buffer.get(..allowed).map_or(Ok(()), |bytes| to.write_all(bytes));
-        if cut || sent.is_err() {
+        let bytes = buffer.get(..size).unwrap_or_default();
+        if bytes.is_empty() || !pass(bytes, &mut to, traffic, connection, way) {
             break;
         }
     }
-    // Both directions end together, as when a machine goes away.
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
+    traffic.end(connection);
+}
+
+/// Passes bytes on, as the proxy is told to; whether the connection goes on after them.
+fn pass(
+    mut bytes: &[u8],
+    to: &mut TcpStream,
+    traffic: &Traffic,
+    connection: u64,
+    way: Way,
+) -> bool {
+    while !bytes.is_empty() {
+        let Some(admission) = traffic.admit(connection, way, bytes.len()) else { return false };
+        std::thread::sleep(admission.pause);
+        let (passing, rest) = bytes.split_at(admission.bytes);
+        if to.write_all(passing).is_err() || admission.cut {
+            return false;
+        }
+        bytes = rest;
+    }
+    true
 }

@@ -1,23 +1,28 @@
 //! Connections cut after each byte of an exchange, in both directions.
 
 use tally_state::Error;
-use tally_testkit::{Cut, Durability, Postgres, Proxy, Redis};
+use tally_testkit::{Durability, Postgres, Proxy, Redis, Way};
 
 use crate::{ledger::Ledger, observer::Observer, open, patient, run};
 
 /// How the rounds of a sweep ended.
 #[derive(Debug, Default)]
-struct Outcomes {
-    not_applied: usize,
+pub(crate) struct Outcomes {
+    pub(crate) not_applied: usize,
     /// Unknown, and the store shows that it was applied.
-    unknown_applied: usize,
+    pub(crate) unknown_applied: usize,
     /// Unknown, and the store shows that it was not.
-    unknown_lost: usize,
+    pub(crate) unknown_lost: usize,
 }
 
 impl Outcomes {
     /// Verifies a round that failed once the server is done with its connection.
-    async fn enter(&mut self, error: &Error, ledger: &mut Ledger, observer: &mut Observer) {
+    pub(crate) async fn enter(
+        &mut self,
+        error: &Error,
+        ledger: &mut Ledger,
+        observer: &mut Observer,
+    ) {
         observer.alone().await;
         match (error, ledger.verify(observer).await) {
             (Error::NotApplied(_), 0) => self.not_applied += 1,
@@ -33,28 +38,17 @@ async fn cut_established(
     proxy: &Proxy,
     ledger: &mut Ledger,
     observer: &mut Observer,
-    cut: fn(usize) -> Cut,
+    way: Way,
 ) -> Outcomes {
     let mut outcomes = Outcomes::default();
     let mut uncut = 0;
-    let mut closed = true;
     for after in 0.. {
-        // The next increment connects again by itself. Where the answer came before the cut, the
-        // client may not have seen yet that the connection is gone.
-        let tries = if closed { 1 } else { 2 };
-        for left in (0..tries).rev() {
-            match ledger.increment().await {
-                Ok(_) => break,
-                Err(error) => {
-                    assert!(left > 0, "no recovery before byte {after}: {error}");
-                    observer.alone().await;
-                }
-            }
-        }
+        // It connects again by itself.
+        ledger.until_ok().await;
         ledger.verify(observer).await;
-        proxy.cut(cut(after));
+        proxy.cut(way, after);
         let answer = ledger.increment().await;
-        proxy.cut(Cut::Never);
+        proxy.release();
         match answer {
             // Past the end of the exchange nothing is cut; at its very end the answer may come.
             Ok(_) => uncut += 1,
@@ -63,7 +57,6 @@ async fn cut_established(
                 outcomes.enter(&error, ledger, observer).await;
             }
         }
-        closed = uncut == 0;
         if uncut == 3 {
             break;
         }
@@ -76,16 +69,20 @@ async fn cut_connecting(
     proxy: &Proxy,
     ledger: &mut Ledger,
     observer: &mut Observer,
-    cut: fn(usize) -> Cut,
+    way: Way,
     step: usize,
 ) -> Outcomes {
     let mut outcomes = Outcomes::default();
     for after in (0..).step_by(step) {
         // No connection is left at this point.
         observer.alone().await;
-        proxy.cut(cut(after));
-        let answer = ledger.increment().await;
-        proxy.cut(Cut::Never);
+        proxy.cut(way, after);
+        let mut answer = ledger.increment().await;
+        // It may be too early for another attempt.
+        while answer.is_err() && proxy.is_pending() {
+            answer = ledger.increment().await;
+        }
+        proxy.release();
         match answer {
             Ok(_) => break,
             Err(error) => outcomes.enter(&error, ledger, observer).await,
@@ -102,7 +99,7 @@ async fn sweep(proxied_url: &str, proxy: &Proxy, mut observer: Observer, step: u
         proxy,
         &mut Ledger::new(state.worker(), "connecting, requests"),
         &mut observer,
-        Cut::Requests,
+        Way::Requests,
         step,
     )
     .await;
@@ -115,7 +112,7 @@ async fn sweep(proxied_url: &str, proxy: &Proxy, mut observer: Observer, step: u
         proxy,
         &mut Ledger::new(state.worker(), "connecting, replies"),
         &mut observer,
-        Cut::Replies,
+        Way::Replies,
         step,
     )
     .await;
@@ -126,11 +123,11 @@ async fn sweep(proxied_url: &str, proxy: &Proxy, mut observer: Observer, step: u
 
     let state = open(proxied_url, patient()).await;
     let mut ledger = Ledger::new(state.worker(), "established");
-    let requests = cut_established(proxy, &mut ledger, &mut observer, Cut::Requests).await;
+    let requests = cut_established(proxy, &mut ledger, &mut observer, Way::Requests).await;
     assert!(requests.unknown_lost > 20, "{requests:?}");
     // At the very end of the request, the server may have it whole.
     assert!(requests.unknown_applied <= 1, "{requests:?}");
-    let replies = cut_established(proxy, &mut ledger, &mut observer, Cut::Replies).await;
+    let replies = cut_established(proxy, &mut ledger, &mut observer, Way::Replies).await;
     assert!(replies.unknown_applied > 3, "{replies:?}");
     assert_eq!(replies.unknown_lost, 0, "what is answered was applied");
     assert_eq!(requests.not_applied + replies.not_applied, 0, "all was sent");

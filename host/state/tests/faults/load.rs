@@ -10,14 +10,14 @@ use std::{
     time::Duration,
 };
 
-use tally_state::State;
-use tally_testkit::{Cut, Durability, Postgres, Proxy, Redis};
+use tally_state::{Options, State};
+use tally_testkit::{Durability, Postgres, Proxy, Redis, Way};
 use tokio::task::JoinHandle;
 
 use crate::{
     ledger::Ledger,
     observer::{Observer, session},
-    open, patient, run, until,
+    open, open_hastily, patient, run, until,
 };
 
 const CALLERS: usize = 16;
@@ -65,7 +65,7 @@ impl Callers {
         let mut random = fastrand::Rng::with_seed(seed);
         for _ in 0..times {
             let place = random.usize(..bytes);
-            proxy.cut(if random.bool() { Cut::Requests(place) } else { Cut::Replies(place) });
+            proxy.cut(if random.bool() { Way::Requests } else { Way::Replies }, place);
             until(|| async { !proxy.is_pending() }).await;
             self.go_on().await;
         }
@@ -164,6 +164,48 @@ fn postgres_killed_and_stopped_under_load_loses_nothing_acknowledged() {
             server.restart().unwrap();
         }
         callers.go_on().await;
+        callers.verify(Observer::postgres(&server.url()).await).await;
+    });
+}
+
+/// Time limits that end while a server is frozen.
+fn hasty() -> Options {
+    Options {
+        timeout: Duration::from_millis(100),
+        connect_timeout: Duration::from_millis(80),
+        ..Options::default()
+    }
+}
+
+/// Freezes a server under load, for shorter and longer than its callers wait.
+async fn go_on_through_frost(callers: &Callers, signal: impl Fn(&str)) {
+    for milliseconds in [5, 20, 60, 100, 150, 250] {
+        callers.go_on().await;
+        signal("STOP");
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        signal("CONT");
+    }
+    callers.go_on().await;
+}
+
+#[test]
+fn redis_frozen_under_load_counts_exactly() {
+    let server = Redis::start().unwrap();
+    run(async {
+        let state = open_hastily(&server.url(), hasty()).await;
+        let callers = Callers::start(&state);
+        go_on_through_frost(&callers, |signal| server.signal(signal).unwrap()).await;
+        callers.verify(Observer::redis(&server.url()).await).await;
+    });
+}
+
+#[test]
+fn postgres_frozen_under_load_counts_exactly() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    run(async {
+        let state = open_hastily(&server.url(), hasty()).await;
+        let callers = Callers::start(&state);
+        go_on_through_frost(&callers, |signal| server.signal(signal).unwrap()).await;
         callers.verify(Observer::postgres(&server.url()).await).await;
     });
 }

@@ -1,7 +1,7 @@
 //! Faults: what is known of an operation when the store fails under it, and that it recovers.
 //!
-//! Connections are cut after each byte of an exchange, servers are stopped, killed and frozen,
-//! refuse writes or take long, files are locked or broken. One invariant holds throughout: the
+//! Connections are cut or stall after each byte of an exchange, servers are stopped, killed and
+//! frozen, refuse writes or take long, files are locked or broken. One invariant holds throughout: the
 //! final count lies between what was acknowledged and that plus what ended unknown.
 
 #![allow(
@@ -22,6 +22,7 @@ mod opening;
 mod postgres;
 mod redis;
 mod sqlite;
+mod stalls;
 
 use std::time::Duration;
 
@@ -55,6 +56,15 @@ fn patient() -> Options {
 
 async fn open(url: &str, options: Options) -> State {
     State::open(url, options, Metrics::default()).await.unwrap()
+}
+
+/// Opens with time limits that a slow machine may reach: again until it is done.
+async fn open_hastily(url: &str, options: Options) -> State {
+    loop {
+        if let Ok(state) = State::open(url, options.clone(), Metrics::default()).await {
+            return state;
+        }
+    }
 }
 
 /// The text of an error that must be certain, checked for what it has to say.

@@ -40,6 +40,11 @@ impl Observer {
     /// Waits until the server has ended all connections but this one, and with them all that was
     /// still to be done for them.
     pub(crate) async fn alone(&mut self) {
+        self.others(0).await;
+    }
+
+    /// Waits until the server has at most so many connections besides this one.
+    pub(crate) async fn others(&mut self, most: usize) {
         match self {
             Self::Redis(connection) => {
                 let connection = &*connection;
@@ -49,7 +54,7 @@ impl Observer {
                         .query_async(&mut connection.clone())
                         .await
                         .unwrap();
-                    clients.trim().lines().count() == 1
+                    clients.trim().lines().count() <= most + 1
                 })
                 .await;
             }
@@ -58,7 +63,8 @@ impl Observer {
                 until(|| async {
                     let select = "SELECT count(*) FROM pg_stat_activity
                         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
-                    client.query_one(select, &[]).await.unwrap().get::<_, i64>(0) == 0
+                    let others: i64 = client.query_one(select, &[]).await.unwrap().get(0);
+                    usize::try_from(others).unwrap() <= most
                 })
                 .await;
             }

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use tally_state::{Bucket, Error, Metrics, State};
-use tally_testkit::{Authority, Clients, Cut, Durability, Postgres, Proxy, Redis, ask};
+use tally_testkit::{Authority, Clients, Durability, Postgres, Proxy, Redis, Way, ask};
 
 use crate::{BUCKET, ledger::Ledger, observer::Observer, patient, run, until};
 
@@ -23,7 +23,7 @@ async fn sweep(
     key: &str,
     proxy: &Proxy,
     observer: &mut Observer,
-    cut: fn(usize) -> Cut,
+    way: Way,
     connected: bool,
 ) -> Outcomes {
     let mut ledger = Ledger::new(state.worker(), key);
@@ -34,9 +34,13 @@ async fn sweep(
             ledger.until_ok().await;
         }
         ledger.verify(observer).await;
-        proxy.cut(cut(after));
-        let answer = ledger.increment().await;
-        proxy.cut(Cut::Never);
+        proxy.cut(way, after);
+        let mut answer = ledger.increment().await;
+        // It may be too early for another attempt to connect.
+        while answer.is_err() && proxy.is_pending() {
+            answer = ledger.increment().await;
+        }
+        proxy.release();
         let Err(error) = answer else {
             uncut += 1;
             if uncut == 3 || !connected {
@@ -60,18 +64,18 @@ async fn sweep(
 /// All sweeps on one server.
 async fn sweeps(url: &str, proxy: &Proxy, mut observer: Observer) {
     let open = || async { State::open(url, patient(), Metrics::default()).await.unwrap() };
-    for (key, cut) in [("requests", Cut::Requests as fn(usize) -> Cut), ("replies", Cut::Replies)] {
+    for (key, way) in [("requests", Way::Requests), ("replies", Way::Replies)] {
         let state = open().await;
         // The connection that opening made is closed.
         observer.alone().await;
         let connecting = format!("connecting, {key}");
-        let outcomes = sweep(&state, &connecting, proxy, &mut observer, cut, false).await;
+        let outcomes = sweep(&state, &connecting, proxy, &mut observer, way, false).await;
         println!("{connecting}: {outcomes:?}");
         assert!(outcomes.not_applied > 3, "{outcomes:?}");
         drop(state);
         observer.alone().await;
 
-        let outcomes = sweep(&open().await, key, proxy, &mut observer, cut, true).await;
+        let outcomes = sweep(&open().await, key, proxy, &mut observer, way, true).await;
         println!("{key}: {outcomes:?}");
         assert_eq!(outcomes.not_applied, 0, "all was sent");
         match key {
@@ -119,7 +123,7 @@ fn a_batch_of_many_records_that_is_cut_is_never_taken_for_unsent() {
         let (mut applied, mut lost) = (0, 0);
         for round in 1..=15 {
             ledgers[0].until_ok().await;
-            proxy.cut(Cut::Requests(round * 11_003));
+            proxy.cut(Way::Requests, round * 11_003);
             // Between the increments lie values, each of half a record.
             join_all(ledgers.iter_mut().enumerate().map(|(place, ledger)| {
                 let (handle, bucket) = (&handle, &bucket);
@@ -129,7 +133,7 @@ fn a_batch_of_many_records_that_is_cut_is_never_taken_for_unsent() {
                 }
             }))
             .await;
-            proxy.cut(Cut::Never);
+            proxy.release();
             // One connection serves, and those that were cut are gone: with the observer's and the
             // one that asks, three are left.
             ledgers[0].until_ok().await;

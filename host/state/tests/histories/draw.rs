@@ -1,0 +1,95 @@
+//! What random clients ask.
+
+use bytes::Bytes;
+use fastrand::Rng;
+
+use crate::history::{Event, Operation, Outcome, Value};
+
+/// The keys of a history: plain ones, and one whose name must be escaped.
+pub(crate) const KEYS: [&str; 3] = ["a", "b", "c:%d*"];
+
+/// Few values, so that clients meet the same ones, at the ends of what counts and beyond it.
+const VALUES: [&str; 9] =
+    ["0", "1", "2", "-1", "9223372036854775806", "-9223372036854775807", "x", "", "01"];
+
+const EXTREMES: [i64; 3] = [i64::MAX, i64::MIN, i64::MAX - 1];
+
+/// Operations of one history, at most.
+const OPERATIONS: usize = 24;
+
+/// How many clients ask how much.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) clients: usize,
+    /// Operations of each client.
+    pub(crate) rounds: usize,
+    pub(crate) keys: usize,
+    /// Whether the clients wait for each other before each round, so that all ask at once.
+    pub(crate) together: bool,
+}
+
+impl Shape {
+    pub(crate) fn draw(random: &mut Rng) -> Self {
+        let clients = random.usize(3..=OPERATIONS / 2);
+        let rounds = OPERATIONS / clients;
+        Self {
+            clients,
+            rounds: random.usize(rounds.div_ceil(2)..=rounds),
+            keys: [1, 1, 2, KEYS.len()][random.usize(..4)],
+            together: random.bool(),
+        }
+    }
+}
+
+/// Decides what one client asks.
+pub(crate) struct Asker {
+    random: Rng,
+    /// What it last knew each key to hold.
+    seen: [Value; KEYS.len()],
+}
+
+impl Asker {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { random: Rng::with_seed(seed), seen: Default::default() }
+    }
+
+    /// How often to let others go first.
+    pub(crate) fn pauses(&mut self) -> usize {
+        self.random.usize(..4)
+    }
+
+    /// The place of a key, and what to ask about it.
+    pub(crate) fn next(&mut self, keys: usize) -> (usize, Operation) {
+        let key = self.random.usize(..keys);
+        let operation = match self.random.u8(..20) {
+            0..3 => Operation::Get,
+            3 => Operation::Exists,
+            4 => Operation::Set("0".into()),
+            5..7 => Operation::Set(self.value()),
+            7 => Operation::Delete,
+            8 => Operation::Increment(EXTREMES[self.random.usize(..EXTREMES.len())]),
+            9..16 => Operation::Increment(self.random.i64(-2..=3)),
+            _ => {
+                // Mostly as one who has read first.
+                let blind = self.random.u8(..4) == 0;
+                let guess = self.random.bool().then(|| self.value());
+                let expected = if blind { guess } else { self.seen[key].clone() };
+                Operation::Swap { expected, value: self.value() }
+            }
+        };
+        (key, operation)
+    }
+
+    fn value(&mut self) -> Bytes {
+        VALUES[self.random.usize(..VALUES.len())].into()
+    }
+
+    /// Takes note of what came of an operation.
+    pub(crate) fn saw(&mut self, key: usize, event: &Event) {
+        if let Outcome::Answered(answer) = &event.outcome
+            && let Some(value) = event.operation.leaves(answer)
+        {
+            self.seen[key] = value;
+        }
+    }
+}

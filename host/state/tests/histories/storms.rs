@@ -1,0 +1,123 @@
+//! Stores whose connections are cut, stalled and delayed at random bytes, or whose file others
+//! lock, while clients work with short time limits: what is answered is still as one at a time,
+//! what is not applied has no effect, and what is unknown has its effect once or never.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use fastrand::Rng;
+use rusqlite::Connection;
+use tally_state::{Handle, Options};
+use tally_testkit::{Durability, Postgres, Proxy, Redis};
+
+use crate::{
+    block_on, histories, open,
+    run::{Hosts, Summary, counter, many},
+    seed,
+};
+
+/// Options whose time limits are shorter than many a fault lasts.
+fn impatient() -> Options {
+    Options {
+        timeout: Duration::from_millis(150),
+        connect_timeout: Duration::from_millis(100),
+        ..Options::default()
+    }
+}
+
+/// Histories on a store under faults, and a long one of a counter.
+async fn check(name: &str, hosts: &Arc<Hosts<Handle>>, seed: u64) -> Summary {
+    let mut summary =
+        many(hosts, seed, histories()).await.unwrap_or_else(|error| panic!("{error}"));
+    summary += counter(hosts, seed).await.unwrap_or_else(|error| panic!("{error}"));
+    println!("{name}: {summary:?}");
+    summary
+}
+
+/// The same through a proxy with its weather.
+fn check_behind(name: &str, proxy: &Proxy, url: &str) {
+    let seed = seed(name);
+    block_on(async {
+        let hosts = open(url, &impatient(), 2).await;
+        let weather = proxy.weather(seed);
+        let summary = check(name, &hosts, seed).await;
+        let faults = weather.end();
+        println!("{name}: {faults} faults");
+        assert!(faults > 0, "there was weather");
+        assert!(summary.unknown + summary.not_applied > 0, "and it was felt: {summary:?}");
+    });
+}
+
+#[test]
+fn redis_is_linearizable_through_cuts_stalls_and_delays() {
+    let server = Redis::start().unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let url = format!("redis://127.0.0.1:{}", proxy.port());
+    check_behind("redis in a storm", &proxy, &url);
+}
+
+#[test]
+fn postgres_is_linearizable_through_cuts_stalls_and_delays() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    check_behind("postgres in a storm", &proxy, &server.url_at(proxy.port()));
+}
+
+/// Another program that takes the write lock of a file for random moments.
+struct Locker {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<usize>,
+}
+
+impl Locker {
+    fn start(path: &Path, seed: u64) -> Self {
+        let connection = Connection::open(path).unwrap();
+        connection.busy_timeout(Duration::from_secs(60)).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut random = Rng::with_seed(seed);
+            let mut locks = 0;
+            while !stopping.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(random.u64(..60)));
+                connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+                // Seldom longer than SQLite waits, often longer than the queue does.
+                let longest = if random.u8(..40) == 0 { 2_500 } else { 300 };
+                std::thread::sleep(Duration::from_millis(random.u64(..longest)));
+                connection.execute_batch("COMMIT").unwrap();
+                locks += 1;
+            }
+            locks
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends it, and gives how often it had the lock.
+    fn end(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+#[test]
+fn sqlite_is_linearizable_while_another_program_locks_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tally.db");
+    let seed = seed("sqlite, locked");
+    block_on(async {
+        let hosts = open(&format!("sqlite:{}", path.display()), &impatient(), 2).await;
+        let locker = Locker::start(&path, seed);
+        let summary = check("sqlite, locked", &hosts, seed).await;
+        let locks = locker.end();
+        println!("sqlite: {locks} locks");
+        assert!(locks > 0);
+        assert_eq!(summary.unknown, 0, "a lock leaves nothing unknown");
+    });
+}
