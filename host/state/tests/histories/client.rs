@@ -1,6 +1,8 @@
 //! What histories are recorded of.
 
-use tally_state::{Bucket, Error, Handle};
+use std::time::Duration;
+
+use tally_state::{Bucket, Error, Handle, Token};
 
 use crate::history::{Answer, Clock, Event, Operation, Outcome};
 
@@ -26,6 +28,16 @@ impl Client for Handle {
             Operation::Increment(delta) => {
                 self.increment(bucket, key, *delta).await.map(Answer::Count)
             }
+            Operation::GetAndSet(value) => {
+                self.get_and_set(bucket, key, value.clone(), None).await.map(Answer::Value)
+            }
+            Operation::SetIfAbsent(value) => {
+                self.set_if_absent(bucket, key, value.clone(), None).await.map(Answer::Set)
+            }
+            Operation::Within(delta, bounds) => {
+                let within = self.increment_within(bucket, key, *delta, bounds.clone());
+                within.await.map(Answer::Bounded)
+            }
             Operation::Swap { expected, value } => {
                 let swapped = self.swap(bucket, key, expected.clone(), value.clone());
                 swapped.await.map(Answer::Swapped)
@@ -36,6 +48,32 @@ impl Client for Handle {
             Err(Error::Rejected(rejection)) => Outcome::Answered(Answer::Rejected(rejection)),
             Err(Error::NotApplied(_)) => Outcome::NotApplied,
             Err(Error::Unknown(_)) => Outcome::Unknown,
+        }
+    }
+}
+
+/// A client who asks again, with one token, until there is an answer: of any host, and without
+/// knowing what became of it before.
+pub(crate) struct Persistent {
+    hosts: Vec<Handle>,
+}
+
+impl Persistent {
+    pub(crate) fn new(hosts: &[Handle]) -> Self {
+        Self { hosts: hosts.to_vec() }
+    }
+}
+
+impl Client for Persistent {
+    async fn ask(&self, bucket: &Bucket, key: &str, operation: &Operation) -> Outcome {
+        let token = Token::new(fastrand::u128(..).to_be_bytes(), [0; 16]);
+        loop {
+            let host = self.hosts[fastrand::usize(..self.hosts.len())].once(Some(token));
+            let outcome = host.ask(bucket, key, operation).await;
+            if matches!(outcome, Outcome::Answered(_)) {
+                return outcome;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }

@@ -61,7 +61,7 @@ impl Asker {
     /// The place of a key, and what to ask about it.
     pub(crate) fn next(&mut self, keys: usize) -> (usize, Operation) {
         let key = self.random.usize(..keys);
-        let operation = match self.random.u8(..20) {
+        let operation = match self.random.u8(..26) {
             0..3 => Operation::Get,
             3 => Operation::Exists,
             4 => Operation::Set("0".into()),
@@ -69,6 +69,10 @@ impl Asker {
             7 => Operation::Delete,
             8 => Operation::Increment(EXTREMES[self.random.usize(..EXTREMES.len())]),
             9..16 => Operation::Increment(self.random.i64(-2..=3)),
+            20 => Operation::GetAndSet("0".into()),
+            21 => Operation::GetAndSet(self.value()),
+            22 => Operation::SetIfAbsent(self.value()),
+            23..26 => Operation::Within(self.random.i64(-2..=3), -1..=4),
             _ => {
                 // Mostly as one who has read first.
                 let blind = self.random.u8(..4) == 0;

@@ -3,11 +3,12 @@
 
 use std::{
     fmt,
+    ops::RangeInclusive,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
-use tally_state::{Rejection, Swapped};
+use tally_state::{Bounded, Rejection, Swapped};
 
 /// What a key holds.
 pub(crate) type Value = Option<Bytes>;
@@ -19,8 +20,15 @@ pub(crate) enum Operation {
     Exists,
     Set(Bytes),
     Delete,
+    GetAndSet(Bytes),
+    SetIfAbsent(Bytes),
     Increment(i64),
-    Swap { expected: Value, value: Bytes },
+    /// By so much, within these bounds.
+    Within(i64, RangeInclusive<i64>),
+    Swap {
+        expected: Value,
+        value: Bytes,
+    },
 }
 
 /// What a client may be answered. A rejection is an answer: it says what the key held.
@@ -28,8 +36,10 @@ pub(crate) enum Operation {
 pub(crate) enum Answer {
     Value(Value),
     Exists(bool),
+    Set(bool),
     Done,
     Count(i64),
+    Bounded(Bounded),
     Swapped(Swapped),
     Rejected(Rejection),
 }
@@ -50,6 +60,21 @@ impl Operation {
             Self::Exists => (Answer::Exists(current.is_some()), current),
             Self::Set(value) => (Answer::Done, Some(value.clone())),
             Self::Delete => (Answer::Done, None),
+            Self::GetAndSet(value) => (Answer::Value(current), Some(value.clone())),
+            Self::SetIfAbsent(_) if current.is_some() => (Answer::Set(false), current),
+            Self::SetIfAbsent(value) => (Answer::Set(true), Some(value.clone())),
+            Self::Within(delta, bounds) => match number(current.as_ref()) {
+                None => (Answer::Rejected(Rejection::NotANumber), current),
+                Some(number) => {
+                    match number.checked_add(*delta).filter(|after| bounds.contains(after)) {
+                        None => (Answer::Bounded(Bounded::Refused(number)), current),
+                        Some(count) => (
+                            Answer::Bounded(Bounded::Applied(count)),
+                            Some(count.to_string().into()),
+                        ),
+                    }
+                }
+            },
             Self::Increment(delta) => {
                 match number(current.as_ref()).map(|number| number.checked_add(*delta)) {
                     None => (Answer::Rejected(Rejection::NotANumber), current),
@@ -67,9 +92,13 @@ impl Operation {
     /// What the key held right after the operation, where its answer says so.
     pub(crate) fn leaves(&self, answer: &Answer) -> Option<Value> {
         match (self, answer) {
+            (Self::GetAndSet(value), Answer::Value(_))
+            | (Self::SetIfAbsent(value), Answer::Set(true)) => Some(Some(value.clone())),
             (_, Answer::Value(value) | Answer::Swapped(Swapped::No(value))) => Some(value.clone()),
             (_, Answer::Exists(false)) | (Self::Delete, Answer::Done) => Some(None),
-            (_, Answer::Count(count)) => Some(Some(count.to_string().into())),
+            (_, Answer::Count(count) | Answer::Bounded(Bounded::Applied(count))) => {
+                Some(Some(count.to_string().into()))
+            }
             (Self::Set(value), Answer::Done)
             | (Self::Swap { value, .. }, Answer::Swapped(Swapped::Yes)) => {
                 Some(Some(value.clone()))

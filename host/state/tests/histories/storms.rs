@@ -18,7 +18,9 @@ use tally_state::{Handle, Options};
 use tally_testkit::{Durability, Postgres, Proxy, Redis};
 
 use crate::{
-    block_on, histories, open,
+    block_on,
+    client::{Client, Persistent},
+    histories, open,
     run::{Hosts, Summary, counter, many},
     seed,
 };
@@ -33,9 +35,13 @@ fn impatient() -> Options {
 }
 
 /// Histories on a store under faults, and a long one of a counter.
-async fn check(name: &str, hosts: &Arc<Hosts<Handle>>, seed: u64) -> Summary {
-    let mut summary =
-        many(hosts, seed, histories()).await.unwrap_or_else(|error| panic!("{error}"));
+async fn check<C: Client + 'static>(
+    name: &str,
+    hosts: &Arc<Hosts<C>>,
+    seed: u64,
+    count: usize,
+) -> Summary {
+    let mut summary = many(hosts, seed, count).await.unwrap_or_else(|error| panic!("{error}"));
     summary += counter(hosts, seed).await.unwrap_or_else(|error| panic!("{error}"));
     println!("{name}: {summary:?}");
     summary
@@ -47,11 +53,26 @@ fn check_behind(name: &str, proxy: &Proxy, url: &str) {
     block_on(async {
         let hosts = open(url, &impatient(), 2).await;
         let weather = proxy.weather(seed);
-        let summary = check(name, &hosts, seed).await;
+        let summary = check(name, &hosts, seed, histories()).await;
         let faults = weather.end();
         println!("{name}: {faults} faults");
         assert!(faults > 0, "there was weather");
         assert!(summary.unknown + summary.not_applied > 0, "and it was felt: {summary:?}");
+    });
+}
+
+/// The same with clients who ask again until they are answered: then nothing is unknown, and all
+/// has happened once.
+fn check_once_behind(name: &str, proxy: &Proxy, url: &str) {
+    let seed = seed(name);
+    block_on(async {
+        let hosts = open(url, &impatient(), 2).await;
+        let all: Vec<Handle> = hosts.iter().flatten().cloned().collect();
+        let hosts = Arc::new(vec![[Persistent::new(&all), Persistent::new(&all)]]);
+        let weather = proxy.weather(seed);
+        let summary = check(name, &hosts, seed, histories() / 4).await;
+        println!("{name}: {} faults", weather.end());
+        assert_eq!(summary.unknown + summary.not_applied, 0);
     });
 }
 
@@ -68,6 +89,21 @@ fn postgres_is_linearizable_through_cuts_stalls_and_delays() {
     let server = Postgres::start(Durability::Unsynced).unwrap();
     let proxy = Proxy::start(server.port()).unwrap();
     check_behind("postgres in a storm", &proxy, &server.url_at(proxy.port()));
+}
+
+#[test]
+fn redis_is_linearizable_to_those_who_ask_again() {
+    let server = Redis::start().unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let url = format!("redis://127.0.0.1:{}", proxy.port());
+    check_once_behind("redis, asked again", &proxy, &url);
+}
+
+#[test]
+fn postgres_is_linearizable_to_those_who_ask_again() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    check_once_behind("postgres, asked again", &proxy, &server.url_at(proxy.port()));
 }
 
 /// Another program that takes the write lock of a file for random moments.
@@ -114,7 +150,7 @@ fn sqlite_is_linearizable_while_another_program_locks_the_file() {
     block_on(async {
         let hosts = open(&format!("sqlite:{}", path.display()), &impatient(), 2).await;
         let locker = Locker::start(&path, seed);
-        let summary = check("sqlite, locked", &hosts, seed).await;
+        let summary = check("sqlite, locked", &hosts, seed, histories()).await;
         let locks = locker.end();
         println!("sqlite: {locks} locks");
         assert!(locks > 0);
