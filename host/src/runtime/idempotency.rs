@@ -48,7 +48,8 @@ pub(super) struct UnderWay(Mutex<HashSet<Digest>>);
 impl UnderWay {
     fn enter(&self, request: Digest) -> Option<Entered<'_>> {
         let mut requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        requests.insert(request).then_some(Entered { requests: self, request })
+        // Made only if it is one: dropping it takes the request out.
+        requests.insert(request).then(|| Entered { requests: self, request })
     }
 }
 

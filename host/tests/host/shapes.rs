@@ -247,6 +247,10 @@ async fn a_store_that_fails_is_explained_to_the_guest() {
     response.problem(503, "store_unavailable");
     assert_eq!(response.json()["applied"], "no");
     redis.restart().unwrap();
+    // The next attempt to connect may be some moments away.
+    while get(host.address, "/get?n").await.status != 200 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
     probe.says("/add?n", "1").await;
 }
 
