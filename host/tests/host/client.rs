@@ -59,11 +59,16 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        Self::try_connect(address).await.unwrap()
+    }
+
+    /// `None` where nobody listens, any more.
+    pub async fn try_connect(address: SocketAddr) -> Option<Self> {
+        let stream = tokio::net::TcpStream::connect(address).await.ok()?;
+        stream.set_nodelay(true).ok()?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
         tokio::spawn(connection);
-        Self { address, sender: Sender::Http1(sender) }
+        Some(Self { address, sender: Sender::Http1(sender) })
     }
 
     /// HTTP/2 with prior knowledge.

@@ -17,6 +17,7 @@ mod client;
 mod command_line;
 mod counter;
 mod counting;
+mod crashes;
 mod extensions;
 mod host;
 mod hostile_clients;
