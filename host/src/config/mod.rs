@@ -173,6 +173,11 @@ pub fn hide_secrets(url: &str) -> String {
         return url.to_owned();
     }
     let Some((scheme, rest)) = url.split_once("://") else { return HIDDEN.into() };
+    // An @ behind a password in the query is part of it, or of who knows what.
+    let lower = rest.to_ascii_lowercase();
+    if lower.find("password=").is_some_and(|start| lower.rfind('@') > Some(start)) {
+        return format!("{scheme}://{HIDDEN}");
+    }
     // User information ends at the last @: a password that was not encoded may hold others, and
     // anything else besides.
     let (user, rest) = match rest.rsplit_once('@') {
@@ -209,6 +214,9 @@ mod tests {
             ("postgres://user:se@cr:et@host/db", "postgres://user:***@host/db"),
             ("postgres://user:se?cr#et@host/db", "postgres://user:***@host/db"),
             ("host=h user=u password=secret", "***"),
+            ("redis-sentinel://u:p@h:1,h:2/s", "redis-sentinel://u:***@h:1,h:2/s"),
+            ("redis-sentinel://h:1/s?sentinel_password=a@b", "redis-sentinel://***"),
+            ("postgres://u@h/d?Password=secret@secret", "postgres://***"),
             ("redis:u:secret@h", "***"),
             (
                 "postgres://user@host/db?password=secret&x=1",

@@ -45,8 +45,8 @@ pub struct Options {
     #[serde(skip)]
     pub config: Option<PathBuf>,
 
-    /// Where state is kept: sqlite:PATH, redis://…, rediss://…, postgres://… or memory:
-    /// [default: sqlite:tally.db]
+    /// Where state is kept: sqlite:PATH, redis://…, rediss://…, redis-sentinel://…, postgres://… or
+    /// memory: [default: sqlite:tally.db]
     #[arg(long, value_name = "URL", env = "TALLY_STORE", hide_env_values = true)]
     pub store: Option<String>,
 
