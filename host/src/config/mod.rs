@@ -6,6 +6,7 @@
 
 mod guests;
 mod options;
+mod store;
 mod units;
 
 use std::{net::SocketAddr, path::Path, time::Duration};
@@ -13,6 +14,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 pub use self::{
     guests::{GuestConfig, GuestOptions, RouteOptions},
     options::{LogFormat, Options},
+    store::StoreOptions,
     units::{Size, Span},
 };
 use crate::edge;

@@ -20,6 +20,7 @@ mod counting;
 mod host;
 mod hostile_clients;
 mod hostile_guests;
+mod kv;
 mod operations;
 mod routing;
 mod shapes;
