@@ -413,8 +413,9 @@ fn the_store_is_found_as_serve_finds_it_and_its_password_is_not_told() {
         let (_, error) = failed(&run(dir.path(), &[&get[..], &["--store", store]].concat()));
         assert!(!error.contains("planted-secret"), "{error}");
     }
-    let help = tally(dir.path()).args(["kv", "get", "--help"]).env("TALLY_STORE", &secret);
-    let help = String::from_utf8(help.output().unwrap().stdout).unwrap();
+    let mut help = tally(dir.path());
+    let help = help.args(["kv", "get", "--help"]).env("TALLY_STORE", &secret).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
     assert!(help.contains("TALLY_STORE") && !help.contains("planted-secret"), "{help}");
 }
 
