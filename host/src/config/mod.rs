@@ -11,6 +11,7 @@ mod units;
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
+pub(crate) use self::store::STORE_HEADING;
 pub use self::{
     guests::{GuestConfig, GuestOptions, RouteOptions},
     options::{LogFormat, Options},

@@ -6,25 +6,28 @@ use clap::Args;
 
 use super::{options::Options, units::Span};
 
+/// What stands above these options in the help, apart from a command's own.
+pub(crate) const STORE_HEADING: &str = "Store";
+
 /// The options of `serve` that say where the store is and how long it may take. Global, so that
 /// they can stand before a subcommand and after it.
 #[derive(Args, Clone, Debug, Default)]
 pub struct StoreOptions {
     /// File of settings [default: tally.toml, if it exists]
-    #[arg(long, value_name = "FILE", env = "TALLY_CONFIG", global = true)]
+    #[arg(long, value_name = "FILE", env = "TALLY_CONFIG", global = true, help_heading = STORE_HEADING)]
     pub config: Option<PathBuf>,
 
     /// Where state is kept: sqlite:PATH, redis://…, rediss://…, postgres://… or memory:
     /// [default: sqlite:tally.db]
-    #[arg(long, value_name = "URL", env = "TALLY_STORE", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "URL", env = "TALLY_STORE", hide_env_values = true, global = true, help_heading = STORE_HEADING)]
     pub store: Option<String>,
 
     /// Longest time the store may take to answer [default: 5s]
-    #[arg(long, value_name = "TIME", env = "TALLY_STORE_TIMEOUT", global = true)]
+    #[arg(long, value_name = "TIME", env = "TALLY_STORE_TIMEOUT", global = true, help_heading = STORE_HEADING)]
     pub store_timeout: Option<Span>,
 
     /// Longest time to connect to the store [default: 1s]
-    #[arg(long, value_name = "TIME", env = "TALLY_CONNECT_TIMEOUT", global = true)]
+    #[arg(long, value_name = "TIME", env = "TALLY_CONNECT_TIMEOUT", global = true, help_heading = STORE_HEADING)]
     pub connect_timeout: Option<Span>,
 }
 

@@ -4,7 +4,7 @@ use std::{ffi::OsString, num::NonZeroUsize};
 
 use clap::{Args, Subcommand, error::ErrorKind};
 
-use crate::config::{Span, StoreOptions};
+use crate::config::{STORE_HEADING, Span, StoreOptions};
 
 /// How it ends, for the help.
 const EXIT_CODES: &str = "\
@@ -20,7 +20,7 @@ pub struct Arguments {
 
     /// Bucket, by its name in the store: of a guest that is served with --bucket default=main, that
     /// is main
-    #[arg(long, value_name = "NAME", default_value = "default", global = true)]
+    #[arg(long, value_name = "NAME", default_value = "default", global = true, help_heading = STORE_HEADING)]
     pub(super) bucket: String,
 
     /// Print one JSON document, or with list one a line
@@ -39,9 +39,13 @@ pub(super) enum Command {
     /// could control the terminal is shown as an escape, such as \u{1b} or \xff. With --json: the
     /// value as text, or in base64 where it is no UTF-8 ("encoding" says which), and its time to
     /// live in milliseconds, null for ever. Ends with 1 where there is no such key.
-    Get { key: String },
+    Get {
+        /// The key
+        key: String,
+    },
     /// Set the value of a key
     Set {
+        /// The key
         key: String,
         /// The value; - reads it from standard input, whatever its bytes are
         #[arg(allow_negative_numbers = true)]
@@ -55,6 +59,7 @@ pub(super) enum Command {
     },
     /// Delete keys; one that does not exist is no error
     Delete {
+        /// The keys
         #[arg(value_name = "KEY", required = true)]
         keys: Vec<String>,
     },
@@ -62,6 +67,7 @@ pub(super) enum Command {
     ///
     /// A key that does not exist counts as 0. Out of bounds, nothing is changed, and it ends with 1.
     Incr {
+        /// The key
         key: String,
         /// How much to add
         #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true)]
@@ -94,6 +100,7 @@ pub(super) enum Command {
     ///
     /// Prints a time such as 9m 59s, or unlimited. Ends with 1 where there is no such key.
     Ttl {
+        /// The key
         key: String,
         /// Let it live so long from now on
         #[arg(long, value_name = "TIME", conflicts_with = "persist")]

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tally_state::{Bucket, Metrics, Options, State};
-use tally_testkit::{Redis, free_port};
+use tally_testkit::{Durability, Postgres, Redis, free_port};
 use tempfile::TempDir;
 
 use crate::{
@@ -279,6 +279,20 @@ async fn keys_are_listed_page_by_page() {
         assert_eq!(documents.len(), 520);
         assert!(documents.iter().all(|entry| entry["value"] == "value"), "{documents:?}");
     }
+}
+
+#[test]
+fn postgresql_answers_as_the_others_do() {
+    let postgres = Postgres::start(Durability::Unsynced).unwrap();
+    let store = Store { dir: tempfile::tempdir().unwrap(), url: postgres.url(), redis: None };
+    store.text(&["set", "text", "abc", "--ttl", "1h"]);
+    assert_eq!(store.text(&["get", "text"]), "abc");
+    assert!(store.text(&["ttl", "text"]).starts_with("59m "));
+    assert_eq!(store.text(&["incr", "n", "--by", "2"]), "2\n");
+    store.fails(&["incr", "n", "--max", "2"]);
+    assert_eq!(store.text(&["list", "--values"]), "n\t2\ntext\tabc\n");
+    store.text(&["delete", "n", "text"]);
+    assert_eq!(store.text(&["list"]), "");
 }
 
 #[test]
