@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Each room knows only the next one. [`config`] is what all of it is told, [`server`] starts the
-//! rooms in order and stops them again, and `admin` shows what they do.
+//! rooms in order and stops them again, and `admin` shows what they do. [`kv`] reaches the state from
+//! outside, without a server.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -24,5 +25,6 @@ pub mod config;
 pub mod deploy;
 pub mod edge;
 mod interfaces;
+pub mod kv;
 pub mod runtime;
 pub mod server;

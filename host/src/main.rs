@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use tally::{
     config::{Config, LogFormat, Options},
-    deploy, runtime, server,
+    deploy, kv, runtime, server,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -53,6 +53,8 @@ enum Command {
         #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:3001")]
         admin: String,
     },
+    /// Look at the keys and values of a store, and change them
+    Kv(Box<kv::Arguments>),
     /// Print the configuration in force, without secrets
     Config(Box<Options>),
 }
@@ -89,6 +91,13 @@ fn run(command: Command) -> Result<ExitCode> {
             let deploying = deploy::deploy(&guest, route.as_deref(), &admin);
             say(&main_runtime()?.block_on(deploying)?);
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Kv(arguments) => {
+            let main = main_runtime()?;
+            let done = main.block_on(kv::run(*arguments, &environment));
+            // Without waiting for a name that resolves slowly.
+            main.shutdown_background();
+            done
         }
         Command::Check { guest } => {
             let bytes = server::read_guest(&guest)?;

@@ -6,13 +6,16 @@
 
 mod guests;
 mod options;
+mod store;
 mod units;
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
+pub(crate) use self::store::STORE_HEADING;
 pub use self::{
     guests::{GuestConfig, GuestOptions, RouteOptions},
     options::{LogFormat, Options},
+    store::StoreOptions,
     units::{Size, Span},
 };
 use crate::edge;

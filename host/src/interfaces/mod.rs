@@ -25,7 +25,7 @@ use wasmtime_wasi_config::WasiConfig;
 
 pub(crate) use self::{
     bindings::plugin::{PluginIndices, exports::tally::plugin::handler},
-    buckets::Buckets,
+    buckets::{Buckets, RESERVED},
     ledger::Ledger,
     outgoing::Outgoing,
     settings::Settings,

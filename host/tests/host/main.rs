@@ -23,6 +23,7 @@ mod host;
 mod hostile_clients;
 mod hostile_guests;
 mod idempotency;
+mod kv;
 mod operations;
 mod routing;
 mod shapes;

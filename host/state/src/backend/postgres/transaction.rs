@@ -10,7 +10,7 @@
 //! failure of the connection is certain.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map},
     time::Duration,
 };
 
@@ -303,10 +303,9 @@ impl Work<'_> {
         };
         let record_name = record_name(token, &step.action);
         if let Action::Remember(answer) = &step.action {
-            if !self.records.contains_key(&record_name) {
-                let record =
-                    Record { fingerprint: token.fingerprint, outcome: Bytes::clone(answer) };
-                self.records.insert(record_name, record);
+            if let hash_map::Entry::Vacant(entry) = self.records.entry(record_name) {
+                let fingerprint = token.fingerprint;
+                entry.insert(Record { fingerprint, outcome: Bytes::clone(answer) });
                 self.written.push(record_name);
             }
             return Ok(Outcome::Done);
