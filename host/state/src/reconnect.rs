@@ -39,7 +39,9 @@ impl Outage {
     fn goes_on(&mut self, reason: Error) -> bool {
         let pause = self.0.as_ref().map_or(SHORTEST_PAUSE, |away| away.pause);
         // Between a half and the whole of it.
-        let until = Instant::now() + pause.mul_f32(fastrand::f32().mul_add(0.5, 0.5));
+        let jittered = pause.mul_f32(fastrand::f32().mul_add(0.5, 0.5));
+        let now = Instant::now();
+        let until = now.checked_add(jittered).unwrap_or(now);
         let away = Away { reason, until, pause: pause.saturating_mul(2).min(LONGEST_PAUSE) };
         self.0.replace(away).is_none()
     }

@@ -111,7 +111,7 @@ pub(crate) async fn tokens_and_plain_increments_count_exactly_together(bench: Be
         let bench = &bench;
         (0..REQUESTS).map(move |request| async move {
             let request = (request + host as u64 * 10) % REQUESTS;
-            let key = if request % 3 == 0 { "hot" } else { "warm" };
+            let key = if request.is_multiple_of(3) { "hot" } else { "warm" };
             let once = handle.once(Some(token(bench, request)));
             handle.increment(bucket, key, 1).await.unwrap();
             (request, once.increment(bucket, key, 1).await.unwrap())
