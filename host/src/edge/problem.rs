@@ -109,6 +109,18 @@ impl Problem {
                 "no_route",
                 "This server has no handler for this host and path.".into(),
             ),
+            Self::Guest(Failure {
+                cause: Cause::StateNotApplied(_),
+                applied: Applied::Unknown,
+            }) => {
+                let mut shape = client(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "store_unavailable",
+                    AWAY_AND_MADE_BEFORE.into(),
+                );
+                shape.applied = Some(Applied::Unknown);
+                shape
+            }
             Self::Guest(Failure { cause, applied }) => {
                 let (status, code, detail) = explain(cause);
                 Shape { status, code, detail: detail.into_owned(), applied: Some(*applied) }
@@ -164,7 +176,9 @@ impl Problem {
             Cause::Trap(reason) | Cause::InvalidResponse(reason) | Cause::Internal(reason) => {
                 tracing::error!(id, guest, %method, reason, "a guest failed");
             }
-            Cause::StateNotApplied(reason) | Cause::StateUnknown(reason) => {
+            Cause::StateNotApplied(reason)
+            | Cause::StateUnknown(reason)
+            | Cause::IdempotencyUnread(reason) => {
                 tracing::warn!(id, guest, %method, reason, "the store failed");
             }
             Cause::CpuLimit | Cause::WallLimit => {
@@ -174,6 +188,9 @@ impl Problem {
         }
     }
 }
+
+/// Of a request with a key, which may have been made before.
+const AWAY_AND_MADE_BEFORE: &str = "The store cannot be used at the moment. This time nothing was changed; whether an earlier request with this Idempotency-Key changed something is not known. Try again with the same key.";
 
 /// Status, code and detail of a request that a guest got or would have got.
 fn explain(cause: &Cause) -> (StatusCode, &'static str, Cow<'_, str>) {
@@ -219,6 +236,9 @@ fn explain(cause: &Cause) -> (StatusCode, &'static str, Cow<'_, str>) {
         ),
         Cause::IdempotencyKey(detail) => {
             (StatusCode::BAD_REQUEST, "idempotency_key", detail.into())
+        }
+        Cause::IdempotencyUnread(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", AWAY_AND_MADE_BEFORE.into())
         }
         Cause::IdempotencyUnderWay => (
             StatusCode::CONFLICT,

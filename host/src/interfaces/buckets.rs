@@ -85,7 +85,6 @@ impl Buckets {
     }
 
     /// Their names in the store.
-    #[cfg(test)]
     pub(crate) fn stored(&self) -> impl Iterator<Item = &str> {
         self.open.iter().map(|(_, bucket)| bucket.as_str())
     }

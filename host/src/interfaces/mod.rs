@@ -19,7 +19,7 @@ mod worker;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
-use tally_state::{Handle, Token};
+use tally_state::Handle;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime_wasi_config::WasiConfig;
 
@@ -72,8 +72,6 @@ pub(crate) struct Context {
     headers: HeaderMap,
     worker: Worker,
     ledger: Ledger,
-    /// Names the next write, where the request's are to happen once.
-    token: Option<Token>,
     pub(crate) cpu: Meter,
     /// Bytes of values that this request may still read: they are held by the host on their way to
     /// the guest, whose own memory they would not fit into either.
@@ -108,7 +106,6 @@ impl Context {
             headers: HeaderMap::new(),
             worker,
             ledger,
-            token: None,
             cpu,
             readable,
             cas: keyvalue::CasTable::default(),
@@ -116,12 +113,6 @@ impl Context {
             journal: None,
             wasi: wasi::Lazy::default(),
         }
-    }
-
-    /// With a name for its first write, if its writes are to happen once.
-    pub(crate) fn with_token(mut self, token: Option<Token>) -> Self {
-        self.token = token;
-        self
     }
 
     /// With headers for `tally:plugin/request-headers` to answer from.

@@ -3,7 +3,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
-use tally_state::{Handle, Token};
+use tally_state::Handle;
 use wasmtime::{Store, UpdateDeadline};
 
 use super::{
@@ -29,8 +29,6 @@ pub(super) struct Call {
     pub(super) settings: Arc<Settings>,
     pub(super) state: Handle,
     pub(super) ledger: Ledger,
-    /// Names the first write, if the request's are to happen once.
-    pub(super) token: Option<Token>,
     /// The number of the instance.
     pub(super) instance: u64,
     pub(super) permit: Permit,
@@ -50,7 +48,6 @@ impl Call {
             Meter::new(self.limits.cpu),
             self.deployment.profile().memory,
         )
-        .with_token(self.token)
     }
 }
 

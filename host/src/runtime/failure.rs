@@ -43,6 +43,8 @@ pub(crate) enum Cause {
     IdempotencyUnderWay,
     /// This `Idempotency-Key` belongs to another request.
     IdempotencyReused,
+    /// It could not be looked up whether the request was made before. The text is for the log.
+    IdempotencyUnread(String),
     /// A state operation was refused for what was asked: a key, a value or a bucket out of bounds.
     StateRefused(String),
     /// A state operation conflicts with what the key holds.
@@ -99,6 +101,7 @@ impl fmt::Display for Cause {
             | Self::InvalidResponse(reason)
             | Self::BadRequest(reason)
             | Self::IdempotencyKey(reason)
+            | Self::IdempotencyUnread(reason)
             | Self::StateRefused(reason)
             | Self::StateConflict(reason)
             | Self::StateNotApplied(reason)

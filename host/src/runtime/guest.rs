@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use tally_state::{Handle, Token};
+use tally_state::Handle;
 
 use super::{
     Request, Response,
@@ -80,6 +80,18 @@ impl Guest {
         &self.under_way
     }
 
+    /// What requests of its are known by, among those of all who use the store: its name alone is
+    /// `default` on most hosts.
+    pub(super) fn namespace(&self) -> Vec<&str> {
+        let mut namespace = vec![&*self.settings.name];
+        namespace.extend(self.settings.buckets.stored());
+        // In whatever order they are configured.
+        if let Some(buckets) = namespace.get_mut(1..) {
+            buckets.sort_unstable();
+        }
+        namespace
+    }
+
     /// Its name, which is its route's.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.settings.name
@@ -131,15 +143,14 @@ impl Guest {
         if idempotency::applies(&request.method, &request.headers) {
             return idempotency::answer(self, state, request).await;
         }
-        self.run(state, request, None, Ledger::default()).await
+        self.run(state, request, Ledger::default()).await
     }
 
-    /// Answers one request, whose writes have tokens if they are to happen once.
+    /// Answers one request.
     pub(super) async fn run(
         &self,
         state: Handle,
         request: Request,
-        token: Option<Token>,
         ledger: Ledger,
     ) -> Result<Response, Failure> {
         let (deployment, permit) = self.enter().await?;
@@ -149,7 +160,6 @@ impl Guest {
             settings: Arc::clone(&self.settings),
             state,
             ledger,
-            token,
             instance: self.instances.fetch_add(1, Ordering::Relaxed).saturating_add(1),
             permit,
         };

@@ -1,9 +1,9 @@
 //! Requests with an `Idempotency-Key`: made again, they change nothing and get the same answer
 //! (draft-ietf-httpapi-idempotency-key-header-07).
 //!
-//! Any guest's, as it lives around the guest. Each write of the request has a token: the guest's
-//! name, the key, and which of the request's writes it is. The store records a token's outcome with
-//! the write itself, so a request that is made again, be it to another host and after a crash, runs
+//! Any guest's, as it lives around the guest. A request is known by its key, the guest's name, and
+//! the buckets that the guest has in the store. The store records the outcome of each of its writes
+//! with the write itself, so a request that is made again, be it to another host and after a crash, runs
 //! again without writing again. The answer is remembered as well before it is sent, and from then on
 //! is given without running the guest.
 //!
@@ -18,7 +18,7 @@ use std::{
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use sha2::{Digest as _, Sha256};
-use tally_state::{Applied, Digest, Error, Handle, Rejection, Token};
+use tally_state::{Applied, Digest, Error, Handle, Once, Rejection};
 
 use super::{
     Body, Request, Response,
@@ -72,36 +72,52 @@ pub(super) async fn answer(
     state: Handle,
     request: Request,
 ) -> Result<Response, Failure> {
-    let nothing = |cause| Failure { cause, applied: Applied::No };
-    let key = key(&request.headers).map_err(|reason| nothing(Cause::IdempotencyKey(reason)))?;
-    let token = token(guest.name(), key, &request);
-    let under_way = guest.under_way().enter(token.request());
-    let _entered = under_way.ok_or_else(|| nothing(Cause::IdempotencyUnderWay))?;
+    let failed = |cause, applied| Failure { cause, applied };
+    let key = key(&request.headers)
+        .map_err(|reason| failed(Cause::IdempotencyKey(reason), Applied::No))?;
+    let once = once(&guest.namespace(), key, &request);
+    let under_way = guest.under_way().enter(once.name());
+    let _entered = under_way.ok_or_else(|| failed(Cause::IdempotencyUnderWay, Applied::Unknown))?;
     let recalled = state
-        .recall(token)
+        .recall(&once)
         .await
-        .map_err(|error| nothing(Cause::of_state(&error, Applied::No, String::new())))?;
+        .map_err(|error| failed(Cause::IdempotencyUnread(error.to_string()), Applied::Unknown))?;
     if let Some(recalled) = recalled {
-        if recalled.fingerprint != token.fingerprint() {
-            return Err(nothing(Cause::IdempotencyReused));
+        if recalled.fingerprint != once.fingerprint() {
+            return Err(failed(Cause::IdempotencyReused, Applied::No));
         }
         if let Some(response) = decode(recalled.answer) {
             return Ok(response);
         }
     }
     let ledger = Ledger::default();
-    let answer = guest.run(state.clone(), request, Some(token), ledger.clone()).await;
-    if matches!(ledger.failure(), Some(Error::Rejected(Rejection::Reused))) {
-        return Err(Failure { cause: Cause::IdempotencyReused, applied: ledger.applied() });
+    let answer = guest.run(state.once(&once), request, ledger.clone()).await;
+    let failure = ledger.failure();
+    if matches!(failure, Some(Error::Rejected(Rejection::Reused))) {
+        return Err(failed(Cause::IdempotencyReused, ledger.applied()));
     }
-    let response = answer?;
+    let response = answer.map_err(|failure| Failure { applied: known(&failure), ..failure })?;
     if let Some(answer) = to_remember(&response, &ledger)
-        && let Err(error) = state.remember(token, answer).await
+        && let Err(error) = state.remember(&once, answer).await
     {
         // Its writes are recorded: made again, the request runs again and gets their outcomes.
         tracing::warn!(guest = %guest.name(), %error, "an answer could not be remembered");
     }
     Ok(response)
+}
+
+/// What is known of the effect of a request that failed: it may have been made before, and what it
+/// did then is not known here, unless it was refused for what it asks.
+fn known(failure: &Failure) -> Applied {
+    match failure.cause {
+        Cause::Body(_)
+        | Cause::BadRequest(_)
+        | Cause::NotFound
+        | Cause::MethodNotAllowed(_)
+        | Cause::StateRefused(_)
+        | Cause::StateConflict(_) => failure.applied,
+        _ => Applied::Unknown,
+    }
 }
 
 /// The key, without the quotes that it may have: a string of RFC 8941, or what clients write for
@@ -127,16 +143,14 @@ fn key(headers: &HeaderMap) -> Result<&str, String> {
 }
 
 /// What a request is known by, and what it looks like.
-fn token(guest: &str, key: &str, request: &Request) -> Token {
+fn once(namespace: &[&str], key: &str, request: &Request) -> Once {
     let body = match &request.body {
         Body::Whole(body) => body.as_ref(),
         Body::Stream(_) => &[],
     };
     let target = request.uri.path_and_query().map_or("", |target| target.as_str());
-    Token::new(
-        digest(&[guest.as_bytes(), key.as_bytes()]),
-        digest(&[request.method.as_str().as_bytes(), target.as_bytes(), body]),
-    )
+    let name: Vec<&[u8]> = namespace.iter().chain([&key]).map(|part| part.as_bytes()).collect();
+    Once::new(digest(&name), digest(&[request.method.as_str().as_bytes(), target.as_bytes(), body]))
 }
 
 /// A digest of parts, each with its length, so that none runs into the next.
@@ -149,11 +163,11 @@ fn digest(parts: &[&[u8]]) -> Digest {
     hash.finalize().first_chunk().copied().unwrap_or_default()
 }
 
-/// An answer that is to be given again: one of the guest's own making, to a request that changed
-/// something and met no failure that may be gone by the next time.
+/// An answer that is to be given again: one of the guest's own making, after which it has ended, to
+/// a request that changed something and met no failure that may be gone by the next time.
 fn to_remember(response: &Response, ledger: &Ledger) -> Option<Bytes> {
     let failed = ledger.failure().is_some_and(|error| !matches!(error, Error::Rejected(_)));
-    if !ledger.wrote() || failed || response.status.is_server_error() {
+    if !ledger.wrote() || failed || !response.is_final || response.status.is_server_error() {
         return None;
     }
     encode(response)
@@ -189,7 +203,7 @@ fn decode(mut bytes: Bytes) -> Option<Response> {
         headers.append(name, HeaderValue::from_maybe_shared(part()?).ok()?);
     }
     headers.insert(REPLAYED, HeaderValue::from_static("true"));
-    Some(Response { status, headers, body: Body::Whole(bytes) })
+    Some(Response { status, headers, body: Body::Whole(bytes), is_final: true })
 }
 
 #[cfg(test)]
@@ -226,7 +240,7 @@ mod tests {
         headers.append("set-cookie", HeaderValue::from_static("a"));
         headers.append("set-cookie", HeaderValue::from_bytes(b"b\xff").unwrap());
         let body = Body::Whole(Bytes::from_static(b"\0body"));
-        let response = Response { status: StatusCode::CREATED, headers, body };
+        let response = Response { status: StatusCode::CREATED, headers, body, is_final: true };
         let encoded = encode(&response).unwrap();
         let again = decode(encoded.clone()).unwrap();
         assert_eq!(again.status, 201);

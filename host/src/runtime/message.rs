@@ -26,6 +26,8 @@ pub(crate) struct Response {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Body,
+    /// The guest has ended: nothing of what it did is still to come.
+    pub(crate) is_final: bool,
 }
 
 /// Why a body does not come to its end. Of a response, the guest's failure, which is in the log.

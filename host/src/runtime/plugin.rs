@@ -57,7 +57,7 @@ fn check(answer: handler::Response, limits: &Limits) -> Result<Response, String>
     if response::is_bodiless(status) && !answer.body.is_empty() {
         return Err(format!("a response with status {status} has no body"));
     }
-    Ok(Response { status, headers, body: Body::Whole(answer.body.into()) })
+    Ok(Response { status, headers, body: Body::Whole(answer.body.into()), is_final: true })
 }
 
 /// What a guest's own error means, in the light of what its state operations did.

@@ -59,6 +59,6 @@ pub use backend::Description;
 pub use error::{Applied, Error, OpenError, Rejection};
 pub use metrics::Metrics;
 pub use name::{Bucket, MAX_BUCKET_BYTES, MAX_KEY_BYTES};
-pub use once::{Digest, Token};
+pub use once::{Digest, Once};
 pub use operation::{Bounded, Page, Recalled, Swapped, TimeToLive};
 pub use state::{Handle, Options, State};

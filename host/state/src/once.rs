@@ -1,16 +1,27 @@
 //! Writes that happen once, whoever sends them again.
 //!
-//! A write with a [`Token`] is recorded together with its outcome, in the same transaction of the
-//! backend. The same token again changes nothing and is answered with the recorded outcome, also by
-//! another host and after a crash. Refusals for what the key holds are recorded as well, so that a
-//! handler that runs again takes the same way. Failures are not: they may be tried again.
+//! A request that may be made again is known by a [`Once`], which gives each of its writes a
+//! [`Token`]: the request, the key that is written, and how many writes of the request that key has
+//! had. The backend records a token's outcome in the same transaction as the write. The same token
+//! again changes nothing and is answered with the recorded outcome, also by another host and after a
+//! crash. Refusals for what the key holds are recorded as well, so that a handler that runs again
+//! takes the same way. Failures are not: they may be tried again.
+//!
+//! Writes are counted for each key by itself, so that a handler that finds one of them done, and
+//! leaves it out the second time, does not take its outcome for that of another.
 //!
 //! Records are kept for [`Options::remember`](crate::Options::remember).
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
-    counter,
+    Bucket, counter,
     error::{Error, Rejection},
     operation::{Action, Bounded, Kind, Outcome, Swapped},
     plan::Reply,
@@ -19,45 +30,85 @@ use crate::{
 /// What is known of a request: 128 bits of a digest of its name, or of what it looks like.
 pub type Digest = [u8; 16];
 
-/// Names one write of one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Token {
-    pub(crate) request: Digest,
-    pub(crate) fingerprint: Digest,
-    /// Which of the request's writes it is, counting from 0.
-    pub(crate) write: u32,
+/// A request whose writes happen once. Clones count its writes together; whoever makes the request
+/// again begins with a new one of the same name.
+#[derive(Clone, Debug)]
+pub struct Once(Arc<Request>);
+
+#[derive(Debug)]
+struct Request {
+    name: Digest,
+    fingerprint: Digest,
+    /// How often each key has been written.
+    writes: Mutex<HashMap<(Bucket, Box<str>), u32>>,
 }
 
-impl Token {
-    /// The first write of a request. `request` is what the request is known by, whoever sends it;
-    /// `fingerprint` is what it looks like, so that another one under the same name is noticed.
+impl Once {
+    /// `name` is what the request is known by, whoever sends it; `fingerprint` is what it looks
+    /// like, so that another one under the same name is noticed.
     #[must_use]
-    pub fn new(request: Digest, fingerprint: Digest) -> Self {
-        Self { request, fingerprint, write: 0 }
+    pub fn new(name: Digest, fingerprint: Digest) -> Self {
+        Self(Arc::new(Request { name, fingerprint, writes: Mutex::default() }))
     }
 
     /// What the request is known by.
     #[must_use]
-    pub fn request(self) -> Digest {
-        self.request
+    pub fn name(&self) -> Digest {
+        self.0.name
     }
 
     /// What the request looks like.
     #[must_use]
-    pub fn fingerprint(self) -> Digest {
-        self.fingerprint
+    pub fn fingerprint(&self) -> Digest {
+        self.0.fingerprint
     }
 
-    /// The write that comes a number of writes after this one.
-    #[must_use]
-    pub fn after(self, writes: u32) -> Self {
-        Self { write: self.write.saturating_add(writes), ..self }
+    /// The token of the next write of a key.
+    pub(crate) fn next(&self, bucket: &Bucket, key: &str) -> Token {
+        let mut writes = self.0.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = writes.entry((bucket.clone(), key.into())).or_default();
+        let write = number(bucket.as_str(), key, *count);
+        *count = count.saturating_add(1);
+        self.token(write)
+    }
+
+    /// The token of the answer.
+    pub(crate) fn answer(&self) -> Token {
+        self.token(ANSWER)
+    }
+
+    fn token(&self, write: i64) -> Token {
+        Token { request: self.0.name, fingerprint: self.0.fingerprint, write }
     }
 }
 
-/// What is kept of a write.
+/// The place of a request's answer among its writes.
+pub(crate) const ANSWER: i64 = -1;
+
+/// Names one write of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Token {
+    pub(crate) request: Digest,
+    pub(crate) fingerprint: Digest,
+    /// Which of the request's writes it is: no negative number, or [`ANSWER`].
+    pub(crate) write: i64,
+}
+
+/// A number for one write of a key, the same on every host: 63 bits of a digest.
+fn number(bucket: &str, key: &str, count: u32) -> i64 {
+    let mut hash = Sha256::new();
+    hash.update(u64::try_from(bucket.len()).unwrap_or(u64::MAX).to_be_bytes());
+    hash.update(bucket);
+    hash.update(count.to_be_bytes());
+    hash.update(key);
+    let digest = hash.finalize();
+    i64::from_be_bytes(digest.first_chunk().copied().unwrap_or_default()) & i64::MAX
+}
+
+/// What is kept of a write, or of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
+    /// Of the request that wrote it.
     pub(crate) fingerprint: Digest,
     pub(crate) outcome: Bytes,
 }
@@ -68,12 +119,20 @@ impl Record {
         Self { fingerprint: token.fingerprint, outcome: encode(result).into() }
     }
 
+    /// Of an answer.
+    pub(crate) fn answer(token: Token, answer: &Bytes) -> Self {
+        Self { fingerprint: token.fingerprint, outcome: answer.clone() }
+    }
+
     /// The answer to a write with the same token.
     pub(crate) fn reply(&self, token: Token, action: &Action) -> Reply {
         if self.fingerprint != token.fingerprint {
             return Err(Rejection::Reused.into());
         }
-        decode(&self.outcome, action.kind())
+        match action {
+            Action::Remember(_) => Ok(Outcome::Done),
+            _ => decode(&self.outcome, action.kind()),
+        }
     }
 }
 
@@ -186,11 +245,26 @@ mod tests {
 
     #[test]
     fn another_request_under_the_same_name_is_refused() {
-        let token = Token::new([1; 16], [2; 16]);
+        let bucket = Bucket::new("b").unwrap();
+        let token = Once::new([1; 16], [2; 16]).next(&bucket, "key");
         let record = Record::of(token, &Ok(Outcome::Count(1)));
         let action = Action::Increment(1);
         assert_eq!(record.reply(token, &action), Ok(Outcome::Count(1)));
-        let other = Token::new([1; 16], [3; 16]);
+        let other = Once::new([1; 16], [3; 16]).next(&bucket, "key");
         assert_eq!(record.reply(other, &action), Err(Rejection::Reused.into()));
+    }
+
+    #[test]
+    fn writes_are_counted_for_each_key_by_itself() {
+        let (a, b) = (Bucket::new("a").unwrap(), Bucket::new("b").unwrap());
+        let tokens = |keys: &[(&Bucket, &str)]| -> Vec<i64> {
+            let once = Once::new([1; 16], [2; 16]);
+            keys.iter().map(|(bucket, key)| once.next(bucket, key).write).collect()
+        };
+        let first = tokens(&[(&a, "x"), (&b, "x"), (&a, "x"), (&a, "y")]);
+        assert!(first.iter().all(|write| *write >= 0));
+        assert_eq!(std::collections::HashSet::<_>::from_iter(&first).len(), 4);
+        let again = tokens(&[(&a, "y"), (&a, "x"), (&a, "x")]);
+        assert_eq!(again, [first[3], first[0], first[2]], "whatever comes in between");
     }
 }

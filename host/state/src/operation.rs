@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{name::Bucket, once::Token};
+use crate::{
+    name::Bucket,
+    once::{Digest, Token},
+};
 
 /// One operation on one key of one bucket, as a backend applies it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -246,8 +249,8 @@ pub enum TimeToLive {
 /// What is remembered of a request that was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recalled {
-    /// What the request looked like, as its [`Token`] had it.
-    pub fingerprint: [u8; 16],
+    /// What the request looked like, as its [`Once`](crate::Once) had it.
+    pub fingerprint: Digest,
     /// Its answer, as it was remembered.
     pub answer: Bytes,
 }

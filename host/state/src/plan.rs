@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn what_is_to_happen_once_merges_with_nothing() {
-        let tokens = [None, Some(crate::Token::new([1; 16], [2; 16])), None];
+        let tokens = [None, Some(crate::Once::new([1; 16], [2; 16]).answer()), None];
         let (pending, _answers): (Vec<_>, Vec<_>) = tokens
             .into_iter()
             .map(|token| {

@@ -16,7 +16,7 @@ use crate::{
     lane::Lane,
     metrics::Metrics,
     name::{Bucket, check_key},
-    once::Token,
+    once::Once,
     operation::{Action, Bounded, Kind, Outcome, Page, Recalled, Step, Swapped, TimeToLive},
     plan::Reply,
     sweep,
@@ -39,7 +39,7 @@ pub struct Options {
     pub max_value_bytes: usize,
     /// Keys one call may name: each waits in the queue by itself.
     pub max_keys: usize,
-    /// How long it is remembered what became of a request, for writes with a [`Token`]. A day is
+    /// How long it is remembered what became of a request, for writes with a [`Once`]. A day is
     /// what clients of such interfaces are used to, and long enough for one that was offline.
     pub remember: Duration,
     /// How often what has expired is removed, where the backend does not do so by itself. It is
@@ -103,7 +103,7 @@ impl State {
         let (backend, description) = backend::open(url, &options).await?;
         let shared = match backend.lanes() {
             Lanes::PerWorker => None,
-            Lanes::Threads { writers, readers } => {
+            Lanes::Threads { writers, readers, sweepers } => {
                 let start = |role: Role| {
                     let lane = Lane::new(options.clone(), metrics.clone());
                     backend.run_on_thread(role, Arc::clone(&lane)).map(|()| lane)
@@ -111,7 +111,8 @@ impl State {
                 let lanes = |role, count| (0..count).map(|_| start(role)).collect();
                 let writers: Result<Vec<_>, OpenError> = lanes(Role::Write, writers);
                 let readers: Result<Vec<_>, OpenError> = lanes(Role::Read, readers);
-                Some(Arc::new(Queues::new(writers?, readers?)))
+                let sweepers: Result<Vec<_>, OpenError> = lanes(Role::Sweep, sweepers);
+                Some(Arc::new(Queues::new(writers?, readers?, sweepers?)))
             }
         };
         let (sweeps, every) = (backend.wants_sweeping(), options.sweep_every);
@@ -140,9 +141,9 @@ impl State {
         let queues = inner.shared.clone().unwrap_or_else(|| {
             let lane = Lane::new(inner.options.clone(), inner.metrics.clone());
             inner.backend.spawn_on_worker(Arc::clone(&lane));
-            Arc::new(Queues::new(vec![lane], Vec::new()))
+            Arc::new(Queues::new(vec![lane], Vec::new(), Vec::new()))
         });
-        Handle { queues, options: inner.options.clone(), token: None }
+        Handle { queues, options: inner.options.clone(), once: None }
     }
 }
 
@@ -151,21 +152,24 @@ struct Queues {
     writers: Vec<Arc<Lane>>,
     /// Lanes for reads alone; where there are none, reads go with the writes.
     readers: Vec<Arc<Lane>>,
+    /// Lanes for sweeping; where there are none, that goes with the writes as well.
+    sweepers: Vec<Arc<Lane>>,
     /// Spreads keys over the lanes.
     hasher: RandomState,
 }
 
 impl Queues {
-    fn new(writers: Vec<Arc<Lane>>, readers: Vec<Arc<Lane>>) -> Self {
-        Self { writers, readers, hasher: RandomState::new() }
+    fn new(writers: Vec<Arc<Lane>>, readers: Vec<Arc<Lane>>, sweepers: Vec<Arc<Lane>>) -> Self {
+        Self { writers, readers, sweepers, hasher: RandomState::new() }
     }
 
     fn push(&self, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
-        let lanes = if step.action.kind().is_read() && !self.readers.is_empty() {
-            &self.readers
-        } else {
-            &self.writers
+        let own = match step.action.kind() {
+            Kind::Sweep => &self.sweepers,
+            kind if kind.is_read() => &self.readers,
+            _ => &self.writers,
         };
+        let lanes = if own.is_empty() { &self.writers } else { own };
         let index = match lanes.len() {
             0 | 1 => 0,
             count => {
@@ -182,7 +186,7 @@ impl Queues {
 
 impl Drop for Queues {
     fn drop(&mut self) {
-        for lane in self.writers.iter().chain(&self.readers) {
+        for lane in self.writers.iter().chain(&self.readers).chain(&self.sweepers) {
             lane.close();
         }
     }
@@ -197,8 +201,8 @@ impl Drop for Queues {
 pub struct Handle {
     queues: Arc<Queues>,
     options: Options,
-    /// What makes the next write happen once.
-    token: Option<Token>,
+    /// The request whose writes these are, if they are to happen once.
+    once: Option<Once>,
 }
 
 /// Where what concerns no bucket of anybody's is queued.
@@ -228,35 +232,36 @@ impl Handle {
         flag(self.ask(bucket, key, Action::Exists)?.await?)
     }
 
-    /// A handle for one write that is to happen once, or for one call that makes several: those
-    /// take the tokens that follow. Reads are as ever.
+    /// A handle whose writes are those of a request, and happen once. Reads are as ever.
     #[must_use]
-    pub fn once(&self, token: Option<Token>) -> Self {
-        Self { token, ..self.clone() }
+    pub fn once(&self, once: &Once) -> Self {
+        Self { once: Some(once.clone()), ..self.clone() }
     }
 
-    /// The answer that is remembered for the request of a token.
+    /// The answer that is remembered for a request.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn recall(&self, token: Token) -> Answer<Option<Recalled>> {
-        match self.own(token, Action::Recall).await? {
+    pub async fn recall(&self, once: &Once) -> Answer<Option<Recalled>> {
+        match self.own(once, Action::Recall).await? {
             Outcome::Recalled(recalled) => Ok(recalled),
             other => Err(mismatch(&other)),
         }
     }
 
-    /// Remembers the answer to the request of a token, if none is yet.
+    /// Remembers the answer to a request, if none is yet.
     ///
     /// # Errors
     /// [`Rejection::ValueTooLarge`]; else see [`Error`].
-    pub async fn remember(&self, token: Token, answer: Bytes) -> Answer<()> {
-        done(self.own(token, Action::Remember(answer)).await?)
+    pub async fn remember(&self, once: &Once, answer: Bytes) -> Answer<()> {
+        done(self.own(once, Action::Remember(answer)).await?)
     }
 
-    async fn own(&self, token: Token, action: Action) -> Answer<Outcome> {
-        let key = format!("{:032x}", u128::from_be_bytes(token.request));
-        self.once(Some(token)).ask(&Bucket::new(OWN)?, &key, action)?.await
+    async fn own(&self, once: &Once, action: Action) -> Answer<Outcome> {
+        let key = format!("{:032x}", u128::from_be_bytes(once.name()));
+        self.check_operation(&key, &action)?;
+        let (bucket, key, token) = (Bucket::new(OWN)?, key.into(), Some(once.answer()));
+        wait(self.queues.push(Step { bucket, key, action, token })?).await
     }
 
     /// Removes some of what has expired, up to a number of entries of each sort.
@@ -496,10 +501,9 @@ impl Handle {
         action: Action,
     ) -> Answer<impl Future<Output = Answer<Outcome>> + use<>> {
         self.check_operation(key, &action)?;
-        let token = match action.kind() {
-            Kind::Recall => self.token,
-            kind if kind.is_read() => None,
-            _ => self.token,
+        let token = match &self.once {
+            Some(once) if !action.kind().is_read() => Some(once.next(bucket, key)),
+            _ => None,
         };
         let step = Step { bucket: bucket.clone(), key: key.into(), action, token };
         Ok(wait(self.queues.push(step)?))
@@ -515,14 +519,8 @@ impl Handle {
         for (key, action) in &actions {
             self.check_operation(key, action)?;
         }
-        let asked: Vec<_> = actions
-            .into_iter()
-            .zip(0..)
-            .map(|((key, action), place)| {
-                let token = self.token.map(|token| token.after(place));
-                self.once(token).ask(bucket, key, action)
-            })
-            .collect();
+        let asked: Vec<_> =
+            actions.into_iter().map(|(key, action)| self.ask(bucket, key, action)).collect();
         let mut outcomes = Vec::with_capacity(asked.len());
         for answer in asked {
             outcomes.push(match answer {

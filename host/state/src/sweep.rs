@@ -1,4 +1,4 @@
-//! Removing what has expired, some at a time, between the batches of those who write.
+//! Removing what has expired, some at a time, beside those who write or between their batches.
 //!
 //! What has expired is missing from the moment it does; this gives its room back.
 
@@ -14,10 +14,10 @@ use crate::{
 
 /// Entries removed in one batch: a short piece of work, beside which other operations wait no
 /// longer than for one another.
-pub(crate) const SWEEP_ENTRIES: usize = 500;
+pub(crate) const SWEEP_ENTRIES: usize = 250;
 
 /// The pause between two batches while there is more to remove: most of the time is for others.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Sweeps every so often, until the state is gone.
 pub(crate) fn start(state: &Arc<Inner>, every: Duration) {

@@ -110,11 +110,14 @@ async fn nothing_is_lost_or_counted_twice_when_the_host_is_killed_over_sqlite() 
     let account = Arc::new(Account::default());
     let mut open = [None; CLIENTS];
     let mut slowest = Duration::ZERO;
+    let mut greatest = 0;
     for _ in 0..ROUNDS {
         let started = Instant::now();
         let mut host = Host::start("counter", &store, &[]);
         slowest = slowest.max(started.elapsed());
         account.verify(host.address, open.iter().flatten().count()).await;
+        let count = get(host.address, "/report").await.count();
+        assert!(count >= greatest, "{greatest} was acknowledged, and {count} is left");
         let enough = account.acknowledged() + INCREMENTS;
         let counting: Vec<_> =
             (0..CLIENTS).map(|_| tokio::spawn(Arc::clone(&account).count(host.address))).collect();
@@ -127,7 +130,10 @@ async fn nothing_is_lost_or_counted_twice_when_the_host_is_killed_over_sqlite() 
         host.signal("KILL");
         host.wait();
         for client in counting {
-            client.await.unwrap();
+            let values = client.await.unwrap();
+            assert!(values.iter().all(|value| *value > count), "{count} was there before");
+            assert!(values.is_sorted(), "{values:?}");
+            greatest = values.last().copied().unwrap_or(0).max(greatest);
         }
         for (open, client) in open.iter_mut().zip(once) {
             *open = client.await.unwrap();
@@ -148,13 +154,13 @@ async fn nothing_is_lost_or_counted_twice_when_the_host_is_killed_over_sqlite() 
 }
 
 /// Two hosts count on one store, and one of them is killed, several times over.
-async fn one_of_two_is_killed(store: &str) {
+async fn one_of_two_is_killed(guest: &str, store: &str) {
     let account = Arc::new(Account::default());
-    let staying = Host::start("counter", store, &[]);
+    let staying = Host::start(guest, store, &[]);
     let mut values = Vec::new();
     let mut open = [None; CLIENTS];
     for _ in 0..5 {
-        let mut leaving = Host::start("counter", store, &[]);
+        let mut leaving = Host::start(guest, store, &[]);
         let enough = account.acknowledged() + 20 * INCREMENTS;
         let leavers: Vec<_> = (0..CLIENTS)
             .map(|_| tokio::spawn(Arc::clone(&account).count(leaving.address)))
@@ -203,17 +209,24 @@ async fn one_of_two_is_killed(store: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_two_hosts_is_killed_over_sqlite() {
     let dir = tempfile::tempdir().unwrap();
-    one_of_two_is_killed(&format!("sqlite:{}", dir.path().join("tally.db").display())).await;
+    let store = format!("sqlite:{}", dir.path().join("tally.db").display());
+    one_of_two_is_killed("counter", &store).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_two_hosts_is_killed_over_redis() {
     let redis = Redis::start().unwrap();
-    one_of_two_is_killed(&redis.url()).await;
+    one_of_two_is_killed("counter", &redis.url()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_two_hosts_is_killed_over_postgres() {
     let postgres = Postgres::start(Durability::Unsynced).unwrap();
-    one_of_two_is_killed(&postgres.url()).await;
+    one_of_two_is_killed("counter", &postgres.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_two_hosts_with_standard_guests_is_killed() {
+    let redis = Redis::start().unwrap();
+    one_of_two_is_killed("counter-http", &redis.url()).await;
 }

@@ -88,8 +88,27 @@ async fn requests_are_made_once(store: &str) {
     assert_eq!(client.get("/get?key").await.text(), "(none)");
 }
 
+/// The counter of standard guests.
+async fn standard_guests_count_once(store: &str) {
+    let hosts = [(); 2].map(|()| Host::start("counter-http", store, &[]));
+    let mut clients = Vec::new();
+    for host in &hosts {
+        clients.push(Client::connect(host.address).await);
+    }
+    let first = clients[0].post_with_key("/increment?by=5", "one").await;
+    for client in &mut clients {
+        client.post("/increment").await;
+        let again = client.post_with_key("/increment?by=5", "one").await;
+        assert_eq!(again.text(), first.text());
+        assert_eq!(again.headers["idempotent-replayed"], "true");
+    }
+    clients[1].post_with_key("/reset", "one").await.problem(422, "idempotency_reused");
+    assert_eq!(clients[1].get("/report").await.count(), 7);
+}
+
 async fn keys_hold(store: &str) {
     requests_are_made_once(store).await;
+    standard_guests_count_once(store).await;
     a_killed_hosts_request_counts_once(store).await;
 }
 
@@ -128,7 +147,7 @@ async fn a_request_under_way_is_a_conflict_until_it_is_answered() {
     until_holds(&host, "key", "1").await;
     let response = client.post_with_key("/add-and-wait?key", "one").await;
     response.problem(409, "idempotency_in_flight");
-    assert_eq!(response.json()["applied"], "no");
+    assert_eq!(response.json()["applied"], "unknown", "the other one may have counted");
     assert_eq!(response.headers["retry-after"], "1");
     // Another key is another request.
     client.get("/delete?hold").await;
@@ -205,4 +224,45 @@ async fn guests_do_not_share_keys() {
     request.headers_mut().insert("idempotency-key", "one".parse().unwrap());
     request.headers_mut().insert("host", "other".parse().unwrap());
     assert_eq!(client.try_send(request).await.unwrap().count(), 3);
+}
+
+#[tokio::test]
+async fn services_that_share_a_store_do_not_share_keys() {
+    let redis = Redis::start().unwrap();
+    let buckets = ["default=a", "default=b"];
+    for (bucket, by) in buckets.into_iter().zip([1, 2]) {
+        let host = Host::start("counter", &redis.url(), &["--bucket", bucket]);
+        let mut client = Client::connect(host.address).await;
+        let response = client.post_with_key(&format!("/increment?by={by}"), "one").await;
+        assert_eq!(response.count(), by, "each its own count under its own key");
+    }
+}
+
+/// Whoever asks again while the store is away is not told that nothing was changed: it was.
+#[tokio::test]
+async fn what_may_have_been_made_before_is_not_said_to_have_no_effect() {
+    let mut redis = Redis::start().unwrap();
+    let host = Host::start("probe", &redis.url(), &[]);
+    get(host.address, "/set?hold=1").await;
+    let address = host.address;
+    let first = tokio::spawn(async move {
+        Client::connect(address).await.post_with_key("/add-and-wait?key", "one").await
+    });
+    until_holds(&host, "key", "1").await;
+    first.abort();
+    redis.stop().unwrap();
+    let mut client = Client::connect(host.address).await;
+    let response = loop {
+        let response = client.post_with_key("/add-and-wait?key", "one").await;
+        // The host may not have seen yet that the first has left.
+        if response.status != 409 {
+            break response;
+        }
+    };
+    let detail = response.problem(503, "store_unavailable");
+    assert_eq!(response.json()["applied"], "unknown");
+    assert!(detail.contains("same key"), "{detail}");
+    redis.restart().unwrap();
+    while get(host.address, "/delete?hold").await.status != 200 {}
+    assert_eq!(client.post_with_key("/add-and-wait?key", "one").await.text(), "1");
 }

@@ -25,7 +25,7 @@ impl Host for Context {
         value: Vec<u8>,
         ttl: Milliseconds,
     ) -> Result<Answer<()>> {
-        let (state, bucket) = (self.writing(1), self.bucket(&bucket)?);
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let ttl = Some(duration(ttl));
         Ok(self.operation(true, state.set_for(&bucket, &key, value.into(), ttl)).await)
     }
@@ -36,12 +36,12 @@ impl Host for Context {
         key: String,
         ttl: Milliseconds,
     ) -> Result<Answer<bool>> {
-        let (state, bucket) = (self.writing(1), self.bucket(&bucket)?);
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         Ok(self.operation(true, state.expire(&bucket, &key, Some(duration(ttl)))).await)
     }
 
     async fn persist(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Answer<bool>> {
-        let (state, bucket) = (self.writing(1), self.bucket(&bucket)?);
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         Ok(self.operation(true, state.expire(&bucket, &key, None)).await)
     }
 
@@ -68,7 +68,7 @@ impl Host for Context {
         value: Vec<u8>,
         ttl: Option<Milliseconds>,
     ) -> Result<Answer<Option<Vec<u8>>>> {
-        let (state, bucket) = (self.writing(1), self.bucket(&bucket)?);
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let ttl = ttl.map(duration);
         let setting = state.get_and_set(&bucket, &key, value.into(), ttl);
         let before = match self.operation(true, setting).await {
@@ -86,7 +86,7 @@ impl Host for Context {
         value: Vec<u8>,
         ttl: Option<Milliseconds>,
     ) -> Result<Answer<bool>> {
-        let (state, bucket) = (self.writing(1), self.bucket(&bucket)?);
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let ttl = ttl.map(duration);
         Ok(self.operation(true, state.set_if_absent(&bucket, &key, value.into(), ttl)).await)
     }
@@ -99,7 +99,7 @@ impl Host for Context {
         min: i64,
         max: i64,
     ) -> Result<Answer<Bounded>> {
-        let (state, bucket) = (self.writing(1), self.bucket(&bucket)?);
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let adding = state.increment_within(&bucket, &key, delta, min..=max);
         Ok(self.operation(true, adding).await.map(|bounded| match bounded {
             tally_state::Bounded::Applied(count) => Bounded::Applied(count),

@@ -5,7 +5,7 @@
 //! compare-and-swap handle remembers a value, and their number is bounded.
 
 use bytes::Bytes;
-use tally_state::{Error, Handle, Swapped};
+use tally_state::{Error, Swapped};
 use wasmtime::{Result, bail, component::Resource};
 
 use super::{
@@ -108,14 +108,6 @@ impl Context {
         result.map_err(|error| explain(&error))
     }
 
-    /// The state for a call that makes a number of writes.
-    fn writing(&mut self, writes: usize) -> Handle {
-        let state = self.state.once(self.token);
-        let writes = u32::try_from(writes).unwrap_or(u32::MAX);
-        self.token = self.token.map(|token| token.after(writes));
-        state
-    }
-
     /// Charges the request for bytes it has read.
     fn charge(&mut self, bytes: usize) -> Result<(), store::Error> {
         self.readable = self.readable.checked_sub(bytes).ok_or_else(|| {
@@ -167,12 +159,12 @@ impl store::HostBucket for Context {
         key: String,
         value: Vec<u8>,
     ) -> Result<Answer<()>> {
-        let (state, bucket) = (self.writing(1), self.bucket(&this)?);
+        let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
         Ok(self.operation(true, state.set(&bucket, &key, value.into())).await)
     }
 
     async fn delete(&mut self, this: Resource<Bucket>, key: String) -> Result<Answer<()>> {
-        let (state, bucket) = (self.writing(1), self.bucket(&this)?);
+        let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
         Ok(self.operation(true, state.delete(&bucket, &key)).await)
     }
 
@@ -203,7 +195,7 @@ impl atomics::Host for Context {
         key: String,
         delta: i64,
     ) -> Result<Answer<i64>> {
-        let (state, bucket) = (self.writing(1), self.bucket(&bucket)?);
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         Ok(self.operation(true, state.increment(&bucket, &key, delta)).await)
     }
 
@@ -216,7 +208,7 @@ impl atomics::Host for Context {
             bail!("a compare-and-swap handle that was never given out");
         };
         let bucket = self.bucket(&Resource::new_borrow(cas.bucket))?;
-        let state = self.writing(1);
+        let state = self.state.clone();
         let swapping = state.swap(&bucket, &cas.key, cas.current.clone(), value.into());
         Ok(match self.operation(true, swapping).await {
             Ok(Swapped::Yes) => Ok(()),
@@ -301,7 +293,7 @@ impl batch::Host for Context {
         bucket: Resource<Bucket>,
         key_values: Vec<(String, Vec<u8>)>,
     ) -> Result<Answer<()>> {
-        let (state, bucket) = (self.writing(key_values.len()), self.bucket(&bucket)?);
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let bytes: usize = key_values.iter().map(|(_, value)| value.len()).sum();
         if bytes > MAX_SET_BYTES {
             return Ok(Err(store::Error::Other(format!(
@@ -317,7 +309,7 @@ impl batch::Host for Context {
         bucket: Resource<Bucket>,
         keys: Vec<String>,
     ) -> Result<Answer<()>> {
-        let (state, bucket) = (self.writing(keys.len()), self.bucket(&bucket)?);
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         Ok(self.operation(true, state.delete_many(&bucket, &keys)).await)
     }
 }

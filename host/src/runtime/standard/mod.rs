@@ -124,6 +124,7 @@ pub(in crate::runtime) async fn answer(
             collect(&mut running, ended.is_some(), body, &mut collected, limits.response).await
         }
     };
+    let is_final = matches!(outcome, Outcome::Complete(true));
     let body = match outcome {
         Outcome::Complete(ended) => {
             // What the guest does after its response is for nobody to wait for.
@@ -147,7 +148,7 @@ pub(in crate::runtime) async fn answer(
         }
         Outcome::Failed(cause) => return Err(failed(cause)),
     };
-    Ok(Response { status, headers, body })
+    Ok(Response { status, headers, body, is_final })
 }
 
 /// Why a guest answered with an error. A state operation that failed is most likely why, and what

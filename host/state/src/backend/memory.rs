@@ -32,18 +32,19 @@ struct Data {
     /// Places of entries that were given an end, the first to end first. An entry that was changed
     /// since may end otherwise.
     ends: BinaryHeap<Reverse<(Moment, Place)>>,
-    records: HashMap<(Digest, Slot), Record>,
-    /// Records in the order in which they end: all are kept equally long.
-    ages: VecDeque<(Moment, (Digest, Slot))>,
+    records: HashMap<Digest, Records>,
+    /// Requests in the order in which their records end: all are kept equally long.
+    ages: VecDeque<(Moment, Digest)>,
     /// How long records are kept.
     remember: Duration,
 }
 
-/// What a record of a request is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Slot {
-    Write(u32),
-    Answer,
+/// What is recorded of one request.
+struct Records {
+    fingerprint: Digest,
+    /// When they end.
+    end: Moment,
+    outcomes: HashMap<i64, Bytes>,
 }
 
 impl Memory {
@@ -76,26 +77,25 @@ impl Data {
             }
             (Action::Sweep { limit }, _) => Ok(Outcome::Swept(self.sweep(*limit, now))),
             (Action::Recall, Some(token)) => {
-                let record = self.records.get(&(token.request, Slot::Answer));
-                Ok(Outcome::Recalled(record.map(|record| Recalled {
+                Ok(Outcome::Recalled(self.recorded(token, now).map(|record| Recalled {
                     fingerprint: record.fingerprint,
-                    answer: record.outcome.clone(),
+                    answer: record.outcome,
                 })))
             }
-            (Action::Remember(answer), Some(token)) => {
-                self.remember(token, Slot::Answer, now, |token| Record {
-                    fingerprint: token.fingerprint,
-                    outcome: Bytes::clone(answer),
-                });
-                Ok(Outcome::Done)
-            }
             (action, Some(token)) if !action.kind().is_read() => {
-                let slot = Slot::Write(token.write);
-                if let Some(record) = self.records.get(&(token.request, slot)) {
+                if let Some(record) = self.recorded(token, now) {
                     return record.reply(token, action);
                 }
+                let others = self.records.get(&token.request).filter(|records| records.end > now);
+                if others.is_some_and(|records| records.fingerprint != token.fingerprint) {
+                    return Err(Rejection::Reused.into());
+                }
+                if let Action::Remember(answer) = action {
+                    self.record(token, Record::answer(token, answer), now);
+                    return Ok(Outcome::Done);
+                }
                 let result = self.one(step, now);
-                self.remember(token, slot, now, |token| Record::of(token, &result));
+                self.record(token, Record::of(token, &result), now);
                 result.map_err(Error::Rejected)
             }
             _ => self.one(step, now).map_err(Error::Rejected),
@@ -109,7 +109,10 @@ impl Data {
         match change {
             Change::Keep => {}
             Change::Put(entry) => {
-                if let Some(end) = entry.expires {
+                let before = self.values.get(&place).and_then(|entry| entry.expires);
+                if let Some(end) = entry.expires
+                    && before != entry.expires
+                {
                     self.ends.push(Reverse((end, place.clone())));
                 }
                 self.values.insert(place, entry);
@@ -119,18 +122,24 @@ impl Data {
         Ok(outcome)
     }
 
-    fn remember(
-        &mut self,
-        token: Token,
-        slot: Slot,
-        now: Moment,
-        record: impl FnOnce(Token) -> Record,
-    ) {
-        let name = (token.request, slot);
-        self.records.entry(name).or_insert_with(|| {
-            self.ages.push_back((semantics::end(now, self.remember), name));
-            record(token)
+    fn recorded(&self, token: Token, now: Moment) -> Option<Record> {
+        let records = self.records.get(&token.request).filter(|records| records.end > now)?;
+        let outcome = records.outcomes.get(&token.write)?.clone();
+        Some(Record { fingerprint: records.fingerprint, outcome })
+    }
+
+    fn record(&mut self, token: Token, record: Record, now: Moment) {
+        let end = semantics::end(now, self.remember);
+        let (fingerprint, outcomes) = (record.fingerprint, HashMap::new());
+        let records = self.records.entry(token.request).or_insert_with(|| {
+            self.ages.push_back((end, token.request));
+            Records { fingerprint, end, outcomes }
         });
+        if records.end <= now {
+            self.ages.push_back((end, token.request));
+            *records = Records { fingerprint, end, outcomes: HashMap::new() };
+        }
+        records.outcomes.insert(token.write, record.outcome);
     }
 
     /// Keys in order; the cursor is the last key of the page before.
@@ -178,10 +187,13 @@ impl Data {
         }
         for _ in 0..limit {
             match self.ages.front() {
-                Some((end, name)) if *end <= now => drop(self.records.remove(name)),
+                Some((end, _)) if *end <= now => {}
                 _ => break,
             }
-            self.ages.pop_front();
+            let Some((_, request)) = self.ages.pop_front() else { break };
+            if self.records.get(&request).is_some_and(|records| records.end <= now) {
+                self.records.remove(&request);
+            }
         }
         self.ends.peek().is_some_and(|Reverse((end, _))| *end <= now)
             || self.ages.front().is_some_and(|(end, _)| *end <= now)

@@ -50,7 +50,7 @@ pub(crate) enum Lanes {
     /// One on each worker's runtime.
     PerWorker,
     /// This many threads, shared by all workers. Keys are spread over them.
-    Threads { writers: usize, readers: usize },
+    Threads { writers: usize, readers: usize, sweepers: usize },
 }
 
 /// What a lane's connection is for.
@@ -60,6 +60,8 @@ pub(crate) enum Role {
     Write,
     /// Reads alone.
     Read,
+    /// Removing what has expired, where that need not wait for those who write.
+    Sweep,
 }
 
 /// What an open backend is, for the people who run it. Holds no credentials.
@@ -135,10 +137,10 @@ impl Opened {
         match self {
             Self::Memory(_) | Self::Redis(_) => Lanes::PerWorker,
             // One file, one writer; a reader beside it, so that reads do not wait for a commit.
-            Self::Sqlite(_) => Lanes::Threads { writers: 1, readers: 1 },
+            Self::Sqlite(_) => Lanes::Threads { writers: 1, readers: 1, sweepers: 0 },
             // A hot row meets in one lane whatever their number; the others keep different keys
             // from waiting for each other's row locks.
-            Self::Postgres(_) => Lanes::Threads { writers: 2, readers: 1 },
+            Self::Postgres(_) => Lanes::Threads { writers: 2, readers: 1, sweepers: 1 },
         }
     }
 
@@ -168,6 +170,7 @@ fn start(role: Role, lane: Arc<Lane>, connection: impl Connection) -> Result<(),
     let name = match role {
         Role::Write => "state-write",
         Role::Read => "state-read",
+        Role::Sweep => "state-sweep",
     };
     let failed =
         |error| OpenError::Backend(format!("cannot start a thread for the store: {error}"));

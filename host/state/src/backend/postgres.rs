@@ -20,7 +20,7 @@ mod target;
 mod transaction;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -203,6 +203,8 @@ fn takes_transaction(step: &Step) -> bool {
 enum Failure {
     /// Rolled back by the server in favour of another session; worth trying again.
     Conflict(Error),
+    /// Rolled back because another session holds one of the rows for long.
+    Locked(Error),
     /// The connection must be made anew: the session has ended, or no longer knows the prepared
     /// statement, or the table changed under it.
     Broken(Error),
@@ -212,7 +214,10 @@ enum Failure {
 impl Failure {
     fn into_error(self) -> Error {
         match self {
-            Self::Conflict(error) | Self::Broken(error) | Self::Final(error) => error,
+            Self::Conflict(error)
+            | Self::Locked(error)
+            | Self::Broken(error)
+            | Self::Final(error) => error,
         }
     }
 }
@@ -229,6 +234,13 @@ impl From<tokio_postgres::Error> for Failure {
             || *state == SqlState::T_R_DEADLOCK_DETECTED
         {
             return Self::Conflict(Error::not_applied(reason));
+        }
+        if *state == SqlState::LOCK_NOT_AVAILABLE {
+            return Self::Locked(Error::not_applied(reason));
+        }
+        if *state == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT {
+            // It came before whatever was sent since, which was not read.
+            return Self::Broken(Error::not_applied(reason));
         }
         if *state == SqlState::INVALID_SQL_STATEMENT_NAME
             || *state == SqlState::FEATURE_NOT_SUPPORTED
@@ -302,6 +314,14 @@ impl Live {
         };
         match result {
             Ok(answers) => steps.into_iter().zip(answers).collect(),
+            // One row is held; each of the others is no worse for it than it must be.
+            Err(Failure::Locked(_)) if steps.len() > 1 => {
+                let mut answers = Vec::with_capacity(steps.len());
+                for step in steps {
+                    answers.extend(Box::pin(self.group(vec![step])).await);
+                }
+                answers
+            }
             Err(failure) => {
                 steps.into_iter().map(|step| (step, Some(Err(failure.clone())))).collect()
             }
@@ -349,9 +369,31 @@ impl Live {
         let places = steps.iter().map(|(index, _)| *index);
         match result {
             Ok(answers) => places.zip(answers).collect(),
+            Err(Failure::Locked(_)) if of_several_keys(&steps) => {
+                let mut answers = Vec::with_capacity(steps.len());
+                for steps in by_key(steps) {
+                    answers.extend(Box::pin(self.transaction(steps, remember)).await);
+                }
+                answers
+            }
             Err(failure) => places.map(|index| (index, Err(failure.clone()))).collect(),
         }
     }
+}
+
+/// Steps of one key after those of another, in their order.
+fn by_key(steps: Vec<Placed<'_>>) -> Vec<Vec<Placed<'_>>> {
+    let mut groups: BTreeMap<(&str, &str), Vec<Placed<'_>>> = BTreeMap::new();
+    for placed in steps {
+        groups.entry(statement::name(placed.1)).or_default().push(placed);
+    }
+    groups.into_values().collect()
+}
+
+fn of_several_keys(steps: &[Placed<'_>]) -> bool {
+    let mut names = steps.iter().map(|(_, step)| statement::name(step));
+    let first = names.next();
+    names.any(|name| Some(name) != first)
 }
 
 /// How often something was tried.
@@ -417,7 +459,7 @@ mod tests {
     fn all_steps_of_a_key_share_the_transaction_that_one_of_them_takes() {
         let mut steps = ["b", "a", "b", "c"].map(step);
         steps[2].action = Action::Expire(None);
-        steps[3].token = Some(crate::Token::new([0; 16], [0; 16]));
+        steps[3].token = Some(crate::Once::new([0; 16], [0; 16]).answer());
         assert_eq!(places(&steps), [(false, vec![1, 3]), (true, vec![0, 2])]);
         steps[3].action = Action::Increment(1);
         assert_eq!(places(&steps), [(false, vec![1]), (true, vec![0, 2, 3])]);

@@ -73,7 +73,8 @@ impl Redis {
             true => sentinel::warning(&mut live).await,
             false => None,
         };
-        let warnings: Vec<String> = warning.into_iter().chain(lost).collect();
+        let evicted = live.eviction().await;
+        let warnings: Vec<String> = warning.into_iter().chain(evicted).chain(lost).collect();
         let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
         let description = Description { backend: "redis", location, guarantee, warning };
         Ok((redis, description))
@@ -107,6 +108,22 @@ impl Live {
             } else {
                 Error::unknown(format!("Redis: the connection failed after sending: {error}"))
             }
+        })
+    }
+
+    /// What weakens all promises if the server may throw keys away to make room.
+    async fn eviction(&mut self) -> Option<String> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("INFO").arg("memory");
+        let info: String =
+            redis::from_redis_value_ref(self.send(&pipeline).await.ok()?.first()?).ok()?;
+        let field =
+            |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let (limit, policy) = (field("maxmemory")?, field("maxmemory_policy")?);
+        (limit != "0" && policy != "noeviction").then(|| {
+            format!(
+                "the server throws keys away when its memory is full (maxmemory-policy {policy}): counters can be lost, and requests with an Idempotency-Key counted twice; set maxmemory-policy to 'noeviction' to prevent it"
+            )
         })
     }
 

@@ -22,20 +22,20 @@ use rusqlite::{
 };
 
 use crate::{
-    Page, Rejection, Token,
+    Page, Rejection,
     backend::{Connection, Description, Role, prefix_end},
     counter,
     error::{Error, OpenError},
-    once::Record,
+    once::{Record, Token},
     operation::{Action, Outcome, Recalled, Step},
     plan::Reply,
     semantics::{self, Change, Entry, Moment},
     state::Options,
 };
 
-/// How long to wait for another process that writes to the same file, such as a shell or a second
-/// host. Below the default operation timeout, so that the failure is certain.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest time to wait for another process that writes to the same file, such as a shell or a
+/// second host; half of the operation timeout, if that is less, so that the failure is certain.
+const LONGEST_BUSY: Duration = Duration::from_secs(2);
 
 /// How long to pause before opening a busy file again: about what another's opening takes.
 const OPEN_PAUSE: Duration = Duration::from_millis(5);
@@ -76,6 +76,8 @@ const LIST: &str = "SELECT key FROM tally_kv
     ORDER BY key LIMIT ?6";
 const RECALL: &str = "SELECT fingerprint, outcome FROM tally_once
     WHERE request = ?1 AND write = ?2 AND expires > ?3";
+const OTHERS: &str = "SELECT EXISTS (SELECT 1 FROM tally_once
+    WHERE request = ?1 AND fingerprint <> ?2 AND expires > ?3)";
 // One that has expired and is not removed yet gives way.
 const RECORD: &str = "INSERT INTO tally_once (request, write, fingerprint, outcome, expires)
     VALUES (?1, ?2, ?3, ?4, ?5)
@@ -87,14 +89,13 @@ const SWEEP_VALUES: &str = "DELETE FROM tally_kv WHERE rowid IN
 const SWEEP_RECORDS: &str = "DELETE FROM tally_once WHERE (request, write) IN
     (SELECT request, write FROM tally_once WHERE expires <= ?1 LIMIT ?2)";
 
-/// The place of a request's answer among its writes.
-const ANSWER: i64 = -1;
-
 /// An SQLite file.
 pub(crate) struct Sqlite {
     path: PathBuf,
     /// How long records of requests are kept.
     remember: Duration,
+    /// How long to wait for another process that writes.
+    busy: Duration,
 }
 
 impl Sqlite {
@@ -113,7 +114,8 @@ impl Sqlite {
                     .into(),
             ));
         }
-        let sqlite = Self { path: PathBuf::from(path), remember: options.remember };
+        let busy = options.timeout.checked_div(2).unwrap_or_default().min(LONGEST_BUSY);
+        let sqlite = Self { path: PathBuf::from(path), remember: options.remember, busy };
         // Fails now rather than at the first request, with the path in the message.
         patiently(|| create_tables(&mut sqlite.database()?))
             .map_err(|error| sqlite.explain(&error))?;
@@ -141,7 +143,7 @@ impl Sqlite {
 
     fn database(&self) -> rusqlite::Result<Database> {
         let database = Database::open(&self.path)?;
-        database.busy_timeout(BUSY_TIMEOUT)?;
+        database.busy_timeout(self.busy)?;
         database.pragma_update(None, "journal_mode", "wal")?;
         database.pragma_update(None, "synchronous", "full")?;
         database.set_prepared_statement_cache_capacity(16);
@@ -176,7 +178,7 @@ fn patiently<T>(mut open: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Resu
         match open() {
             Err(error)
                 if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && started.elapsed() < BUSY_TIMEOUT =>
+                    && started.elapsed() < LONGEST_BUSY =>
             {
                 std::thread::sleep(OPEN_PAUSE.mul_f32(fastrand::f32()));
             }
@@ -283,42 +285,40 @@ fn once(
     remember: Duration,
 ) -> Result<Outcome, Failure> {
     let Some(token) = step.token else { return apply(database, step, now) };
-    let record = |write: i64, outcome: &[u8]| {
+    let record = |outcome: &[u8]| {
         database.prepare_cached(RECORD)?.execute(params![
             token.request,
-            write,
+            token.write,
             token.fingerprint,
             outcome,
             semantics::end(now, remember),
             now,
         ])
     };
-    if let Action::Remember(answer) = &step.action {
-        record(ANSWER, answer)?;
-        return Ok(Outcome::Done);
-    }
-    let write = i64::from(token.write);
-    if let Some(record) = recorded(database, token, write, now)? {
+    if let Some(record) = recorded(database, token, now)? {
         return record.reply(token, &step.action).map_err(Failure::Answered);
+    }
+    let others = params![token.request, token.fingerprint, now];
+    if database.prepare_cached(OTHERS)?.query_row(others, |row| row.get(0))? {
+        return Err(Rejection::Reused.into());
+    }
+    if let Action::Remember(answer) = &step.action {
+        record(answer)?;
+        return Ok(Outcome::Done);
     }
     let result = match apply(database, step, now) {
         Ok(outcome) => Ok(outcome),
         Err(Failure::Answered(Error::Rejected(rejection))) => Err(rejection),
         Err(failure) => return Err(failure),
     };
-    record(write, &Record::of(token, &result).outcome)?;
+    record(&Record::of(token, &result).outcome)?;
     Ok(result?)
 }
 
-fn recorded(
-    database: &Database,
-    token: Token,
-    write: i64,
-    now: Moment,
-) -> rusqlite::Result<Option<Record>> {
+fn recorded(database: &Database, token: Token, now: Moment) -> rusqlite::Result<Option<Record>> {
     database
         .prepare_cached(RECALL)?
-        .query_row(params![token.request, write, now], |row| {
+        .query_row(params![token.request, token.write, now], |row| {
             let outcome: Vec<u8> = row.get(1)?;
             Ok(Record { fingerprint: row.get(0)?, outcome: outcome.into() })
         })
@@ -333,7 +333,7 @@ fn apply(database: &Database, step: &Step, now: Moment) -> Result<Outcome, Failu
             return Ok(Outcome::Page(page));
         }
         (Action::Recall, Some(token)) => {
-            let record = recorded(database, token, ANSWER, now)?;
+            let record = recorded(database, token, now)?;
             return Ok(Outcome::Recalled(record.map(|record| Recalled {
                 fingerprint: record.fingerprint,
                 answer: record.outcome,

@@ -93,6 +93,7 @@ fn alone() -> Cases {
         once {
             a_call_on_several_keys_happens_once,
             another_request_under_the_same_token_changes_nothing,
+            a_write_that_is_left_out_does_not_answer_for_another,
         }
         limits {
             keys_up_to_the_limit_are_taken,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tally_state::{Bucket, Error, Metrics, Options, Rejection, State, Swapped, Token};
+use tally_state::{Bucket, Error, Metrics, Once, Options, Rejection, State, Swapped};
 
 use crate::bench::{Bench, options};
 
@@ -67,7 +67,7 @@ async fn expiring(url: &str) -> State {
     handle.set(&bucket, "stays", "v".into()).await.unwrap();
     for number in 0..1_200_u64 {
         let (key, token) = (number.to_string(), u128::from(number).to_be_bytes());
-        let once = handle.once(Some(Token::new(token, token)));
+        let once = handle.once(&Once::new(token, token));
         // Kept by two clocks: of the value, and of the record.
         once.set_for(&bucket, &key, "v".into(), Some(moment)).await.unwrap();
     }

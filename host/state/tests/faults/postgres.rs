@@ -1,11 +1,11 @@
 //! PostgreSQL that stops, holds locks, cancels, forbids, deadlocks, or loses its table.
 
-use std::{future::poll_fn, pin::pin, task::Poll};
+use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tally_state::{Bucket, Error, Handle, Options, State};
-use tally_testkit::{Durability, Postgres};
+use tally_state::{Bucket, Error, Handle, Once, Options, State};
+use tally_testkit::{Durability, Postgres, Proxy, Way};
 use tokio_postgres::Client;
 
 use crate::{
@@ -222,5 +222,70 @@ fn a_table_that_was_changed_by_hand_stops_no_counting() {
         assert!(ledger.until_ok().await <= 2, "at most one finds its statement stale");
         assert_eq!(ledger.unknown, 0);
         assert_eq!(handle.get(&bucket, "key").await, Ok(Some("1".into())));
+    });
+}
+
+#[test]
+fn a_locked_row_fails_no_other_key() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    run(async {
+        let (_state, handle, bucket) = counted(&server, Options::default()).await;
+        let other = session(&server.url()).await;
+        other.batch_execute("BEGIN; SELECT 1 FROM tally_kv FOR UPDATE").await.unwrap();
+        let keys: Vec<String> = (0..8).map(|number| format!("other {number}")).collect();
+        for round in 1..=2 {
+            // Once with statements, and once with a transaction.
+            let handle = match round {
+                1 => handle.clone(),
+                _ => handle.once(&Once::new([1; 16], [1; 16])),
+            };
+            let (locked, others) = tokio::join!(
+                handle.increment(&bucket, "key", 1),
+                join_all(keys.iter().map(|key| handle.increment(&bucket, key, 1)))
+            );
+            not_applied(locked, "55P03");
+            assert!(others.iter().all(|count| *count == Ok(round)), "{others:?}");
+        }
+        other.batch_execute("COMMIT").await.unwrap();
+        assert_eq!(handle.increment(&bucket, "key", 1).await, Ok(2));
+    });
+}
+
+#[test]
+fn a_host_that_freezes_in_a_transaction_lets_go_of_its_rows() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    run(async {
+        let timeout = Duration::from_millis(600);
+        let frozen = open(&server.url_at(proxy.port()), Options { timeout, ..patient() }).await;
+        let (_state, handle, bucket) = counted(&server, patient()).await;
+        let admin = session(&server.url()).await;
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'";
+        let mut was_held = false;
+        // Somewhere between these bytes the rows are locked, and nothing is committed.
+        for after in (300..2_400).step_by(90) {
+            let (freezing, of) = (frozen.worker(), bucket.clone());
+            freezing.exists(&bucket, "key").await.unwrap();
+            while freezing.expire(&bucket, "key", None).await.is_err() {}
+            proxy.stall(Way::Requests, after);
+            let asked =
+                tokio::spawn(
+                    async move { freezing.get_and_set(&of, "key", "0".into(), None).await },
+                );
+            while !asked.is_finished() && !was_held {
+                let row = admin.query_one(open, &[]).await.unwrap();
+                was_held = row.get::<_, i64>(0) > 0;
+            }
+            if was_held {
+                // Nothing of the frozen host's comes through, and its connection stays open.
+                handle.increment(&bucket, "key", 1).await.unwrap();
+                let error = asked.await.unwrap().unwrap_err();
+                assert!(matches!(error, Error::Unknown(_) | Error::NotApplied(_)), "{error}");
+                break;
+            }
+            let _ = asked.await.unwrap();
+            proxy.cut_all();
+        }
+        assert!(was_held, "it never froze with its rows locked");
     });
 }

@@ -67,8 +67,14 @@ impl Bench<'_> {
         let mut after = 0;
         // No connection is left at this point.
         while let (held, Err(error)) = self.stalled(way, after, end).await {
-            outcomes.enter(&error, &mut self.ledger, self.observer).await;
-            after += if held { step } else { 0 };
+            if held {
+                outcomes.enter(&error, &mut self.ledger, self.observer).await;
+                after += step;
+            } else {
+                // It was too early for another attempt to connect.
+                assert!(matches!(error, Error::NotApplied(_)), "{error}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         }
         self.serves().await;
         outcomes
@@ -147,7 +153,7 @@ fn sweep_postgres(end: End) {
     let proxy = Proxy::start(server.port()).unwrap();
     run(async {
         let url = server.url_at(proxy.port());
-        sweep(&url, &proxy, Observer::postgres(&server.url()).await, 97, end).await;
+        sweep(&url, &proxy, Observer::postgres(&server.url()).await, 389, end).await;
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tally_state::{Bucket, Error, Handle, Token};
+use tally_state::{Bucket, Error, Handle, Once};
 
 use crate::history::{Answer, Clock, Event, Operation, Outcome};
 
@@ -66,9 +66,10 @@ impl Persistent {
 
 impl Client for Persistent {
     async fn ask(&self, bucket: &Bucket, key: &str, operation: &Operation) -> Outcome {
-        let token = Token::new(fastrand::u128(..).to_be_bytes(), [0; 16]);
+        let name = fastrand::u128(..).to_be_bytes();
         loop {
-            let host = self.hosts[fastrand::usize(..self.hosts.len())].once(Some(token));
+            let once = Once::new(name, [0; 16]);
+            let host = self.hosts[fastrand::usize(..self.hosts.len())].once(&once);
             let outcome = host.ask(bucket, key, operation).await;
             if matches!(outcome, Outcome::Answered(_)) {
                 return outcome;

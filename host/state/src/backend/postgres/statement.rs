@@ -152,16 +152,19 @@ DELETE FROM tally_once WHERE ctid = ANY(ARRAY(
 );
 
 /// What is set in each session: limits on the server's side, inside the lane's own limit, and
-/// durability even where the database's default is weaker.
+/// durability even where the database's default is weaker. A transaction whose host has frozen, or
+/// is cut off, ends and lets go of its locks before another host has waited for them too long.
 pub(super) fn session(timeout: Duration) -> String {
     let milliseconds = timeout.as_millis();
     let part = |share: u128| milliseconds.saturating_mul(share).checked_div(10).unwrap_or(1).max(1);
     format!(
         "SET statement_timeout = {}; SET lock_timeout = {};
+         SET idle_in_transaction_session_timeout = {};
          SELECT set_config('synchronous_commit', 'on', false)
          WHERE current_setting('synchronous_commit') = 'off'",
         part(8),
-        part(4)
+        part(3),
+        part(2)
     )
 }
 

@@ -10,7 +10,7 @@
 //! failure of the connection is certain.
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map},
+    collections::{BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -23,7 +23,7 @@ use super::{
     text,
 };
 use crate::{
-    Rejection, Token,
+    Rejection,
     error::Error as StateError,
     once::{Digest, Record},
     operation::{Action, Kind, Outcome, Step},
@@ -58,15 +58,12 @@ JOIN tally_kv t ON t.bucket = u.bucket AND t.key = u.key"#;
 // A record that has expired and is not removed yet gives way.
 const FORGET: &str = concat!(
     r#"
-DELETE FROM tally_once t USING unnest($1::bytea[], $2::bigint[]) AS u(request, write)
-WHERE t.request = u.request AND t.write = u.write AND t.expires <= "#,
+DELETE FROM tally_once WHERE request = ANY($1::bytea[]) AND expires <= "#,
     now!()
 );
 
 const RECORDED: &str = r#"
-SELECT t.request, t.write, t.fingerprint, t.outcome
-FROM unnest($1::bytea[], $2::bigint[]) AS u(request, write)
-JOIN tally_once t ON t.request = u.request AND t.write = u.write"#;
+SELECT request, write, fingerprint, outcome FROM tally_once WHERE request = ANY($1::bytea[])"#;
 
 const PUT: &str = r#"
 INSERT INTO tally_kv (bucket, key, number, value, expires)
@@ -85,8 +82,9 @@ FROM unnest($1::bytea[], $2::bigint[], $3::bytea[], $4::bytea[])
     AS u(request, write, fingerprint, outcome)
 ORDER BY request, write"#;
 
-/// The place of a request's answer among its writes.
-const ANSWER: i64 = -1;
+/// What stands among a request's writes for the request itself, from its first one on: two requests
+/// under one name cannot both put it there.
+const NAME: i64 = -2;
 
 /// The statements of a transaction.
 pub(super) struct Transaction {
@@ -112,6 +110,8 @@ struct Work<'a> {
     /// Sorted by bucket and key.
     entries: Vec<((&'a str, &'a str), Held)>,
     records: HashMap<Name, Record>,
+    /// The fingerprints of requests that have records.
+    requests: HashMap<Digest, Digest>,
     /// Names of records that are new.
     written: Vec<Name>,
 }
@@ -171,17 +171,14 @@ impl Transaction {
             .map(|(_, step)| name(step))
             .collect();
         let (buckets, keys): (Vec<&str>, Vec<&str>) = names.iter().copied().unzip();
-        let tokens: BTreeSet<Name> = steps
-            .iter()
-            .filter_map(|(_, step)| Some(record_name(step.token?, &step.action)))
-            .collect();
-        let requests: Vec<&[u8]> = tokens.iter().map(|(request, _)| &request[..]).collect();
-        let writes: Vec<i64> = tokens.iter().map(|(_, write)| *write).collect();
+        let requests: BTreeSet<Digest> =
+            steps.iter().filter_map(|(_, step)| Some(step.token?.request)).collect();
+        let requests: Vec<&[u8]> = requests.iter().map(|request| &request[..]).collect();
         let records = async {
-            if tokens.is_empty() {
+            if requests.is_empty() {
                 return Ok(Vec::new());
             }
-            let names: Parameters<'_, 2> = [&requests, &writes];
+            let names: Parameters<'_, 1> = [&requests];
             let (_, records) = tokio::try_join!(
                 biased;
                 client.execute(&self.forget, &names),
@@ -217,7 +214,9 @@ impl Transaction {
                 fingerprint: fingerprint.try_into().unwrap_or_default(),
                 outcome: Bytes::copy_from_slice(row.try_get(3)?),
             };
-            work.records.insert((request.try_into().unwrap_or_default(), row.try_get(1)?), record);
+            let request = request.try_into().unwrap_or_default();
+            work.requests.insert(request, record.fingerprint);
+            work.records.insert((request, row.try_get(1)?), record);
         }
         Ok(work)
     }
@@ -301,22 +300,32 @@ impl Work<'_> {
         let Some(token) = step.token else {
             return self.one(step).map_err(|rejection| Failure::Final(rejection.into()));
         };
-        let record_name = record_name(token, &step.action);
-        if let Action::Remember(answer) = &step.action {
-            if let hash_map::Entry::Vacant(entry) = self.records.entry(record_name) {
-                let fingerprint = token.fingerprint;
-                entry.insert(Record { fingerprint, outcome: Bytes::clone(answer) });
-                self.written.push(record_name);
-            }
-            return Ok(Outcome::Done);
-        }
-        if let Some(record) = self.records.get(&record_name) {
+        let name = (token.request, token.write);
+        if let Some(record) = self.records.get(&name) {
             return record.reply(token, &step.action).map_err(Failure::Final);
         }
+        match self.requests.get(&token.request) {
+            Some(fingerprint) if *fingerprint != token.fingerprint => {
+                return Err(Failure::Final(Rejection::Reused.into()));
+            }
+            Some(_) => {}
+            None => {
+                self.requests.insert(token.request, token.fingerprint);
+                self.record((token.request, NAME), Record::answer(token, &Bytes::new()));
+            }
+        }
+        if let Action::Remember(answer) = &step.action {
+            self.record(name, Record::answer(token, answer));
+            return Ok(Outcome::Done);
+        }
         let result = self.one(step);
-        self.records.insert(record_name, Record::of(token, &result));
-        self.written.push(record_name);
+        self.record(name, Record::of(token, &result));
         result.map_err(|rejection| Failure::Final(rejection.into()))
+    }
+
+    fn record(&mut self, name: Name, record: Record) {
+        self.records.insert(name, record);
+        self.written.push(name);
     }
 
     fn one(&mut self, step: &Step) -> Result<Outcome, Rejection> {
@@ -334,14 +343,6 @@ impl Work<'_> {
     }
 }
 
-fn record_name(token: Token, action: &Action) -> Name {
-    let write = match action {
-        Action::Remember(_) => ANSWER,
-        _ => i64::from(token.write),
-    };
-    (token.request, write)
-}
-
 fn entry(row: &Row) -> Result<Option<Entry>, Error> {
     let expires = row.try_get(4)?;
     Ok(stored(row)?.map(|value| Entry { value, expires }))
@@ -352,6 +353,7 @@ fn not_begun(error: Error) -> Failure {
     let reason = format!("PostgreSQL: {}", text(&error));
     match Failure::from(error) {
         Failure::Conflict(error) => Failure::Conflict(error),
+        Failure::Locked(error) => Failure::Locked(error),
         Failure::Broken(_) => Failure::Broken(StateError::not_applied(reason)),
         Failure::Final(_) => Failure::Final(StateError::not_applied(reason)),
     }

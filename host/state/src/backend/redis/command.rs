@@ -27,9 +27,6 @@ const SCRIPT: &str = include_str!("script.lua");
 /// What the server knows the script by.
 static SCRIPT_HASH: LazyLock<String> = LazyLock::new(|| Script::new(SCRIPT).get_hash().to_owned());
 
-/// The field of a request's record that holds its answer.
-const ANSWER: &str = "answer";
-
 /// The name of a key in Redis.
 pub(super) fn place(bucket: &Bucket, key: &str) -> String {
     format!("{}:{key}", utf8_percent_encode(bucket.as_str(), SEPARATORS))
@@ -59,7 +56,7 @@ pub(super) fn command(step: &Step, text: Text, remember: Duration) -> Option<Cmd
         (Action::Exists, _) => command.arg("EXISTS").arg(name()),
         (Action::TimeToLive, _) => command.arg("PTTL").arg(name()),
         (Action::Recall, Some(token)) => {
-            command.arg("HGET").arg(record(&token.request)).arg(ANSWER)
+            command.arg("HMGET").arg(record(&token.request)).arg("fingerprint").arg(token.write)
         }
         (Action::List { .. } | Action::Sweep { .. } | Action::Recall, _) => return None,
         (Action::Set { value, ttl }, None) => {
@@ -106,11 +103,7 @@ fn script<'a>(
         Some(token) => {
             command.arg(2).arg(name).arg(record(&token.request));
             command.arg(operation).arg(&token.fingerprint[..]);
-            match action {
-                Action::Remember(_) => command.arg(ANSWER),
-                _ => command.arg(token.write),
-            };
-            command.arg(milliseconds(remember))
+            command.arg(token.write).arg(milliseconds(remember))
         }
     };
     let ttl =
@@ -140,7 +133,7 @@ pub(super) fn outcome(step: &Step, value: Value) -> Reply {
     let scripted = step.token.is_some() && step.action.kind() != Kind::Recall;
     Ok(match (&step.action, value) {
         (_, Value::ServerError(error)) => return Err(refused(&error)),
-        (Action::Remember(_), Value::BulkString(_)) => Outcome::Done,
+        (Action::Remember(_), Value::BulkString(recorded)) if recorded != b"R" => Outcome::Done,
         (action, Value::BulkString(recorded))
             if scripted
                 || matches!(action.kind(), Kind::Swap | Kind::IncrementWithin | Kind::Expire) =>
@@ -162,13 +155,15 @@ pub(super) fn outcome(step: &Step, value: Value) -> Reply {
         (Action::SetIfAbsent { .. }, Value::Okay) => Outcome::Flag(true),
         (Action::SetIfAbsent { .. }, Value::Nil) => Outcome::Flag(false),
         (Action::Increment(_), Value::Int(count)) => Outcome::Count(count),
-        (Action::Recall, Value::Nil) => Outcome::Recalled(None),
-        (Action::Recall, Value::BulkString(recorded)) => match recorded.split_first_chunk() {
-            Some((fingerprint, answer)) => Outcome::Recalled(Some(Recalled {
-                fingerprint: *fingerprint,
-                answer: Bytes::copy_from_slice(answer),
-            })),
-            None => return unexpected(Value::BulkString(recorded)),
+        (Action::Recall, Value::Array(fields)) => match &fields[..] {
+            [Value::BulkString(fingerprint), Value::BulkString(answer)] => {
+                let Ok(fingerprint) = Digest::try_from(&fingerprint[..]) else {
+                    return unexpected(Value::Array(fields));
+                };
+                let answer = Bytes::copy_from_slice(answer);
+                Outcome::Recalled(Some(Recalled { fingerprint, answer }))
+            }
+            _ => Outcome::Recalled(None),
         },
         (_, value) => return unexpected(value),
     })

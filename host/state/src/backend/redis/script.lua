@@ -1,7 +1,7 @@
 -- One operation on one key that no single command does, or that is to happen once.
 --
--- KEYS: the key; with a token, the record of its request, which is a hash. It holds for each write
--- the request's fingerprint and the outcome.
+-- KEYS: the key; with a token, the record of its request, which is a hash of the
+-- request's fingerprint and each write's outcome.
 -- ARGV: the operation; of a token its fingerprint, the field of the write, and for how many
 -- milliseconds it is remembered (each empty without one); then the operation's own.
 -- Answers with the outcome as it is recorded (see `once.rs`): a letter, and a number or a value.
@@ -11,12 +11,9 @@ local operation, fingerprint, field, remember = ARGV[1], ARGV[2], ARGV[3], ARGV[
 local a, b, c = ARGV[5], ARGV[6], ARGV[7]
 
 if record then
-    local seen = redis.call('HGET', record, field)
-    if seen then
-        if operation == 'remember' then return 'd' end
-        if seen:sub(1, #fingerprint) ~= fingerprint then return 'R' end
-        return seen:sub(#fingerprint + 1)
-    end
+    local seen = redis.call('HMGET', record, 'fingerprint', field)
+    if seen[1] and seen[1] ~= fingerprint then return 'R' end
+    if seen[2] then return operation == 'remember' and 'd' or seen[2] end
 end
 
 -- Runs a command that what the key holds may refuse. The second result says how: a letter that is
@@ -107,7 +104,7 @@ end
 local outcome = apply()
 if type(outcome) == 'table' then return outcome end
 if record then
-    redis.call('HSET', record, field, fingerprint .. outcome)
+    redis.call('HSET', record, 'fingerprint', fingerprint, field, outcome)
     redis.call('PEXPIRE', record, remember)
 end
 return operation == 'remember' and 'd' or outcome
