@@ -231,6 +231,7 @@ fn a_locked_row_fails_no_other_key() {
     run(async {
         let (_state, handle, bucket) = counted(&server, Options::default()).await;
         let other = session(&server.url()).await;
+        let admin = session(&server.url()).await;
         other.batch_execute("BEGIN; SELECT 1 FROM tally_kv FOR UPDATE").await.unwrap();
         let keys: Vec<String> = (0..8).map(|number| format!("other {number}")).collect();
         for round in 1..=2 {
@@ -239,10 +240,15 @@ fn a_locked_row_fails_no_other_key() {
                 1 => handle.clone(),
                 _ => handle.once(&Once::new([1; 16], [1; 16])),
             };
-            let (locked, others) = tokio::join!(
-                handle.increment(&bucket, "key", 1),
-                join_all(keys.iter().map(|key| handle.increment(&bucket, key, 1)))
-            );
+            // While the first waits, the others gather behind it, with another one for its row.
+            let first = handle.increment(&bucket, "key", 1);
+            let rest = async {
+                until(|| async { waiting_for(&admin, "transactionid").await > 0 }).await;
+                let others = join_all(keys.iter().map(|key| handle.increment(&bucket, key, 1)));
+                tokio::join!(handle.increment(&bucket, "key", 1), others)
+            };
+            let (first, (locked, others)) = tokio::join!(first, rest);
+            not_applied(first, "55P03");
             not_applied(locked, "55P03");
             assert!(others.iter().all(|count| *count == Ok(round)), "{others:?}");
         }
