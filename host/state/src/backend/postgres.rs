@@ -101,6 +101,8 @@ pub(crate) struct PostgresConnection {
 struct Live {
     client: Client,
     statements: Statements,
+    /// Ends a time in which rows are hardly waited for.
+    patience: String,
 }
 
 impl Connection for PostgresConnection {
@@ -317,9 +319,11 @@ impl Live {
             // One row is held; each of the others is no worse for it than it must be.
             Err(Failure::Locked(_)) if steps.len() > 1 => {
                 let mut answers = Vec::with_capacity(steps.len());
+                self.wait_for_rows(&statement::impatience()).await;
                 for step in steps {
                     answers.extend(Box::pin(self.group(vec![step])).await);
                 }
+                self.wait_for_rows(&self.patience).await;
                 answers
             }
             Err(failure) => {
@@ -357,6 +361,14 @@ impl Live {
         Ok(answers.into_iter().map(Some).collect())
     }
 
+    /// Says how long to wait for rows that others hold. Where it fails, the connection is of no use
+    /// any more, as the next statement shows.
+    async fn wait_for_rows(&self, how_long: &str) {
+        if let Err(error) = self.client.batch_execute(how_long).await {
+            tracing::debug!(error = %text(&error), "a session's limits cannot be set");
+        }
+    }
+
     async fn transaction(&self, steps: Vec<Placed<'_>>, remember: Duration) -> Answers {
         let transaction = &self.statements.transaction;
         let mut tries = Tries::default();
@@ -371,9 +383,11 @@ impl Live {
             Ok(answers) => places.zip(answers).collect(),
             Err(Failure::Locked(_)) if of_several_keys(&steps) => {
                 let mut answers = Vec::with_capacity(steps.len());
+                self.wait_for_rows(&statement::impatience()).await;
                 for steps in by_key(steps) {
                     answers.extend(Box::pin(self.transaction(steps, remember)).await);
                 }
+                self.wait_for_rows(&self.patience).await;
                 answers
             }
             Err(failure) => places.map(|index| (index, Err(failure.clone()))).collect(),

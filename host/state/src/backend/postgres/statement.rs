@@ -155,17 +155,35 @@ DELETE FROM tally_once WHERE ctid = ANY(ARRAY(
 /// durability even where the database's default is weaker. A transaction whose host has frozen, or
 /// is cut off, ends and lets go of its locks before another host has waited for them too long.
 pub(super) fn session(timeout: Duration) -> String {
-    let milliseconds = timeout.as_millis();
-    let part = |share: u128| milliseconds.saturating_mul(share).checked_div(10).unwrap_or(1).max(1);
     format!(
-        "SET statement_timeout = {}; SET lock_timeout = {};
+        "SET statement_timeout = {}; {};
          SET idle_in_transaction_session_timeout = {};
          SELECT set_config('synchronous_commit', 'on', false)
          WHERE current_setting('synchronous_commit') = 'off'",
-        part(8),
-        part(3),
-        part(2)
+        part(timeout, 8),
+        lock_timeout(part(timeout, 3)),
+        part(timeout, 2)
     )
+}
+
+/// How long a statement waits for a row that another session holds: longer than hosts that share a
+/// hot row take, however many they are.
+pub(super) fn patience(timeout: Duration) -> String {
+    lock_timeout(part(timeout, 3))
+}
+
+/// The same for a step whose row may be the one that has been waited for already.
+pub(super) fn impatience() -> String {
+    lock_timeout(50)
+}
+
+fn lock_timeout(milliseconds: u128) -> String {
+    format!("SET lock_timeout = {milliseconds}")
+}
+
+/// Some tenths of a time limit, in milliseconds.
+fn part(timeout: Duration, tenths: u128) -> u128 {
+    timeout.as_millis().saturating_mul(tenths).checked_div(10).unwrap_or(1).max(1)
 }
 
 /// Creates the tables if they are not there, safely while other hosts do the same. A user without

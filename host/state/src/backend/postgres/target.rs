@@ -39,6 +39,8 @@ pub(super) struct Target {
     shows_certificate: bool,
     /// Sent once after connecting.
     session: String,
+    /// Sent when a row need not be waited for in particular any more.
+    patience: String,
     connect_timeout: Duration,
 }
 
@@ -66,6 +68,7 @@ impl Target {
             tls: MakeRustlsConnect::new(tls),
             shows_certificate: files.identity.is_some(),
             session: statement::session(options.timeout),
+            patience: statement::patience(options.timeout),
             connect_timeout: options.connect_timeout,
         })
     }
@@ -136,7 +139,7 @@ impl Target {
             // Somebody may have dropped them.
             statement::create_tables(&client).await.map_err(|error| text(&error))?;
             let statements = Statements::prepare(&client).await.map_err(|error| text(&error))?;
-            Ok::<_, String>(Live { client, statements })
+            Ok::<_, String>(Live { client, statements, patience: self.patience.clone() })
         };
         self.in_time(connecting)
             .await
