@@ -17,8 +17,8 @@ pub struct StoreOptions {
     #[arg(long, value_name = "FILE", env = "TALLY_CONFIG", global = true, help_heading = STORE_HEADING)]
     pub config: Option<PathBuf>,
 
-    /// Where state is kept: sqlite:PATH, redis://…, rediss://…, postgres://… or memory:
-    /// [default: sqlite:tally.db]
+    /// Where state is kept: sqlite:PATH, redis://…, rediss://…, redis-sentinel://…, postgres://… or
+    /// memory: [default: sqlite:tally.db]
     #[arg(long, value_name = "URL", env = "TALLY_STORE", hide_env_values = true, global = true, help_heading = STORE_HEADING)]
     pub store: Option<String>,
 

@@ -108,20 +108,21 @@ impl Bench<'_> {
 
 /// The sweeps of both ways on one server, with stalls that all end alike. A key lives in one lane,
 /// so one key means one connection.
-async fn sweep(proxied_url: &str, proxy: &Proxy, mut observer: Observer, step: usize, end: End) {
+async fn sweep(
+    proxied_url: &str,
+    proxy: &Proxy,
+    mut observer: Observer,
+    (connecting, connected): (usize, usize),
+    end: End,
+) {
     for way in [Way::Requests, Way::Replies] {
         let state = open_hastily(proxied_url, hasty()).await;
         observer.alone().await;
         let ledger = Ledger::new(state.worker(), &format!("{way:?}"));
         let mut bench = Bench { proxy, ledger, observer: &mut observer };
-        let made = bench.connecting(way, end, step).await;
+        let made = bench.connecting(way, end, connecting).await;
         assert!(made.not_applied > 0, "{way:?}: {made:?}");
-        // Cuts come after each byte elsewhere; here it is what was sent late that matters.
-        let each = match end {
-            End::Release => 1,
-            End::Cut => 3,
-        };
-        let served = bench.connected(way, end, each).await;
+        let served = bench.connected(way, end, connected).await;
         println!("{way:?}, {end:?}: connecting {made:?}, connected {served:?}");
         match (way, end) {
             (Way::Requests, End::Cut) => {
@@ -144,7 +145,12 @@ fn sweep_redis(end: End) {
     let proxy = Proxy::start(server.port()).unwrap();
     run(async {
         let url = format!("redis://127.0.0.1:{}", proxy.port());
-        sweep(&url, &proxy, Observer::redis(&server.url()).await, 7, end).await;
+        let steps = match end {
+            End::Release => (7, 1),
+            // Cuts come after each byte elsewhere.
+            End::Cut => (7, 3),
+        };
+        sweep(&url, &proxy, Observer::redis(&server.url()).await, steps, end).await;
     });
 }
 
@@ -153,7 +159,8 @@ fn sweep_postgres(end: End) {
     let proxy = Proxy::start(server.port()).unwrap();
     run(async {
         let url = server.url_at(proxy.port());
-        sweep(&url, &proxy, Observer::postgres(&server.url()).await, 389, end).await;
+        // An exchange is long, and each stall lasts as long as the time limits.
+        sweep(&url, &proxy, Observer::postgres(&server.url()).await, (389, 5), end).await;
     });
 }
 
