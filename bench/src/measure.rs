@@ -23,6 +23,10 @@ use crate::{
 /// Load before the window, which is not measured: connections, caches and branch predictors settle.
 const WARM_UP: Duration = Duration::from_secs(1);
 
+/// Answering at least this part of a constant rate is to keep up: the last answers come after the
+/// last request, and the time until then counts.
+const KEPT_UP: f64 = 0.98;
+
 const GREETING: &str = "Hello, World!";
 
 /// What all windows have in common.
@@ -118,6 +122,7 @@ impl Measure<'_> {
         outcome.sample.memory = Some(memory);
         outcome.notes.extend(warm_up.failures("warming up"));
         outcome.notes.extend(traffic.failures("measuring"));
+        outcome.notes.extend(window.rate.and_then(|rate| behind(rate, &traffic)));
         if load.counts() {
             outcome.check(count::total(address, &target).await?, &[&warm_up, &traffic]);
         } else if load == Load::Hello {
@@ -184,6 +189,16 @@ impl Outcome {
     }
 }
 
+/// That a load at a constant rate was not answered at that rate.
+fn behind(rate: f64, traffic: &Traffic) -> Option<String> {
+    let answered = traffic.rate();
+    (answered < rate * KEPT_UP).then(|| {
+        format!(
+            "{answered:.0} of {rate:.0} requests a second: the server or the one thread of the load generator fell behind"
+        )
+    })
+}
+
 /// Checks that a server answers as all of them must. What follows the type, such as a charset, is
 /// its own affair.
 async fn greeted(server: &Server) -> Result<()> {
@@ -196,4 +211,17 @@ async fn greeted(server: &Server) -> Result<()> {
         bail!("GET /hello answered {answer:?}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_that_falls_behind_its_rate_is_said() {
+        let duration = Duration::from_secs(1);
+        let traffic = Traffic { requests: 990, duration, ..Traffic::default() };
+        assert_eq!(behind(1000.0, &traffic), None);
+        assert!(behind(1100.0, &traffic).is_some());
+    }
 }

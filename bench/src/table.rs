@@ -89,8 +89,10 @@ fn ratios(results: &Results, rows: &[&Row]) -> String {
     heading.extend(["requests/s", "p50", "p99", "CPU/request", "memory"].map(str::to_owned));
     let mut lines = vec![heading];
     for row in rows {
-        let ratio = |metric| {
-            results.ratio(row, metric).map_or(NOTHING.into(), |ratio| format!("{ratio:.2}"))
+        let ratio = |metric| match results.ratio(row, metric) {
+            Some(ratio) if ratio < 0.1 => format!("{ratio:.3}"),
+            Some(ratio) => format!("{ratio:.2}"),
+            None => NOTHING.into(),
         };
         let mut line = names(Some(row));
         line.extend(metrics.map(ratio));
