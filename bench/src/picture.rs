@@ -5,7 +5,10 @@
 
 use std::fmt::Write as _;
 
-use crate::results::{Key, Metric, Results, Row};
+use crate::{
+    results::{Key, Metric, Results, Row},
+    table,
+};
 
 /// In pixels: the whole, where bars begin, how long the longest is, and a bar with its gap.
 const WIDTH: u32 = 760;
@@ -56,12 +59,18 @@ fn panels(results: &Results) -> Vec<Vec<&Row>> {
             None => panels.push(vec![row]),
         }
     }
+    // Stores of one load side by side, though all loads of one store are measured in turn.
+    let groups = table::groups(results);
+    panels.sort_by_key(|panel| {
+        let key = panel.first().map(|row| (row.key.load, row.key.connections));
+        groups.iter().position(|group| Some(*group) == key)
+    });
     panels
 }
 
 /// What rows of one panel have in common, as its title.
 fn group(key: Key) -> String {
-    let store = key.backend.map(|backend| format!(" on {}", backend.name())).unwrap_or_default();
+    let store = key.backend.map(|backend| format!(", on {}", backend.name())).unwrap_or_default();
     format!("{}{store}, {} connections", key.load.title(), key.connections)
 }
 
