@@ -1,9 +1,13 @@
 //! One measured window of one contender.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
 use hyper::{Method, StatusCode, header::CONTENT_TYPE};
+use tokio::time::sleep;
 
 use crate::{
     backend::Store,
@@ -22,6 +26,13 @@ use crate::{
 
 /// Load before the window, which is not measured: connections, caches and branch predictors settle.
 const WARM_UP: Duration = Duration::from_secs(1);
+
+/// Who uses no more CPU time than `IDLE` within `REST` is idle.
+const REST: Duration = Duration::from_millis(200);
+const IDLE: Duration = Duration::from_millis(10);
+
+/// Longest time to wait for that.
+const LONGEST_REST: Duration = Duration::from_secs(10);
 
 /// Answering at least this part of a constant rate is to keep up: the last answers come after the
 /// last request, and the time until then counts.
@@ -111,6 +122,7 @@ impl Measure<'_> {
         }
 
         let warm_up = self.traffic(window, &server, &target, WARM_UP).await?;
+        self.settle(&server, store).await?;
         let before = self.used(Some(&server), store)?;
         let traffic = self.traffic(window, &server, &target, self.window).await?;
         let used = self.used(Some(&server), store)?.since(&before);
@@ -146,6 +158,21 @@ impl Measure<'_> {
         let pace = open_loop::Pace { rate, duration, connections };
         let target = target.clone();
         tokio::task::spawn_blocking(move || open_loop::run(address, &target, pace)).await?
+    }
+
+    /// Waits until a server and its store rest: a slow one still works on requests whose answers
+    /// nobody waits for any more, and the window's would stand in line behind them.
+    async fn settle(&self, server: &Server, store: Option<&Store>) -> Result<()> {
+        let started = Instant::now();
+        while started.elapsed() < LONGEST_REST {
+            let before = self.used(Some(server), store)?;
+            sleep(REST).await;
+            let used = self.used(Some(server), store)?.since(&before);
+            if used.server.max(used.store).unwrap_or_default() <= IDLE {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn used(&self, server: Option<&Server>, store: Option<&Store>) -> Result<Used> {

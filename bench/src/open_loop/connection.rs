@@ -32,10 +32,6 @@ impl Connection {
         &self.stream
     }
 
-    pub(super) fn is_busy(&self) -> bool {
-        self.due.is_some()
-    }
-
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }

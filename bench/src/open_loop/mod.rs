@@ -5,8 +5,9 @@
 //! meanwhile ("coordinated omission" would leave them out). A request takes a connection that is
 //! free, and waits in the client where none is.
 //!
-//! One thread waits for whichever comes first, an answer or the time of the next request, in
-//! `ppoll`, whose time-out is in nanoseconds: timers of a millisecond would be much of the latency.
+//! One thread waits for whichever comes first, an answer or the time of the next request: with epoll
+//! for all connections, and for epoll with `ppoll`, whose time-out is in nanoseconds. Timers of a
+//! millisecond, as epoll's own, would be much of the latency.
 
 mod answer;
 mod connection;
@@ -18,13 +19,24 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{
+        PollFd, PollFlags, Timespec,
+        epoll::{self, CreateFlags, EventData, EventFlags},
+        poll,
+    },
+    fd::OwnedFd,
+    io::Errno,
+};
 
 use self::connection::Connection;
 use crate::{load::Target, quantiles::Latencies, traffic::Traffic};
 
 /// Longest time to wait for answers after the last request was due.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connections that are read from before others are sent on.
+const EVENTS: usize = 64;
 
 /// How many requests, and on how many connections.
 #[derive(Clone, Copy)]
@@ -40,12 +52,16 @@ struct Run<'a> {
     target: &'a Target,
     address: SocketAddr,
     connections: Vec<Connection>,
+    /// Tells which connections can be read from.
+    ready: OwnedFd,
     /// Places of connections without a request.
     free: Vec<usize>,
     /// When requests were to be sent that no connection was free for.
     waiting: VecDeque<Instant>,
     latencies: Latencies,
     refused: u64,
+    /// Connections that broke with a request on them.
+    broken: u64,
     random: u32,
 }
 
@@ -53,14 +69,20 @@ struct Run<'a> {
 pub(crate) fn run(address: SocketAddr, target: &Target, pace: Pace) -> Result<Traffic> {
     let connections = (0..pace.connections).map(|_| Connection::open(address));
     let connections: Vec<Connection> = connections.collect::<Result<_>>()?;
+    let ready = epoll::create(CreateFlags::CLOEXEC)?;
+    for (place, connection) in connections.iter().enumerate() {
+        watch(&ready, connection, place)?;
+    }
     let mut run = Run {
         target,
         address,
         free: (0..connections.len()).collect(),
         connections,
+        ready,
         waiting: VecDeque::new(),
         latencies: Latencies::default(),
         refused: 0,
+        broken: 0,
         random: 1,
     };
     let started = Instant::now();
@@ -80,6 +102,12 @@ pub(crate) fn run(address: SocketAddr, target: &Target, pace: Pace) -> Result<Tr
         run.receive(wake)?;
     }
     Ok(run.finish(started.elapsed()))
+}
+
+/// Has it told when a connection can be read from.
+fn watch(ready: &OwnedFd, connection: &Connection, place: usize) -> Result<()> {
+    let data = EventData::new_u64(place as u64);
+    Ok(epoll::add(ready, connection.stream(), data, EventFlags::IN)?)
 }
 
 impl Run<'_> {
@@ -109,32 +137,42 @@ impl Run<'_> {
 
     /// Waits for answers, but no longer than to a time.
     fn receive(&mut self, until: Instant) -> Result<()> {
-        let busy: Vec<usize> = (0..self.connections.len())
-            .filter(|place| self.connections.get(*place).is_some_and(Connection::is_busy))
-            .collect();
-        let streams = busy.iter().filter_map(|place| self.connections.get(*place));
-        let mut polled: Vec<PollFd<'_>> =
-            streams.map(|connection| PollFd::new(connection.stream(), PollFlags::IN)).collect();
         let time = until.saturating_duration_since(Instant::now());
         let time =
             Timespec { tv_sec: time.as_secs().try_into()?, tv_nsec: time.subsec_nanos().into() };
-        match poll(&mut polled, Some(&time)) {
-            Err(error) if error != rustix::io::Errno::INTR => bail!("cannot poll: {error}"),
+        match poll(&mut [PollFd::new(&self.ready, PollFlags::IN)], Some(&time)) {
+            Err(error) if error != Errno::INTR => bail!("cannot poll: {error}"),
             _ => {}
         }
-        let ready: Vec<usize> = busy
-            .into_iter()
-            .zip(&polled)
-            .filter(|(_, polled)| !polled.revents().is_empty())
-            .map(|(place, _)| place)
-            .collect();
-        for place in ready {
-            let connection = self.connections.get_mut(place).context("no such connection")?;
-            if let Some((answer, latency)) = connection.receive()? {
+        let mut events =
+            [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; EVENTS];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let count = epoll::wait(&self.ready, &mut events, Some(&at_once))?;
+        for event in events.into_iter().take(count) {
+            self.answer(usize::try_from(event.data.u64())?)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the answer on a connection, if it is whole. A connection that breaks is made anew, and
+    /// its request has failed.
+    fn answer(&mut self, place: usize) -> Result<()> {
+        let connection = self.connections.get_mut(place).context("no such connection")?;
+        let was_busy = connection.due().is_some();
+        match connection.receive() {
+            Ok(None) => return Ok(()),
+            Ok(Some((answer, latency))) => {
                 self.latencies.add(latency);
                 self.refused += u64::from(answer.status >= 400);
-                self.free.push(place);
             }
+            Err(_) => {
+                *connection = Connection::open(self.address)?;
+                watch(&self.ready, connection, place)?;
+                self.broken += u64::from(was_busy);
+            }
+        }
+        if was_busy {
+            self.free.push(place);
         }
         Ok(())
     }
@@ -151,7 +189,7 @@ impl Run<'_> {
         let mut traffic = self.latencies.traffic(elapsed);
         traffic.requests -= missed;
         traffic.refused = self.refused;
-        traffic.socket_errors = vec![("no answer in time", missed)];
+        traffic.socket_errors = vec![("no answer in time", missed), ("broken", self.broken)];
         traffic
     }
 }
