@@ -82,9 +82,9 @@ lint: _target
 # What CI runs
 ci: lint test
 
-# Measure /increment on each backend and hello, beside plain hyper and `wasmtime serve`; flags are passed on
+# Measure Tally beside plain hyper, `wasmtime serve`, FastAPI and others, whichever are installed; flags are passed on
 [positional-arguments]
-bench *flags: build-guest (build-guest "hello")
+bench *flags: build-guest (build-guest "http") (build-guest "hello")
     cargo build --locked --release -p tally -p tally-bench
     target/release/tally-bench "$@"
 

@@ -25,7 +25,7 @@ pub(crate) enum Store {
 
 impl Backend {
     /// Its name in the table.
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Sqlite => "sqlite",

@@ -2,7 +2,7 @@
 
 use std::{io::ErrorKind, path::Path, process::Stdio};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use tokio::process::Command;
 
 /// Settings that would change what is measured.
@@ -40,12 +40,4 @@ pub(crate) fn cannot_start(
         ErrorKind::NotFound => anyhow!("{name} is not there; {install}"),
         _ => anyhow!(error).context(format!("cannot start {name}")),
     }
-}
-
-/// Sends `SIGTERM` to one process.
-pub(crate) async fn terminate(id: u32) -> Result<()> {
-    let mut kill = command("kill");
-    kill.args(["-s", "TERM", &id.to_string()]);
-    output(kill, "on Debian: apt-get install procps").await.context("cannot end a server")?;
-    Ok(())
 }

@@ -4,21 +4,24 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 use hyper::{Method, StatusCode};
-use tally_testkit::free_port;
+use tally_testkit::{free_port, signal_process};
 use tokio::{
     process::Child,
     time::{sleep, timeout},
 };
 
 use crate::{
-    http, program,
-    programs::{Kind, Programs, Task},
-    wasmtime,
+    backend::Store,
+    contender::{Contender, Files},
+    fastapi, http,
+    load::Load,
+    processes, program, wasmtime,
 };
 
 /// Longest time until a server is ready; generous, as a guest may have to be compiled.
@@ -27,12 +30,15 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// Longest time from `SIGTERM` to the end of the process.
 const END_LIMIT: Duration = Duration::from_secs(15);
 
+/// The same where a measurement is broken off.
+const DROP_LIMIT: Duration = Duration::from_secs(3);
+
 /// What plain-hyper prints when it is ready.
 const LISTENING: &str = "listening on ";
 
-/// A running server; killed when dropped.
+/// A running server; ended when dropped, with all that it started.
 pub(crate) struct Server {
-    kind: Kind,
+    contender: Contender,
     child: Child,
     id: u32,
     address: SocketAddr,
@@ -42,22 +48,23 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server, and returns it when it is ready. Its output goes to a file.
     pub(crate) async fn start(
-        programs: &Programs,
-        kind: Kind,
-        task: Task<'_>,
+        files: &Files,
+        contender: Contender,
+        load: Load,
+        store: Option<&Store>,
         dir: &Path,
     ) -> Result<Self> {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (address, admin) = (local(free_port()?), local(free_port()?));
-        let log = dir.join(format!("{}.log", kind.name()));
+        let log = dir.join("server.log");
         let output = fs::File::create(&log)?;
-        let mut command = programs.command(kind, task, address, admin);
+        let mut command = files.command(contender, load, store, address, admin);
         command.stdout(output.try_clone()?).stderr(output);
         let child = command
             .spawn()
             .map_err(|error| program::cannot_start(error, &command, "see tally-bench --help"))?;
         let id = child.id().context("the server is gone at once")?;
-        let mut server = Self { kind, child, id, address, log };
+        let mut server = Self { contender, child, id, address, log };
         server.wait_until_ready(admin).await?;
         Ok(server)
     }
@@ -77,17 +84,21 @@ impl Server {
     }
 
     async fn is_ready(&self, admin: SocketAddr) -> bool {
-        match self.kind {
-            Kind::Plain => self.has_said(LISTENING),
-            Kind::Wasmtime | Kind::WasmtimeTuned => self.has_said(wasmtime::LISTENING),
-            Kind::Tally => http::request(admin, Method::GET, "/readyz")
+        match self.contender {
+            Contender::Plain => self.has_said(LISTENING) == 1,
+            Contender::Wasmtime | Contender::WasmtimeTuned => {
+                self.has_said(wasmtime::LISTENING) == 1
+            }
+            Contender::Fastapi => self.has_said(fastapi::READY) == fastapi::workers(),
+            _ => http::request(admin, Method::GET, "/readyz")
                 .await
                 .is_ok_and(|answer| answer.status() == StatusCode::OK),
         }
     }
 
-    fn has_said(&self, start: &str) -> bool {
-        self.log().lines().any(|line| line.starts_with(start))
+    /// In how many lines of its output.
+    fn has_said(&self, words: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(words)).count()
     }
 
     /// Fails with what the server printed if it has ended.
@@ -100,7 +111,7 @@ impl Server {
 
     /// Ends the server with `SIGTERM`, and waits until it has ended.
     pub(crate) async fn end(mut self) -> Result<()> {
-        program::terminate(self.id).await?;
+        signal_process(self.id, "TERM")?;
         let ended = timeout(END_LIMIT, self.child.wait()).await;
         ended.with_context(|| {
             format!("{} did not end within {END_LIMIT:?}:\n{}", self.name(), self.log())
@@ -117,10 +128,30 @@ impl Server {
     }
 
     fn name(&self) -> &'static str {
-        self.kind.name()
+        self.contender.name(None)
     }
 
     fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    /// Killed at once, uvicorn would leave its workers behind.
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        let tree = processes::tree(self.id).unwrap_or_default();
+        let _ = signal_process(self.id, "TERM");
+        let started = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && started.elapsed() < DROP_LIMIT {
+            thread::sleep(Duration::from_millis(20));
+        }
+        if matches!(self.child.try_wait(), Ok(None)) {
+            for process in tree {
+                let _ = signal_process(process, "KILL");
+            }
+        }
     }
 }

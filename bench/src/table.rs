@@ -1,234 +1,208 @@
-//! A table of measurements: medians of all windows, and ratios to one of its rows.
+//! Results as tables in Markdown that are readable as they are.
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
+
+use crate::{
+    load::Load,
+    results::{Metric, Results, Row, Spread},
+};
 
 const NOTHING: &str = "–";
 
-/// What one window came to. What a server does not have is `None`.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Sample {
-    /// Requests a second.
-    pub(crate) rate: f64,
-    /// CPU time of the server for each request, in seconds.
-    pub(crate) cpu: Option<f64>,
-    /// CPU time of the store for each request, in seconds.
-    pub(crate) store_cpu: Option<f64>,
-    /// Median latency, in seconds.
-    pub(crate) p50: Option<f64>,
-    /// Latency that one request of a hundred exceeds, in seconds.
-    pub(crate) p99: Option<f64>,
+/// So many columns at the front are text, all others numbers.
+const TEXTS: usize = 2;
+
+/// What the values of a metric are shown in.
+struct Unit {
+    heading: &'static str,
+    /// Units in a second or byte.
+    factor: f64,
+    digits: usize,
 }
 
-/// What a table shows.
-pub(crate) struct Layout {
-    pub(crate) title: &'static str,
-    pub(crate) columns: &'static [Column],
-    /// The server whose row on the same backend ratios are to.
-    pub(crate) baseline: &'static str,
-    /// The servers that are compared to it.
-    pub(crate) compared: &'static [&'static str],
-}
-
-/// A column; those of ratios say what to.
-#[derive(Clone, Copy)]
-pub(crate) enum Column {
-    Backend,
-    Server,
-    Rate,
-    Cpu,
-    StoreCpu,
-    P50,
-    P99,
-    RateRatio(&'static str),
-    CpuRatio(&'static str),
-}
-
-/// Rows in the order in which they were first measured.
-pub(crate) struct Table {
-    layout: &'static Layout,
-    rows: Vec<Row>,
-}
-
-struct Row {
-    backend: &'static str,
-    server: &'static str,
-    samples: Vec<Sample>,
-}
-
-impl Table {
-    pub(crate) fn new(layout: &'static Layout) -> Self {
-        Self { layout, rows: Vec::new() }
-    }
-
-    pub(crate) fn title(&self) -> &'static str {
-        self.layout.title
-    }
-
-    /// Adds a window to the row of its server and backend.
-    pub(crate) fn add(&mut self, backend: &'static str, server: &'static str, sample: Sample) {
-        let mut rows = self.rows.iter_mut();
-        match rows.find(|row| row.backend == backend && row.server == server) {
-            Some(row) => row.samples.push(sample),
-            None => self.rows.push(Row { backend, server, samples: vec![sample] }),
+/// Everything, with a table for each load.
+pub(crate) fn text(results: &Results) -> String {
+    let parts = results.surroundings.iter().map(|(name, value)| format!("{name}: {value}"));
+    let mut text = parts.collect::<Vec<_>>().join("; ");
+    text.push('\n');
+    for (load, connections) in groups(results) {
+        let of = |row: &&Row| row.key.load == load && row.key.connections == connections;
+        let rows: Vec<&Row> = results.rows.iter().filter(of).collect();
+        let title = format!("{}, {connections} connections", load.title());
+        let (open, closed): (Vec<&Row>, Vec<&Row>) =
+            rows.into_iter().partition(|row| row.key.share.is_some());
+        let metrics =
+            [Metric::Rate, Metric::P50, Metric::P99, Metric::Cpu, Metric::StoreCpu, Metric::Memory];
+        let _ = write!(text, "\n{title}\n\n{}", values(&closed, &metrics));
+        let _ = write!(text, "\n{title}: divided by {}\n\n", results.base.name(None));
+        text.push_str(&ratios(results, &closed));
+        if !open.is_empty() {
+            let metrics = [Metric::Rate, Metric::P50, Metric::P99, Metric::P999, Metric::Slowest];
+            let _ = write!(text, "\n{title}, at a constant rate\n\n{}", values(&open, &metrics));
         }
     }
+    list(&mut text, "Left out", &results.left_out);
+    list(&mut text, "Not as it should be", &results.notes);
+    text
+}
 
-    /// The table in Markdown, also readable as it is.
-    pub(crate) fn text(&self) -> String {
-        let columns = self.layout.columns;
-        let mut lines = vec![columns.iter().map(|column| column.heading().to_owned()).collect()];
-        for row in &self.rows {
-            lines.push(columns.iter().map(|column| self.cell(*column, row)).collect::<Vec<_>>());
+/// Loads with their connections, in the order in which they were first measured.
+pub(crate) fn groups(results: &Results) -> Vec<(Load, u32)> {
+    let mut groups = Vec::new();
+    for row in &results.rows {
+        let group = (row.key.load, row.key.connections);
+        if !groups.contains(&group) {
+            groups.push(group);
         }
-        let mut widths = vec![0; columns.len()];
-        for line in &lines {
-            for (width, cell) in widths.iter_mut().zip(line) {
-                *width = cell.chars().count().max(*width);
-            }
+    }
+    groups
+}
+
+fn list(text: &mut String, title: &str, items: &[String]) {
+    if !items.is_empty() {
+        let _ = writeln!(text, "\n{title}:");
+    }
+    for item in items {
+        let _ = writeln!(text, "- {item}");
+    }
+}
+
+fn values(rows: &[&Row], metrics: &[Metric]) -> String {
+    let mut lines = Vec::new();
+    let mut heading = names(None);
+    heading.extend(metrics.iter().map(|metric| metric.unit().heading.to_owned()));
+    heading.push("count".into());
+    lines.push(heading);
+    for row in rows {
+        let mut line = names(Some(row));
+        line.extend(metrics.iter().map(|metric| metric.unit().with_spread(row.spread(*metric))));
+        let exact = row.exact().map(|exact| if exact { "exact" } else { "WRONG" });
+        line.push(exact.unwrap_or(NOTHING).into());
+        lines.push(line);
+    }
+    layout(&lines)
+}
+
+fn ratios(results: &Results, rows: &[&Row]) -> String {
+    let metrics = [Metric::Rate, Metric::P50, Metric::P99, Metric::Cpu, Metric::Memory];
+    let mut heading = names(None);
+    heading.extend(["requests/s", "p50", "p99", "CPU/request", "memory"].map(str::to_owned));
+    let mut lines = vec![heading];
+    for row in rows {
+        let ratio = |metric| match results.ratio(row, metric) {
+            Some(ratio) if ratio < 0.1 => format!("{ratio:.3}"),
+            Some(ratio) => format!("{ratio:.2}"),
+            None => NOTHING.into(),
+        };
+        let mut line = names(Some(row));
+        line.extend(metrics.map(ratio));
+        lines.push(line);
+    }
+    layout(&lines)
+}
+
+/// The first two columns, of a row or of the heading.
+fn names(row: Option<&Row>) -> Vec<String> {
+    let Some(row) = row else { return vec!["store".into(), "contender".into()] };
+    let name = row
+        .key
+        .share
+        .map_or_else(|| row.name().to_owned(), |share| format!("{}, at {share} %", row.name()));
+    vec![row.key.backend.map_or(NOTHING, |backend| backend.name()).into(), name]
+}
+
+/// Lines of equally many cells, the first of them the heading.
+fn layout(lines: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    for line in lines {
+        widths.resize(widths.len().max(line.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.chars().count().max(*width);
         }
-        let mut text = String::new();
-        for (place, line) in lines.iter().enumerate() {
-            for ((cell, width), column) in line.iter().zip(&widths).zip(columns) {
-                let _ = match column.is_text() {
-                    true => write!(text, "| {cell:width$} "),
-                    false => write!(text, "| {cell:>width$} "),
-                };
+    }
+    let mut text = String::new();
+    for (place, line) in lines.iter().enumerate() {
+        for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            let _ = match column < TEXTS {
+                true => write!(text, "| {cell:width$} "),
+                false => write!(text, "| {cell:>width$} "),
+            };
+        }
+        text.push_str("|\n");
+        if place == 0 {
+            for (column, width) in widths.iter().enumerate() {
+                let end = if column < TEXTS { '-' } else { ':' };
+                let _ = write!(text, "|{:-<1$}{end}", "", width.saturating_add(1));
             }
             text.push_str("|\n");
-            if place == 0 {
-                for (width, column) in widths.iter().zip(columns) {
-                    let end = if column.is_text() { '-' } else { ':' };
-                    let _ = write!(text, "|{:-<1$}{end}", "", width.saturating_add(1));
-                }
-                text.push_str("|\n");
-            }
-        }
-        text
-    }
-
-    fn cell(&self, column: Column, row: &Row) -> String {
-        let milli = |of| number(row.median(of).map(|seconds| seconds * 1e3), 2);
-        let micro = |of| number(row.median(of).map(|seconds| seconds * 1e6), 1);
-        match column {
-            Column::Backend => row.backend.into(),
-            Column::Server => row.server.into(),
-            Column::Rate => number(row.median(|sample| Some(sample.rate)), 0),
-            Column::Cpu => micro(|sample| sample.cpu),
-            Column::StoreCpu => micro(|sample| sample.store_cpu),
-            Column::P50 => milli(|sample| sample.p50),
-            Column::P99 => milli(|sample| sample.p99),
-            Column::RateRatio(_) => self.ratio(row, |sample| Some(sample.rate)),
-            Column::CpuRatio(_) => self.ratio(row, |sample| sample.cpu),
         }
     }
+    text
+}
 
-    fn ratio(&self, row: &Row, of: fn(&Sample) -> Option<f64>) -> String {
-        let baseline = self.rows.iter().find(|other| {
-            other.backend == row.backend
-                && other.server == self.layout.baseline
-                && self.layout.compared.contains(&row.server)
-        });
-        number(baseline.and_then(|baseline| Some(row.median(of)? / baseline.median(of)?)), 2)
+impl Metric {
+    fn unit(self) -> Unit {
+        let (heading, factor, digits) = match self {
+            Self::Rate => ("requests/s", 1.0, 0),
+            Self::P50 => ("p50 ms", 1e3, 2),
+            Self::P99 => ("p99 ms", 1e3, 2),
+            Self::P999 => ("p99.9 ms", 1e3, 2),
+            Self::Slowest => ("slowest ms", 1e3, 2),
+            Self::Cpu => ("CPU µs/request", 1e6, 1),
+            Self::StoreCpu => ("store CPU µs/request", 1e6, 1),
+            Self::Memory => ("peak MiB", 1.0 / 1024.0 / 1024.0, 0),
+        };
+        Unit { heading, factor, digits }
     }
 }
 
-impl Column {
-    fn heading(self) -> &'static str {
-        match self {
-            Self::Backend => "backend",
-            Self::Server => "server",
-            Self::Rate => "requests/s",
-            Self::Cpu => "CPU µs/request",
-            Self::StoreCpu => "store CPU µs/request",
-            Self::P50 => "p50 ms",
-            Self::P99 => "p99 ms",
-            Self::RateRatio(heading) | Self::CpuRatio(heading) => heading,
-        }
+impl Unit {
+    /// The median, and the least and the greatest where they are seen to differ from it.
+    fn with_spread(&self, spread: Option<Spread>) -> String {
+        let Some(spread) = spread else { return NOTHING.into() };
+        let number = |value: f64| format!("{:.*}", self.digits, value * self.factor);
+        let (median, min, max) = (number(spread.median), number(spread.min), number(spread.max));
+        if min == max { median } else { format!("{median} ({min}–{max})") }
     }
-
-    /// All others are numbers.
-    fn is_text(self) -> bool {
-        matches!(self, Self::Backend | Self::Server)
-    }
-}
-
-impl Row {
-    /// The middle of a value over all windows, or the mean of the two in the middle.
-    fn median(&self, of: fn(&Sample) -> Option<f64>) -> Option<f64> {
-        let mut values: Vec<f64> = self.samples.iter().filter_map(of).collect();
-        values.sort_by(f64::total_cmp);
-        let upper = values.get(values.len() / 2)?;
-        let lower = values.get(values.len().checked_sub(1)? / 2)?;
-        Some(f64::midpoint(*lower, *upper))
-    }
-}
-
-/// CPU time for each request, in seconds.
-#[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-pub(crate) fn per_request(cpu: Duration, requests: u64) -> Option<f64> {
-    (requests > 0).then(|| cpu.as_secs_f64() / requests as f64)
-}
-
-fn number(value: Option<f64>, digits: usize) -> String {
-    value.map_or_else(|| NOTHING.into(), |value| format!("{value:.digits$}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::tests::results;
 
-    const LAYOUT: Layout = Layout {
-        title: "",
-        columns: &[
-            Column::Backend,
-            Column::Server,
-            Column::Rate,
-            Column::Cpu,
-            Column::P50,
-            Column::RateRatio("requests/s ÷ plain"),
-            Column::CpuRatio("CPU ÷ plain"),
-        ],
-        baseline: "plain",
-        compared: &["tally"],
-    };
-
-    fn sample(rate: f64, cpu: f64) -> Sample {
-        Sample { rate, cpu: Some(cpu), ..Sample::default() }
-    }
-
-    fn cells<'a>(table: &'a str, start: &str) -> Vec<&'a str> {
-        let line = table.lines().find(|line| line.starts_with(start)).unwrap();
-        line.split('|').map(str::trim).filter(|cell| !cell.is_empty()).collect()
+    fn lines(text: &str, start: &str) -> Vec<Vec<String>> {
+        let lines = text.lines().filter(|line| line.starts_with(start));
+        let cells = lines.map(|line| line.split('|').map(|cell| cell.trim().to_owned()));
+        cells.map(|cells| cells.filter(|cell| !cell.is_empty()).collect()).collect()
     }
 
     #[test]
-    fn rows_show_medians_and_the_ratio_to_the_baseline_on_the_same_backend() {
-        let mut table = Table::new(&LAYOUT);
-        for rate in [90.0, 100.0, 500.0] {
-            table.add("memory", "plain", sample(rate, 10e-6));
+    fn rows_show_medians_with_their_spread_and_ratios() {
+        let text = text(&results());
+        let plain = lines(&text, "| memory | plain");
+        assert_eq!(plain[0][2..], ["100 (90–500)", "–", "–", "10.0", "–", "–", "–"]);
+        let tally = lines(&text, "| memory | tally");
+        assert_eq!(tally[0][2..], ["50 (40–60)", "–", "–", "15.0 (10.0–20.0)", "–", "–", "exact"]);
+        assert_eq!(tally[1][2..], ["0.50", "–", "–", "1.50", "–"]);
+    }
+
+    #[test]
+    fn all_lines_of_a_table_are_equally_wide() {
+        let text = text(&results());
+        for table in text.split("\n\n").filter(|part| part.starts_with('|')) {
+            let mut widths: Vec<usize> = table.lines().map(|line| line.chars().count()).collect();
+            widths.dedup();
+            assert_eq!(widths.len(), 1, "{table}");
         }
-        table.add("memory", "tally", sample(40.0, 10e-6));
-        table.add("memory", "tally", sample(60.0, 20e-6));
-        table.add("memory", "other", sample(60.0, 20e-6));
-        table.add("redis", "tally", sample(10.0, 1e-6));
-        let text = table.text();
-        let plain = cells(&text, "| memory  | plain");
-        assert_eq!(plain, ["memory", "plain", "100", "10.0", "–", "–", "–"]);
-        let tally = cells(&text, "| memory  | tally");
-        assert_eq!(tally, ["memory", "tally", "50", "15.0", "–", "0.50", "1.50"]);
-        let other = cells(&text, "| memory  | other");
-        assert_eq!(other, ["memory", "other", "60", "20.0", "–", "–", "–"]);
-        let redis = cells(&text, "| redis ");
-        assert_eq!(redis, ["redis", "tally", "10", "1.0", "–", "–", "–"]);
     }
 
     #[test]
-    fn all_lines_are_equally_wide() {
-        let mut table = Table::new(&LAYOUT);
-        table.add("memory", "plain", sample(1_234_567.0, 1e-6));
-        let text = table.text();
-        let mut widths: Vec<usize> = text.lines().map(|line| line.chars().count()).collect();
-        widths.dedup();
-        assert_eq!(widths.len(), 1, "{text}");
+    fn what_was_not_as_it_should_be_is_said() {
+        let mut results = results();
+        results.note("lost".into());
+        results.leave_out("wasmtime".into());
+        let text = text(&results);
+        assert!(text.ends_with("\nLeft out:\n- wasmtime\n\nNot as it should be:\n- lost\n"));
     }
 }

@@ -40,7 +40,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// A counter over HTTP: POST /increment, GET /report, POST /reset. And GET /hello.
+/// Counters over HTTP: POST /increment, GET /report, POST /reset, each with ?name=NAME. And GET
+/// /hello.
 #[derive(Parser)]
 struct Options {
     /// Where the count is kept: memory:, sqlite:PATH, redis://… or postgres://…
@@ -122,7 +123,8 @@ async fn answer(request: &Request<Incoming>, store: &Store) -> Response<Full<Byt
         ("/report" | "/hello", _) => return not_allowed("GET"),
         _ => return response(StatusCode::NOT_FOUND, CONTENT_TYPE, "text/plain", "not found\n"),
     };
-    match (store.apply(operation).await, operation) {
+    let query = request.uri().query().and_then(|query| query.strip_prefix("name="));
+    match (store.apply(operation, query.unwrap_or("count")).await, operation) {
         (Ok(count), Operation::Report) => {
             let id = std::process::id();
             json("no-cache", format!("{{\"count\":{count},\"current_process_id\":{id}}}"))

@@ -1,0 +1,192 @@
+//! Who is measured, with which requests and stores, and how each is called.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::ValueEnum;
+use tokio::process::Command;
+
+use crate::{
+    backend::{Backend, Store},
+    fastapi,
+    load::Load,
+    program, wasmtime,
+};
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Contender {
+    /// The same routes in Rust without WebAssembly
+    Plain,
+    /// Tally with the counter as a plugin
+    Tally,
+    /// Tally with a standard handler, wasi:http
+    TallyHttp,
+    /// Tally with the counter in JavaScript
+    TallyJs,
+    /// Tally with the counter in Python
+    TallyPy,
+    /// `wasmtime serve` as it is
+    Wasmtime,
+    /// `wasmtime serve` with the settings that were best for it
+    WasmtimeTuned,
+    /// FastAPI with aiocache on Redis, Tortoise ORM on PostgreSQL
+    Fastapi,
+    /// PostgreSQL's own load generator, without a server in front
+    Pgbench,
+    /// Redis' own load generator, without a server in front
+    RedisBenchmark,
+}
+
+/// Where the files are that contenders need.
+pub(crate) struct Files {
+    pub(crate) tally: PathBuf,
+    pub(crate) plain: PathBuf,
+    pub(crate) wasmtime: PathBuf,
+    pub(crate) guests: PathBuf,
+    pub(crate) peers: PathBuf,
+}
+
+impl Contender {
+    /// Its name in tables. What FastAPI counts with depends on the store.
+    pub(crate) const fn name(self, backend: Option<Backend>) -> &'static str {
+        match (self, backend) {
+            (Self::Plain, _) => "plain hyper",
+            (Self::Tally, _) => "tally, plugin",
+            (Self::TallyHttp, _) => "tally, wasi:http",
+            (Self::TallyJs, _) => "tally, JavaScript",
+            (Self::TallyPy, _) => "tally, Python",
+            (Self::Wasmtime, _) => "wasmtime serve",
+            (Self::WasmtimeTuned, _) => "wasmtime serve, tuned",
+            (Self::Fastapi, Some(Backend::Redis)) => "FastAPI, aiocache",
+            (Self::Fastapi, Some(Backend::Postgres)) => "FastAPI, Tortoise ORM",
+            (Self::Fastapi, _) => "FastAPI",
+            (Self::Pgbench, _) => "pgbench",
+            (Self::RedisBenchmark, _) => "redis-benchmark",
+        }
+    }
+
+    /// Whether it can answer these requests on this backend.
+    pub(crate) fn takes(self, load: Load, backend: Option<Backend>) -> bool {
+        let Some(backend) = backend else {
+            return matches!(
+                self,
+                Self::Plain
+                    | Self::TallyHttp
+                    | Self::Wasmtime
+                    | Self::WasmtimeTuned
+                    | Self::Fastapi
+            );
+        };
+        match self {
+            Self::Plain | Self::Tally | Self::TallyHttp | Self::TallyJs | Self::TallyPy => true,
+            Self::Wasmtime | Self::WasmtimeTuned => false,
+            Self::Fastapi => matches!(backend, Backend::Redis | Backend::Postgres),
+            Self::Pgbench => backend == Backend::Postgres && load.counts(),
+            Self::RedisBenchmark => backend == Backend::Redis && load.counts(),
+        }
+    }
+
+    /// Whether it is a server, that others put load on.
+    pub(crate) fn is_server(self) -> bool {
+        !matches!(self, Self::Pgbench | Self::RedisBenchmark)
+    }
+}
+
+impl Files {
+    /// The component that a contender serves for a load.
+    fn guest(&self, contender: Contender, load: Load) -> Option<PathBuf> {
+        let built = "target/wasm32-wasip2/release";
+        Some(match (contender, load) {
+            (Contender::Wasmtime | Contender::WasmtimeTuned, _)
+            | (Contender::TallyHttp, Load::Hello) => self.guests.join(built).join("hello.wasm"),
+            (Contender::Tally, _) => self.guests.join(built).join("counter.wasm"),
+            (Contender::TallyHttp, _) => self.guests.join(built).join("counter_http.wasm"),
+            (Contender::TallyJs, _) => self.guests.join("counter-js/dist/counter-js.wasm"),
+            (Contender::TallyPy, _) => self.guests.join("counter-py/dist/counter-py.wasm"),
+            _ => return None,
+        })
+    }
+
+    /// What a contender lacks for a load, and how to get it.
+    pub(crate) async fn missing(&self, contender: Contender, load: Load) -> Option<String> {
+        let build = match contender {
+            Contender::TallyJs => "./just build-guest js",
+            Contender::TallyPy => "./just build-guest py",
+            _ if load == Load::Hello => "./just build-guest hello",
+            Contender::TallyHttp => "./just build-guest http",
+            _ => "./just build-guest",
+        };
+        let mut files: Vec<(PathBuf, &str)> = Vec::new();
+        files.extend(self.guest(contender, load).map(|guest| (guest, build)));
+        match contender {
+            Contender::Plain => {
+                files.push((self.plain.clone(), "cargo build --release -p tally-bench"));
+            }
+            Contender::Fastapi => {
+                files.push((fastapi::program(&self.peers), "bench/peers/setup.sh"));
+            }
+            Contender::Wasmtime | Contender::WasmtimeTuned => {
+                if let Err(error) = wasmtime::version(&self.wasmtime).await {
+                    return Some(format!("{error:#}"));
+                }
+            }
+            Contender::Tally | Contender::TallyHttp | Contender::TallyJs | Contender::TallyPy => {
+                files.push((self.tally.clone(), "cargo build --release -p tally"));
+            }
+            Contender::Pgbench | Contender::RedisBenchmark => {}
+        }
+        let (path, how) = files.into_iter().find(|(path, _)| !path.is_file())?;
+        Some(format!("{} is not there; get it with {how}", path.display()))
+    }
+
+    /// How a server is called. Only Tally has a second listener.
+    pub(crate) fn command(
+        &self,
+        contender: Contender,
+        load: Load,
+        store: Option<&Store>,
+        listen: SocketAddr,
+        admin: SocketAddr,
+    ) -> Command {
+        let url = store.map_or_else(|| "memory:".to_owned(), Store::url);
+        let guest = self.guest(contender, load).unwrap_or_default();
+        let address = listen.to_string();
+        match contender {
+            Contender::Plain => {
+                let mut command = program::command(&self.plain);
+                command.args(["--store", &url, "--listen", &address]);
+                command
+            }
+            Contender::Wasmtime => wasmtime::serve(&self.wasmtime, &[], &address, &guest),
+            Contender::WasmtimeTuned => {
+                wasmtime::serve(&self.wasmtime, &wasmtime::TUNED, &address, &guest)
+            }
+            Contender::Fastapi => fastapi::serve(&self.peers, store, listen.port()),
+            _ => tally(&self.tally, &guest, &url, &address, admin),
+        }
+    }
+}
+
+fn tally(tally: &Path, guest: &Path, url: &str, listen: &str, admin: SocketAddr) -> Command {
+    let mut command = program::command(tally);
+    command.arg("serve").arg(guest);
+    command.args(["--store", url, "--listen", listen, "--admin", &admin.to_string()]);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contenders_are_measured_where_they_have_the_route_and_the_store() {
+        assert!(Contender::Tally.takes(Load::Increment, Some(Backend::Sqlite)));
+        assert!(!Contender::Tally.takes(Load::Hello, None));
+        assert!(!Contender::Fastapi.takes(Load::Increment, Some(Backend::Sqlite)));
+        assert!(!Contender::Pgbench.takes(Load::Report, Some(Backend::Postgres)));
+        assert!(!Contender::Wasmtime.takes(Load::Increment, Some(Backend::Memory)));
+    }
+}

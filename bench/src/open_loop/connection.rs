@@ -1,0 +1,64 @@
+//! A connection with at most one request on it.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::answer::{self, Answer};
+
+/// Bytes read at once; answers are small.
+const READ_BYTES: usize = 4096;
+
+pub(super) struct Connection {
+    stream: TcpStream,
+    received: Vec<u8>,
+    /// When the request that is under way was to be sent.
+    due: Option<Instant>,
+}
+
+impl Connection {
+    pub(super) fn open(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(address).context("cannot connect to the server")?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, received: Vec::new(), due: None })
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Sends a request, which always fits the empty buffer of a socket.
+    pub(super) fn send(&mut self, request: &str, due: Instant) -> Result<()> {
+        self.stream.write_all(request.as_bytes()).context("cannot send a request")?;
+        self.due = Some(due);
+        Ok(())
+    }
+
+    /// Reads what has arrived. When that makes an answer whole, returns it and how long after the
+    /// time it came at which the request was to be sent.
+    pub(super) fn receive(&mut self) -> Result<Option<(Answer, Duration)>> {
+        let mut bytes = [0; READ_BYTES];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => bail!("the server closed a connection"),
+            Ok(size) => self.received.extend_from_slice(bytes.get(..size).unwrap_or_default()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error).context("cannot receive an answer"),
+        }
+        let Some(answer) = answer::parse(&self.received)? else { return Ok(None) };
+        if answer.size < self.received.len() {
+            bail!("the server sent more than an answer");
+        }
+        self.received.clear();
+        let due = self.due.take().context("the server answered without being asked")?;
+        Ok(Some((answer, due.elapsed())))
+    }
+}

@@ -1,0 +1,76 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+
+use crate::{
+    backend::Backend,
+    contender::{Contender, Files},
+    load::Load,
+};
+
+/// Measures Tally beside its peers: requests per second, latency, CPU time per request and memory,
+/// under the same load on the same machine in turn; and checks that all counted exactly.
+#[derive(Parser)]
+pub(crate) struct Options {
+    /// What to ask for, separated by commas.
+    #[arg(long, value_delimiter = ',', default_value = "hello,increment")]
+    pub(crate) loads: Vec<Load>,
+    /// Connections that are kept busy; several numbers are measured one after the other.
+    #[arg(long, value_delimiter = ',', default_value = "64",
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) connections: Vec<u32>,
+    /// Stores to count in, separated by commas.
+    #[arg(long, value_delimiter = ',', default_value = "memory,sqlite,redis,postgres")]
+    pub(crate) backends: Vec<Backend>,
+    /// Who is measured, separated by commas, each where it has the route and the store.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "plain,tally,tally-http,wasmtime,fastapi,pgbench,redis-benchmark"
+    )]
+    pub(crate) contenders: Vec<Contender>,
+    /// What the others' figures are divided by.
+    #[arg(long, default_value = "plain")]
+    pub(crate) base: Contender,
+    /// Windows of each, of which medians and spread are shown.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: u32,
+    /// Length of each window.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: u32,
+    /// Measure latency at constant rates as well: 50 % and 80 % of what each server can do.
+    #[arg(long)]
+    pub(crate) open_loop: bool,
+    /// Folder for results.json and comparison.svg.
+    #[arg(long, default_value = "target/bench")]
+    pub(crate) out: PathBuf,
+    /// Tally's executable.
+    #[arg(long, default_value = "target/release/tally")]
+    tally: PathBuf,
+    /// Folder of the guests, built.
+    #[arg(long, default_value = "guest")]
+    guests: PathBuf,
+    /// Folder of the peers in other languages.
+    #[arg(long, default_value = "bench/peers")]
+    peers: PathBuf,
+    /// The wasmtime executable.
+    #[arg(long, default_value = "wasmtime")]
+    wasmtime: PathBuf,
+}
+
+impl Options {
+    /// Where contenders are.
+    pub(crate) fn files(&self) -> Result<Files> {
+        let this = std::env::current_exe()?;
+        Ok(Files {
+            tally: self.tally.clone(),
+            plain: this.parent().context("the executable is in no folder")?.join("plain-hyper"),
+            wasmtime: self.wasmtime.clone(),
+            guests: self.guests.clone(),
+            peers: self.peers.clone(),
+        })
+    }
+}
