@@ -14,7 +14,7 @@
 //! ```
 //!
 //! # Layout
-//! - [`State`], [`Handle`]: opening a backend by URL, and the operations
+//! - [`State`]: opening a backend by URL; [`Handle`]: the operations on it
 //! - `operation`: what can be asked and answered; `semantics`: what each operation does to a value
 //! - `once`: writes that happen once, whoever sends them again
 //! - `name`, `counter`: what a bucket, a key and a counter may look like
@@ -43,6 +43,7 @@
 mod backend;
 mod counter;
 mod error;
+mod handle;
 mod hold;
 mod lane;
 mod metrics;
@@ -57,8 +58,9 @@ mod sweep;
 
 pub use backend::Description;
 pub use error::{Applied, Error, OpenError, Rejection};
+pub use handle::Handle;
 pub use metrics::Metrics;
 pub use name::{Bucket, MAX_BUCKET_BYTES, MAX_KEY_BYTES};
 pub use once::{Digest, Once};
 pub use operation::{Bounded, Page, Recalled, Swapped, TimeToLive};
-pub use state::{Handle, Options, State};
+pub use state::{Options, State};

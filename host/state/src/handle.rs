@@ -1,0 +1,438 @@
+//! The operations, as one worker asks for them.
+
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::{
+    error::{Error, Rejection},
+    name::{Bucket, check_key},
+    once::Once,
+    operation::{Action, Bounded, Outcome, Page, Recalled, Step, Swapped, TimeToLive},
+    plan::Reply,
+    state::{Options, Queues},
+};
+
+/// Keys of one call that are read at once, whatever their values' size: at their largest, a few
+/// megabytes.
+const FEWEST_READS: usize = 4;
+
+/// Keys of one call that are read at once, however small their values.
+const MOST_READS: usize = 250;
+
+/// The shortest time to live: what all backends can tell.
+const SHORTEST_TTL: Duration = Duration::from_millis(1);
+
+/// The longest time to live, about 100 years: far below where the backends' clocks end.
+const LONGEST_TTL: Duration = Duration::from_secs(100 * 31_557_600);
+
+/// Keys in one page of a listing: one short command for the store.
+const PAGE_KEYS: usize = 500;
+
+/// Where what concerns no bucket of anybody's is queued.
+const OWN: &str = "tally.once";
+
+/// One worker's access to the state. Cheap to clone.
+///
+/// # Cancel safety
+/// Dropping the future of an operation before its batch is sealed withdraws it, certainly not
+/// applied. After that it is applied, and its answer is thrown away.
+#[derive(Clone)]
+pub struct Handle {
+    queues: Arc<Queues>,
+    options: Options,
+    /// The request whose writes these are, if they are to happen once.
+    once: Option<Once>,
+}
+
+/// What every operation may fail with: [`Error::Rejected`] for a key or value out of bounds, or
+/// whatever became of the batch.
+type Answer<T> = Result<T, Error>;
+
+impl Handle {
+    pub(crate) fn new(queues: Arc<Queues>, options: Options) -> Self {
+        Self { queues, options, once: None }
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get(&self, bucket: &Bucket, key: &str) -> Answer<Option<Bytes>> {
+        match self.ask(bucket, key, Action::Get)?.await? {
+            Outcome::Value(value) => Ok(value),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Whether a key exists.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn exists(&self, bucket: &Bucket, key: &str) -> Answer<bool> {
+        flag(self.ask(bucket, key, Action::Exists)?.await?)
+    }
+
+    /// A handle whose writes are those of a request, and happen once. Reads are as ever.
+    #[must_use]
+    pub fn once(&self, once: &Once) -> Self {
+        Self { once: Some(once.clone()), ..self.clone() }
+    }
+
+    /// The answer that is remembered for a request.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn recall(&self, once: &Once) -> Answer<Option<Recalled>> {
+        match self.own(once, Action::Recall).await? {
+            Outcome::Recalled(recalled) => Ok(recalled),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Remembers the answer to a request, if none is yet.
+    ///
+    /// # Errors
+    /// [`Rejection::ValueTooLarge`]; else see [`Error`].
+    pub async fn remember(&self, once: &Once, answer: Bytes) -> Answer<()> {
+        done(self.own(once, Action::Remember(answer)).await?)
+    }
+
+    async fn own(&self, once: &Once, action: Action) -> Answer<Outcome> {
+        let key = format!("{:032x}", u128::from_be_bytes(once.name()));
+        self.check_operation(&key, &action)?;
+        let (bucket, key, token) = (Bucket::new(OWN)?, key.into(), Some(once.answer()));
+        wait(self.queues.push(Step { bucket, key, action, token })?).await
+    }
+
+    /// Removes some of what has expired, up to a number of entries of each sort.
+    pub(crate) async fn sweep(&self, limit: usize) -> Answer<Outcome> {
+        self.ask(&Bucket::new(OWN)?, "sweep", Action::Sweep { limit })?.await
+    }
+
+    /// Sets the value of a key, for ever.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn set(&self, bucket: &Bucket, key: &str, value: Bytes) -> Answer<()> {
+        self.set_for(bucket, key, value, None).await
+    }
+
+    /// Sets the value of a key, for so long; `None` is for ever. Times are in milliseconds.
+    ///
+    /// # Errors
+    /// [`Rejection::TimeToLive`] for a time out of bounds; else see [`Error`].
+    pub async fn set_for(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+    ) -> Answer<()> {
+        done(self.ask(bucket, key, Action::Set { value, ttl })?.await?)
+    }
+
+    /// Sets the value of a key, and gives the one that it replaced: nobody's change gets lost
+    /// between reading and setting.
+    ///
+    /// # Errors
+    /// As [`Handle::set_for`].
+    pub async fn get_and_set(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+    ) -> Answer<Option<Bytes>> {
+        match self.ask(bucket, key, Action::GetAndSet { value, ttl })?.await? {
+            Outcome::Value(before) => Ok(before),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Sets the value of a key that does not exist; whether it was set.
+    ///
+    /// # Errors
+    /// As [`Handle::set_for`].
+    pub async fn set_if_absent(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        value: Bytes,
+        ttl: Option<Duration>,
+    ) -> Answer<bool> {
+        flag(self.ask(bucket, key, Action::SetIfAbsent { value, ttl })?.await?)
+    }
+
+    /// Gives a key another time to live from now on, or all of it with `None`; whether there is
+    /// such a key.
+    ///
+    /// # Errors
+    /// As [`Handle::set_for`].
+    pub async fn expire(&self, bucket: &Bucket, key: &str, ttl: Option<Duration>) -> Answer<bool> {
+        flag(self.ask(bucket, key, Action::Expire(ttl))?.await?)
+    }
+
+    /// How long a key is to live.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn time_to_live(&self, bucket: &Bucket, key: &str) -> Answer<TimeToLive> {
+        match self.ask(bucket, key, Action::TimeToLive)?.await? {
+            Outcome::TimeToLive(left) => Ok(left),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Deletes a key; one that does not exist is no error.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete(&self, bucket: &Bucket, key: &str) -> Answer<()> {
+        done(self.ask(bucket, key, Action::Delete)?.await?)
+    }
+
+    /// Adds to the number a key holds (a missing key counts as 0) and gives the number after.
+    ///
+    /// # Errors
+    /// [`Rejection::NotANumber`] and [`Rejection::Overflow`], with nothing changed; else see
+    /// [`Error`].
+    pub async fn increment(&self, bucket: &Bucket, key: &str, delta: i64) -> Answer<i64> {
+        match self.ask(bucket, key, Action::Increment(delta))?.await? {
+            Outcome::Count(count) => Ok(count),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Adds to the number a key holds (a missing key counts as 0), if the number after it lies
+    /// within the bounds, both included.
+    ///
+    /// # Errors
+    /// [`Rejection::NotANumber`], with nothing changed; else see [`Error`].
+    pub async fn increment_within(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        delta: i64,
+        bounds: RangeInclusive<i64>,
+    ) -> Answer<Bounded> {
+        let (min, max) = bounds.into_inner();
+        match self.ask(bucket, key, Action::IncrementWithin { delta, min, max })?.await? {
+            Outcome::Bounded(bounded) => Ok(bounded),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// Sets a value if the key still holds what was seen; `None` means it still does not exist.
+    /// Values are compared, so a key that was changed and changed back counts as unchanged.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn swap(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        expected: Option<Bytes>,
+        value: Bytes,
+    ) -> Answer<Swapped> {
+        match self.ask(bucket, key, Action::Swap { expected, value })?.await? {
+            Outcome::Swapped(swapped) => Ok(swapped),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// A page of the bucket's keys that begin with a prefix, after a cursor from the page before.
+    ///
+    /// # Errors
+    /// [`Rejection::Cursor`] for a cursor that is not from this backend; else see [`Error`].
+    pub async fn list(&self, bucket: &Bucket, prefix: &str, cursor: Option<&str>) -> Answer<Page> {
+        // A cursor is a key or a number: what could be neither goes to no backend.
+        if cursor.is_some_and(|cursor| check_key(cursor).is_err()) {
+            return Err(Rejection::Cursor.into());
+        }
+        if !prefix.is_empty() {
+            check_key(prefix)?;
+        }
+        let (prefix, cursor) = (prefix.into(), cursor.map(Into::into));
+        let action = Action::List { prefix, cursor, limit: PAGE_KEYS };
+        let step = Step { bucket: bucket.clone(), key: "".into(), action, token: None };
+        match wait(self.queues.push(step)?).await? {
+            Outcome::Page(page) => Ok(page),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// The values of several keys, in the order asked for, up to `limit` bytes in all. Not a
+    /// snapshot: each is read by itself.
+    ///
+    /// Keys are asked for some at a time, as many as fit if the others are like those before, so
+    /// that large values are not all held before they are found to be too many.
+    ///
+    /// # Errors
+    /// [`Rejection::ReadTooLarge`]; else see [`Error`], the first one of any key.
+    pub async fn get_many(
+        &self,
+        bucket: &Bucket,
+        keys: &[String],
+        limit: usize,
+    ) -> Answer<Vec<Option<Bytes>>> {
+        self.check_keys(keys.len())?;
+        let mut values: Vec<Option<Bytes>> = Vec::with_capacity(keys.len());
+        let mut bytes = 0_usize;
+        let mut rest = keys;
+        while !rest.is_empty() {
+            let mean = bytes.checked_div(values.len()).unwrap_or(self.options.max_value_bytes);
+            let fitting = limit.saturating_sub(bytes).checked_div(mean.max(1)).unwrap_or(0);
+            let (some, others) =
+                rest.split_at(fitting.clamp(FEWEST_READS, MOST_READS).min(rest.len()));
+            rest = others;
+            let actions = some.iter().map(|key| (key.as_str(), Action::Get)).collect();
+            for outcome in self.ask_many(bucket, actions).await? {
+                match outcome? {
+                    Outcome::Value(value) => {
+                        bytes = bytes.saturating_add(value.as_ref().map_or(0, Bytes::len));
+                        values.push(value);
+                    }
+                    other => return Err(mismatch(&other)),
+                }
+            }
+            if bytes > limit {
+                return Err(Rejection::ReadTooLarge { limit }.into());
+            }
+        }
+        Ok(values)
+    }
+
+    /// Sets several keys; not atomic.
+    ///
+    /// # Errors
+    /// Not applied only when not one of them was; unknown when some were, or may have been.
+    pub async fn set_many(&self, bucket: &Bucket, values: Vec<(String, Bytes)>) -> Answer<()> {
+        let actions = values
+            .iter()
+            .map(|(key, value)| (key.as_str(), Action::Set { value: value.clone(), ttl: None }))
+            .collect();
+        all_done(self.ask_many(bucket, actions).await?)
+    }
+
+    /// Deletes several keys; not atomic.
+    ///
+    /// # Errors
+    /// As [`Handle::set_many`].
+    pub async fn delete_many(&self, bucket: &Bucket, keys: &[String]) -> Answer<()> {
+        let actions = keys.iter().map(|key| (key.as_str(), Action::Delete)).collect();
+        all_done(self.ask_many(bucket, actions).await?)
+    }
+
+    /// Checks that the backend answers.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn check(&self) -> Answer<()> {
+        let bucket = Bucket::new("tally.health")?;
+        self.exists(&bucket, "check").await.map(drop)
+    }
+
+    /// Checks an operation and puts it into its queue. The answer is awaited by the caller, so
+    /// that several operations can be on their way at once.
+    fn ask(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        action: Action,
+    ) -> Answer<impl Future<Output = Answer<Outcome>> + use<>> {
+        self.check_operation(key, &action)?;
+        let token = match &self.once {
+            Some(once) if !action.kind().is_read() => Some(once.next(bucket, key)),
+            _ => None,
+        };
+        let step = Step { bucket: bucket.clone(), key: key.into(), action, token };
+        Ok(wait(self.queues.push(step)?))
+    }
+
+    /// Asks for several operations at once; all are checked before any is queued.
+    async fn ask_many(
+        &self,
+        bucket: &Bucket,
+        actions: Vec<(&str, Action)>,
+    ) -> Answer<Vec<Answer<Outcome>>> {
+        self.check_keys(actions.len())?;
+        for (key, action) in &actions {
+            self.check_operation(key, action)?;
+        }
+        let asked: Vec<_> =
+            actions.into_iter().map(|(key, action)| self.ask(bucket, key, action)).collect();
+        let mut outcomes = Vec::with_capacity(asked.len());
+        for answer in asked {
+            outcomes.push(match answer {
+                Ok(answer) => answer.await,
+                Err(error) => Err(error),
+            });
+        }
+        Ok(outcomes)
+    }
+
+    fn check_keys(&self, actual: usize) -> Result<(), Rejection> {
+        let limit = self.options.max_keys;
+        if actual > limit { Err(Rejection::TooManyKeys { actual, limit }) } else { Ok(()) }
+    }
+
+    fn check_operation(&self, key: &str, action: &Action) -> Result<(), Rejection> {
+        check_key(key)?;
+        let limit = self.options.max_value_bytes;
+        if let Some(actual) = action.value().map(Bytes::len).filter(|actual| *actual > limit) {
+            return Err(Rejection::ValueTooLarge { actual, limit });
+        }
+        let bounds = SHORTEST_TTL..=LONGEST_TTL;
+        if action.ttl().is_some_and(|ttl| !bounds.contains(&ttl)) {
+            return Err(Rejection::TimeToLive);
+        }
+        Ok(())
+    }
+}
+
+async fn wait(answer: oneshot::Receiver<Reply>) -> Answer<Outcome> {
+    // The sender is dropped without an answer only if the lane's loop died in the middle of it.
+    answer.await.unwrap_or_else(|_| Err(Error::unknown("the store's connection task ended")))
+}
+
+fn done(outcome: Outcome) -> Answer<()> {
+    match outcome {
+        Outcome::Done => Ok(()),
+        other => Err(mismatch(&other)),
+    }
+}
+
+fn flag(outcome: Outcome) -> Answer<bool> {
+    match outcome {
+        Outcome::Flag(flag) => Ok(flag),
+        other => Err(mismatch(&other)),
+    }
+}
+
+fn all_done(outcomes: Vec<Answer<Outcome>>) -> Answer<()> {
+    let total = outcomes.len();
+    let mut applied = 0_usize;
+    let mut failure = None;
+    for outcome in outcomes {
+        match outcome.and_then(done) {
+            Ok(()) => applied = applied.saturating_add(1),
+            Err(error @ Error::Unknown(_)) => failure = Some(error),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    match failure {
+        None => Ok(()),
+        Some(error) if applied == 0 => Err(error),
+        Some(error) => Err(Error::unknown(format!(
+            "{applied} of {total} keys were written; the rest: {error}"
+        ))),
+    }
+}
+
+/// A backend answered something that is no answer to what was asked: a bug, and its effect is
+/// unknown.
+fn mismatch(outcome: &Outcome) -> Error {
+    Error::unknown(format!("the backend answered something else: {outcome:?}"))
+}
