@@ -36,7 +36,7 @@ pub struct Options {
     pub max_value_bytes: usize,
     /// Keys one call may name: each waits in the queue by itself.
     pub max_keys: usize,
-    /// How long it is remembered what became of a request, for writes with a [`Once`]. A day is
+    /// How long it is remembered what became of a request, for writes with a [`Once`](crate::Once). A day is
     /// what clients of such interfaces are used to, and long enough for one that was offline.
     pub remember: Duration,
     /// How often what has expired is removed, where the backend does not do so by itself. It is
