@@ -149,6 +149,6 @@ fn a_cut_postgres_connection_never_counts_twice() {
     let proxy = Proxy::start(server.port()).unwrap();
     run(async {
         let url = server.url_at(proxy.port());
-        sweep(&url, &proxy, Observer::postgres(&server.url()).await, 41).await;
+        sweep(&url, &proxy, Observer::postgres(&server.url()).await, 331).await;
     });
 }

@@ -32,7 +32,7 @@ use tally_state::{Error, Metrics, Options, State};
 const BUCKET: &str = "faults";
 
 /// Longest time that anything awaited may take. Only a broken test or program gets near it.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs a test's future on two threads, as long as [`LIMIT`] at most.
 fn run<T>(test: impl Future<Output = T>) -> T {

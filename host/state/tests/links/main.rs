@@ -30,7 +30,7 @@ use tally_testkit::TEST_PASSWORD;
 const BUCKET: &str = "links";
 
 /// Longest time that anything awaited may take. Only a broken test or program gets near it.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// What is planted as a password, to be looked for in messages.
 const PLANTED: &str = "hunter2";
