@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use bytes::Bytes;
 use tally_state::{Bucket, Error, Options, Swapped};
-use tally_testkit::Redis;
+use tally_testkit::{Redis, ask};
 
 use crate::{BUCKET, ledger::Ledger, not_applied, observer::Observer, open, patient, run, until};
 
@@ -195,5 +195,21 @@ fn a_forgotten_script_is_sent_again_and_runs_once() {
         );
         assert_eq!((a, c), (Ok(1), Ok(2)));
         assert_eq!((b, d), (Ok(Swapped::Yes), Ok(Swapped::No(Some("1".into())))));
+    });
+}
+
+#[test]
+fn a_redis_that_may_evict_is_warned_of() {
+    let server = Redis::start().unwrap();
+    run(async {
+        let warning = || async {
+            let state = open(&server.url(), patient()).await;
+            state.description().warning.clone().unwrap_or_default()
+        };
+        assert!(!warning().await.contains("maxmemory-policy"));
+        ask(server.port(), "CONFIG SET maxmemory 100mb").unwrap();
+        assert!(!warning().await.contains("maxmemory-policy"), "it refuses writes instead");
+        ask(server.port(), "CONFIG SET maxmemory-policy volatile-lru").unwrap();
+        assert!(warning().await.contains("maxmemory-policy volatile-lru"));
     });
 }
