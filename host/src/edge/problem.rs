@@ -109,18 +109,6 @@ impl Problem {
                 "no_route",
                 "This server has no handler for this host and path.".into(),
             ),
-            Self::Guest(Failure {
-                cause: Cause::StateNotApplied(_),
-                applied: Applied::Unknown,
-            }) => {
-                let mut shape = client(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "store_unavailable",
-                    AWAY_AND_MADE_BEFORE.into(),
-                );
-                shape.applied = Some(Applied::Unknown);
-                shape
-            }
             Self::Guest(Failure { cause, applied }) => {
                 let (status, code, detail) = explain(cause);
                 Shape { status, code, detail: detail.into_owned(), applied: Some(*applied) }
@@ -178,7 +166,7 @@ impl Problem {
             }
             Cause::StateNotApplied(reason)
             | Cause::StateUnknown(reason)
-            | Cause::IdempotencyUnread(reason) => {
+            | Cause::IdempotencyUnknown(reason) => {
                 tracing::warn!(id, guest, %method, reason, "the store failed");
             }
             Cause::CpuLimit | Cause::WallLimit => {
@@ -188,9 +176,6 @@ impl Problem {
         }
     }
 }
-
-/// Of a request with a key, which may have been made before.
-const AWAY_AND_MADE_BEFORE: &str = "The store cannot be used at the moment. This time nothing was changed; whether an earlier request with this Idempotency-Key changed something is not known. Try again with the same key.";
 
 /// Status, code and detail of a request that a guest got or would have got.
 fn explain(cause: &Cause) -> (StatusCode, &'static str, Cow<'_, str>) {
@@ -237,9 +222,12 @@ fn explain(cause: &Cause) -> (StatusCode, &'static str, Cow<'_, str>) {
         Cause::IdempotencyKey(detail) => {
             (StatusCode::BAD_REQUEST, "idempotency_key", detail.into())
         }
-        Cause::IdempotencyUnread(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", AWAY_AND_MADE_BEFORE.into())
-        }
+        Cause::IdempotencyUnknown(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "store_unavailable",
+            "The store cannot be used at the moment. This time nothing was changed; whether an earlier request with this Idempotency-Key changed something is not known. Try again with the same key."
+                .into(),
+        ),
         Cause::IdempotencyUnderWay => (
             StatusCode::CONFLICT,
             "idempotency_in_flight",

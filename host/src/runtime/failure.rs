@@ -43,8 +43,9 @@ pub(crate) enum Cause {
     IdempotencyUnderWay,
     /// This `Idempotency-Key` belongs to another request.
     IdempotencyReused,
-    /// It could not be looked up whether the request was made before. The text is for the log.
-    IdempotencyUnread(String),
+    /// The store could not be used for a request with an `Idempotency-Key`. This time nothing was
+    /// changed; what an earlier one changed is not known. The text is for the log.
+    IdempotencyUnknown(String),
     /// A state operation was refused for what was asked: a key, a value or a bucket out of bounds.
     StateRefused(String),
     /// A state operation conflicts with what the key holds.
@@ -101,7 +102,7 @@ impl fmt::Display for Cause {
             | Self::InvalidResponse(reason)
             | Self::BadRequest(reason)
             | Self::IdempotencyKey(reason)
-            | Self::IdempotencyUnread(reason)
+            | Self::IdempotencyUnknown(reason)
             | Self::StateRefused(reason)
             | Self::StateConflict(reason)
             | Self::StateNotApplied(reason)

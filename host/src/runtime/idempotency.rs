@@ -81,7 +81,7 @@ pub(super) async fn answer(
     let recalled = state
         .recall(&once)
         .await
-        .map_err(|error| failed(Cause::IdempotencyUnread(error.to_string()), Applied::Unknown))?;
+        .map_err(|error| failed(Cause::IdempotencyUnknown(error.to_string()), Applied::Unknown))?;
     if let Some(recalled) = recalled {
         if recalled.fingerprint != once.fingerprint() {
             return Err(failed(Cause::IdempotencyReused, Applied::No));
@@ -96,7 +96,7 @@ pub(super) async fn answer(
     if matches!(failure, Some(Error::Rejected(Rejection::Reused))) {
         return Err(failed(Cause::IdempotencyReused, ledger.applied()));
     }
-    let response = answer.map_err(|failure| Failure { applied: known(&failure), ..failure })?;
+    let response = answer.map_err(with_what_was_before)?;
     if let Some(answer) = to_remember(&response, &ledger)
         && let Err(error) = state.remember(&once, answer).await
     {
@@ -106,17 +106,20 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-/// What is known of the effect of a request that failed: it may have been made before, and what it
-/// did then is not known here, unless it was refused for what it asks.
-fn known(failure: &Failure) -> Applied {
+/// A failure in the light of what the same request may have done before, which is not known here
+/// unless it was refused for what it asks.
+fn with_what_was_before(failure: Failure) -> Failure {
     match failure.cause {
         Cause::Body(_)
         | Cause::BadRequest(_)
         | Cause::NotFound
         | Cause::MethodNotAllowed(_)
         | Cause::StateRefused(_)
-        | Cause::StateConflict(_) => failure.applied,
-        _ => Applied::Unknown,
+        | Cause::StateConflict(_) => failure,
+        Cause::StateNotApplied(reason) => {
+            Failure { cause: Cause::IdempotencyUnknown(reason), applied: Applied::Unknown }
+        }
+        _ => Failure { applied: Applied::Unknown, ..failure },
     }
 }
 

@@ -19,6 +19,7 @@ mod ledger;
 mod load;
 mod observer;
 mod opening;
+mod patience;
 mod postgres;
 mod redis;
 mod sqlite;
@@ -28,31 +29,10 @@ use std::time::Duration;
 
 use tally_state::{Error, Metrics, Options, State};
 
+use crate::patience::{patient, run};
+
 /// The bucket that the tests use; each has a server or a file of its own.
 const BUCKET: &str = "faults";
-
-/// Longest time that anything awaited may take. Only a broken test or program gets near it.
-const LIMIT: Duration = Duration::from_secs(300);
-
-/// Runs a test's future on two threads, as long as [`LIMIT`] at most.
-fn run<T>(test: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(async { tokio::time::timeout(LIMIT, test).await })
-        .expect("the test comes to its end")
-}
-
-/// Options whose time limits no slow machine reaches.
-fn patient() -> Options {
-    Options {
-        timeout: Duration::from_secs(60),
-        connect_timeout: Duration::from_secs(30),
-        ..Options::default()
-    }
-}
 
 async fn open(url: &str, options: Options) -> State {
     State::open(url, options, Metrics::default()).await.unwrap()

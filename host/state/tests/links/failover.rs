@@ -16,7 +16,7 @@ use tally_state::{Bucket, Error, Metrics, Options, State};
 use tally_testkit::{SERVICE, Watched, ask};
 use tokio::{sync::RwLock, task::JoinHandle};
 
-use crate::{BUCKET, LIMIT, observer::Observer, run, until};
+use crate::{BUCKET, observer::Observer, patience::LIMIT, run, until};
 
 const CALLERS: usize = 16;
 

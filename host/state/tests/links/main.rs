@@ -18,6 +18,8 @@ mod failover;
 mod ledger;
 #[path = "../faults/observer.rs"]
 mod observer;
+#[path = "../faults/patience.rs"]
+mod patience;
 mod sentinel;
 mod tls;
 
@@ -26,34 +28,13 @@ use std::time::Duration;
 use tally_state::{Bucket, Metrics, OpenError, Options, State};
 use tally_testkit::TEST_PASSWORD;
 
+use crate::patience::{patient, run};
+
 /// The bucket that the tests use; each has a server of its own.
 const BUCKET: &str = "links";
 
-/// Longest time that anything awaited may take. Only a broken test or program gets near it.
-const LIMIT: Duration = Duration::from_secs(300);
-
 /// What is planted as a password, to be looked for in messages.
 const PLANTED: &str = "hunter2";
-
-/// Runs a test's future on two threads, as long as [`LIMIT`] at most.
-fn run<T>(test: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(async { tokio::time::timeout(LIMIT, test).await })
-        .expect("the test comes to its end")
-}
-
-/// Options whose time limits no slow machine reaches.
-fn patient() -> Options {
-    Options {
-        timeout: Duration::from_secs(60),
-        connect_timeout: Duration::from_secs(30),
-        ..Options::default()
-    }
-}
 
 /// Opens a store and counts to two in it.
 async fn counts(url: &str) -> State {

@@ -161,7 +161,7 @@ pub(super) fn session(timeout: Duration) -> String {
          SELECT set_config('synchronous_commit', 'on', false)
          WHERE current_setting('synchronous_commit') = 'off'",
         part(timeout, 8),
-        lock_timeout(part(timeout, 3)),
+        patience(timeout),
         part(timeout, 2)
     )
 }
