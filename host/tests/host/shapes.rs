@@ -247,8 +247,9 @@ async fn a_store_that_fails_is_explained_to_the_guest() {
     response.problem(503, "store_unavailable");
     assert_eq!(response.json()["applied"], "no");
     redis.restart().unwrap();
-    // The next attempt to connect may be some moments away.
-    while get(host.address, "/get?n").await.status != 200 {
+    // This connection's worker may be some moments away from the next attempt to connect; each
+    // worker has its own.
+    while probe.client.get("/get?n").await.status != 200 {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     probe.says("/add?n", "1").await;
