@@ -21,13 +21,13 @@
 
 mod backend;
 mod contender;
+mod client;
 mod count;
 mod fastapi;
 mod http;
 mod json;
 mod load;
 mod measure;
-mod open_loop;
 mod options;
 mod pgbench;
 mod picture;
@@ -84,11 +84,11 @@ async fn ended_by_signal() -> Result<()> {
 async fn bench(options: &Options, results: &mut Results) -> Result<()> {
     let files = options.files()?;
     let dir = tempfile::tempdir().context("cannot make a folder for the stores")?;
-    let wrk = Wrk::find(dir.path()).await?;
+    let wrk = if options.wrk { Some(Wrk::find(dir.path()).await?) } else { None };
     results.surroundings = surroundings::describe(dir.path(), options, &files).await;
     let measure = Measure {
         files: &files,
-        wrk: &wrk,
+        wrk: wrk.as_ref(),
         clock: Clock::new().await?,
         window: Duration::from_secs(options.seconds.into()),
         dir: dir.path(),

@@ -11,10 +11,10 @@ use tokio::time::sleep;
 
 use crate::{
     backend::Store,
+    client::{closed_loop, open_loop},
     contender::{Contender, Files},
     count, fastapi, http,
     load::{Load, Target},
-    open_loop,
     pgbench::Pgbench,
     processes::{Clock, peak_memory},
     redis_benchmark::RedisBenchmark,
@@ -43,7 +43,8 @@ const GREETING: &str = "Hello, World!";
 /// What all windows have in common.
 pub(crate) struct Measure<'a> {
     pub(crate) files: &'a Files,
-    pub(crate) wrk: &'a Wrk,
+    /// What keeps connections busy, where it is not this program.
+    pub(crate) wrk: Option<&'a Wrk>,
     pub(crate) clock: Clock,
     pub(crate) window: Duration,
     /// For what is needed only while measuring.
@@ -152,12 +153,17 @@ impl Measure<'_> {
         duration: Duration,
     ) -> Result<Traffic> {
         let (address, connections) = (server.address(), window.connections);
-        let Some(rate) = window.rate else {
-            return self.wrk.run(address, target, connections, duration).await;
+        if let (Some(wrk), None) = (self.wrk, window.rate) {
+            return wrk.run(address, target, connections, duration).await;
+        }
+        let (target, rate) = (target.clone(), window.rate);
+        let load = move || match rate {
+            Some(rate) => {
+                open_loop::run(address, &target, open_loop::Pace { rate, duration, connections })
+            }
+            None => closed_loop::run(address, &target, connections, duration),
         };
-        let pace = open_loop::Pace { rate, duration, connections };
-        let target = target.clone();
-        tokio::task::spawn_blocking(move || open_loop::run(address, &target, pace)).await?
+        tokio::task::spawn_blocking(load).await?
     }
 
     /// Waits until a server and its store rest: a slow one still works on requests whose answers

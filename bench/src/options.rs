@@ -44,6 +44,10 @@ pub(crate) struct Options {
     /// Measure latency at constant rates as well: 50 % and 80 % of what each server can do.
     #[arg(long)]
     pub(crate) open_loop: bool,
+    /// Have wrk keep connections busy rather than this program: it is woken for each answer, which
+    /// takes the time of whoever shares the machine with it.
+    #[arg(long)]
+    pub(crate) wrk: bool,
     /// Folder for results.json and comparison.svg.
     #[arg(long, default_value = "target/bench")]
     pub(crate) out: PathBuf,

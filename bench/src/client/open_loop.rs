@@ -9,34 +9,27 @@
 //! for all connections, and for epoll with `ppoll`, whose time-out is in nanoseconds. Timers of a
 //! millisecond, as epoll's own, would be much of the latency.
 
-mod answer;
-mod connection;
-
 use std::{
     collections::VecDeque,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use rustix::{
     event::{
         PollFd, PollFlags, Timespec,
-        epoll::{self, CreateFlags, EventData, EventFlags},
+        epoll::{self, EventData, EventFlags},
         poll,
     },
-    fd::OwnedFd,
     io::Errno,
 };
 
-use self::connection::Connection;
+use super::{Connections, EVENTS, Received, Requests, connection::Connection};
 use crate::{load::Target, quantiles::Latencies, traffic::Traffic};
 
 /// Longest time to wait for answers after the last request was due.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Connections that are read from before others are sent on.
-const EVENTS: usize = 64;
 
 /// How many requests, and on how many connections.
 #[derive(Clone, Copy)]
@@ -48,12 +41,9 @@ pub(crate) struct Pace {
 }
 
 /// A load under way.
-struct Run<'a> {
-    target: &'a Target,
-    address: SocketAddr,
-    connections: Vec<Connection>,
-    /// Tells which connections can be read from.
-    ready: OwnedFd,
+struct Run {
+    connections: Connections,
+    requests: Requests,
     /// Places of connections without a request.
     free: Vec<usize>,
     /// When requests were to be sent that no connection was free for.
@@ -62,28 +52,19 @@ struct Run<'a> {
     refused: u64,
     /// Connections that broke with a request on them.
     broken: u64,
-    random: u32,
 }
 
 /// Sends requests at a constant rate, and waits for their answers.
 pub(crate) fn run(address: SocketAddr, target: &Target, pace: Pace) -> Result<Traffic> {
-    let connections = (0..pace.connections).map(|_| Connection::open(address));
-    let connections: Vec<Connection> = connections.collect::<Result<_>>()?;
-    let ready = epoll::create(CreateFlags::CLOEXEC)?;
-    for (place, connection) in connections.iter().enumerate() {
-        watch(&ready, connection, place)?;
-    }
+    let connections = Connections::open(address, pace.connections)?;
     let mut run = Run {
-        target,
-        address,
-        free: (0..connections.len()).collect(),
+        free: (0..connections.all.len()).collect(),
         connections,
-        ready,
+        requests: Requests::new(address, target),
         waiting: VecDeque::new(),
         latencies: Latencies::default(),
         refused: 0,
         broken: 0,
-        random: 1,
     };
     let started = Instant::now();
     let end = started + pace.duration;
@@ -104,31 +85,15 @@ pub(crate) fn run(address: SocketAddr, target: &Target, pace: Pace) -> Result<Tr
     Ok(run.finish(started.elapsed()))
 }
 
-/// Has it told when a connection can be read from.
-fn watch(ready: &OwnedFd, connection: &Connection, place: usize) -> Result<()> {
-    let data = EventData::new_u64(place as u64);
-    Ok(epoll::add(ready, connection.stream(), data, EventFlags::IN)?)
-}
-
-impl Run<'_> {
+impl Run {
     fn is_busy(&self) -> bool {
-        !self.waiting.is_empty() || self.free.len() < self.connections.len()
+        !self.waiting.is_empty() || self.free.len() < self.connections.all.len()
     }
 
     /// Sends as many of the requests that wait as there are connections free.
     fn send(&mut self) -> Result<()> {
         while let (Some(due), Some(place)) = (self.waiting.front(), self.free.last()) {
-            let connection = self.connections.get_mut(*place).context("no such connection")?;
-            // Xorshift; see Marsaglia 2003.
-            self.random ^= self.random << 13;
-            self.random ^= self.random >> 17;
-            self.random ^= self.random << 5;
-            let path = self.target.path_and_query(self.random);
-            let method = &self.target.method;
-            connection.send(
-                &format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n\r\n", self.address),
-                *due,
-            )?;
+            self.connections.get(*place)?.send(self.requests.next(), *due)?;
             self.waiting.pop_front();
             self.free.pop();
         }
@@ -140,14 +105,14 @@ impl Run<'_> {
         let time = until.saturating_duration_since(Instant::now());
         let time =
             Timespec { tv_sec: time.as_secs().try_into()?, tv_nsec: time.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&self.ready, PollFlags::IN)], Some(&time)) {
+        match poll(&mut [PollFd::new(&self.connections.ready, PollFlags::IN)], Some(&time)) {
             Err(error) if error != Errno::INTR => bail!("cannot poll: {error}"),
             _ => {}
         }
         let mut events =
             [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; EVENTS];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let count = epoll::wait(&self.ready, &mut events, Some(&at_once))?;
+        let count = epoll::wait(&self.connections.ready, &mut events, Some(&at_once))?;
         for event in events.into_iter().take(count) {
             self.answer(usize::try_from(event.data.u64())?)?;
         }
@@ -157,20 +122,18 @@ impl Run<'_> {
     /// Takes the answer on a connection, if it is whole. A connection that breaks is made anew, and
     /// its request has failed.
     fn answer(&mut self, place: usize) -> Result<()> {
-        let connection = self.connections.get_mut(place).context("no such connection")?;
-        let was_busy = connection.due().is_some();
-        match connection.receive() {
-            Ok(None) => return Ok(()),
-            Ok(Some((answer, latency))) => {
-                self.latencies.add(latency);
-                self.refused += u64::from(answer.status >= 400);
+        let was_busy = match self.connections.receive(place)? {
+            Received::Part => return Ok(()),
+            Received::Answer(answered) => {
+                self.latencies.add(answered.latency);
+                self.refused += u64::from(answered.status >= 400);
+                true
             }
-            Err(_) => {
-                *connection = Connection::open(self.address)?;
-                watch(&self.ready, connection, place)?;
+            Received::Broken(was_busy) => {
                 self.broken += u64::from(was_busy);
+                was_busy
             }
-        }
+        };
         if was_busy {
             self.free.push(place);
         }
@@ -181,7 +144,7 @@ impl Run<'_> {
     fn finish(mut self, elapsed: Duration) -> Traffic {
         let now = Instant::now();
         let unanswered: Vec<Instant> =
-            self.connections.iter().filter_map(Connection::due).collect();
+            self.connections.all.iter().filter_map(Connection::due).collect();
         for due in unanswered.iter().chain(&self.waiting) {
             self.latencies.add(now.saturating_duration_since(*due));
         }

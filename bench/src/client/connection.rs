@@ -8,10 +8,17 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::answer::{self, Answer};
+use super::answer;
 
 /// Bytes read at once; answers are small.
 const READ_BYTES: usize = 4096;
+
+/// An answer, all of it.
+pub(super) struct Answered {
+    pub(super) status: u16,
+    /// How long after the time it came at which its request was to be sent.
+    pub(super) latency: Duration,
+}
 
 pub(super) struct Connection {
     stream: TcpStream,
@@ -43,22 +50,34 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads what has arrived. When that makes an answer whole, returns it and how long after the
-    /// time it came at which the request was to be sent.
-    pub(super) fn receive(&mut self) -> Result<Option<(Answer, Duration)>> {
+    /// Reads what has arrived. `None` while that is not all of an answer.
+    pub(super) fn receive(&mut self) -> Result<Option<Answered>> {
         let mut bytes = [0; READ_BYTES];
-        match self.stream.read(&mut bytes) {
+        let size = match self.stream.read(&mut bytes) {
             Ok(0) => bail!("the server closed a connection"),
-            Ok(size) => self.received.extend_from_slice(bytes.get(..size).unwrap_or_default()),
+            Ok(size) => size,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error).context("cannot receive an answer"),
-        }
-        let Some(answer) = answer::parse(&self.received)? else { return Ok(None) };
-        if answer.size < self.received.len() {
+        };
+        let bytes = bytes.get(..size).unwrap_or_default();
+        // Most answers come at once, and need not be kept.
+        let received = if self.received.is_empty() {
+            bytes
+        } else {
+            self.received.extend_from_slice(bytes);
+            &self.received
+        };
+        let Some(answer) = answer::parse(received)? else {
+            if self.received.is_empty() {
+                self.received.extend_from_slice(bytes);
+            }
+            return Ok(None);
+        };
+        if answer.size < received.len() {
             bail!("the server sent more than an answer");
         }
         self.received.clear();
         let due = self.due.take().context("the server answered without being asked")?;
-        Ok(Some((answer, due.elapsed())))
+        Ok(Some(Answered { status: answer.status, latency: due.elapsed() }))
     }
 }
