@@ -79,7 +79,7 @@ pub(crate) struct Context {
     cas: keyvalue::CasTable,
     cursors: keyvalue::Cursors,
     journal: Option<output::Journal>,
-    wasi: wasi::Lazy,
+    wasi: Option<Box<wasi::Wasi>>,
 }
 
 /// Who is answering, as the guest may ask.
@@ -111,7 +111,7 @@ impl Context {
             cas: keyvalue::CasTable::default(),
             cursors: keyvalue::Cursors::default(),
             journal: None,
-            wasi: wasi::Lazy::default(),
+            wasi: None,
         }
     }
 
@@ -157,6 +157,5 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Context>, shape: Draft2) -> wasm
         WasiConfig::new(&context.settings.variables)
     })?;
     logging::add_to_linker(linker)?;
-    wasmtime_wasi::p2::add_to_linker_async(linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
+    wasi::add_to_linker(linker)
 }

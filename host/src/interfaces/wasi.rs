@@ -1,14 +1,15 @@
 //! `wasi:cli`, `wasi:clocks`, `wasi:io`, `wasi:random` and what else standard libraries import,
 //! from the `wasmtime-wasi` crate, and `wasi:http` from `wasmtime-wasi-http`.
 //!
-//! The context is made when a guest first uses it: most plugin guests never do, and pay nothing.
-//! It gives no file, no socket and no arguments; the environment is the guest's own.
+//! Each part is made when a guest first uses it: most plugin guests never do, and pay nothing. The
+//! context gives no file, no socket and no arguments; the environment is the guest's own.
 
 use std::sync::Arc;
 
-use wasmtime::component::ResourceTable;
+use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wasmtime_wasi_io::bindings::wasi::io;
 
 use super::{
     Context, Settings,
@@ -26,42 +27,67 @@ const MAX_FIELD_BYTES: usize = 64 << 10;
 /// Random bytes that one call may ask for.
 const MAX_RANDOM_BYTES: u64 = 1 << 20;
 
-/// A WASI context that is made when first asked for.
-#[derive(Default)]
-pub(super) struct Lazy(Option<Box<Wasi>>);
-
-struct Wasi {
-    ctx: WasiCtx,
+/// What `wasi:io` and `wasi:http` keep of a request, and a WASI context that is made when first asked
+/// for: a handler of HTTP may never do that.
+pub(super) struct Wasi {
+    table: ResourceTable,
     http: WasiHttpCtx,
     hooks: Hooks,
-    table: ResourceTable,
+    ctx: Option<Box<WasiCtx>>,
 }
 
 impl Wasi {
-    fn new(settings: &Arc<Settings>, journal: Journal) -> Self {
-        let ctx = WasiCtx::builder()
-            .stdout(Output::new(journal.clone(), "stdout"))
-            .stderr(Output::new(journal, "stderr"))
-            .envs(&settings.environment)
-            .max_random_size(MAX_RANDOM_BYTES)
-            .allow_tcp(false)
-            .allow_udp(false)
-            .build();
+    fn new(settings: &Arc<Settings>) -> Self {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELD_BYTES);
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
-        Self { ctx, http, hooks: Hooks::new(Arc::clone(settings)), table }
+        Self { table, http, hooks: Hooks::new(Arc::clone(settings)), ctx: None }
     }
+}
+
+fn ctx(settings: &Settings, journal: Journal) -> WasiCtx {
+    WasiCtx::builder()
+        .stdout(Output::new(journal.clone(), "stdout"))
+        .stderr(Output::new(journal, "stderr"))
+        .envs(&settings.environment)
+        .max_random_size(MAX_RANDOM_BYTES)
+        .allow_tcp(false)
+        .allow_udp(false)
+        .build()
+}
+
+/// The table of resources, for interfaces that need nothing else.
+struct Table;
+
+impl HasData for Table {
+    type Data<'a> = &'a mut ResourceTable;
+}
+
+/// Offers WASI to a linker.
+///
+/// # Errors
+/// When one of its names is taken, which is a bug.
+pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    // The crate goes to the context for the table; streams and polls need no context.
+    linker.allow_shadowing(true);
+    io::error::add_to_linker::<_, Table>(linker, Context::table)?;
+    io::poll::add_to_linker::<_, Table>(linker, Context::table)?;
+    io::streams::add_to_linker::<_, Table>(linker, Context::table)?;
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
 impl Context {
     fn wasi(&mut self) -> &mut Wasi {
-        let Self { wasi, settings, journal, id, .. } = self;
-        wasi.0.get_or_insert_with(|| {
-            let journal = journal.get_or_insert_with(|| Journal::new(settings.name.clone(), id));
-            Box::new(Wasi::new(settings, journal.clone()))
-        })
+        let Self { wasi, settings, .. } = self;
+        wasi.get_or_insert_with(|| Box::new(Wasi::new(settings)))
+    }
+
+    fn table(&mut self) -> &mut ResourceTable {
+        &mut self.wasi().table
     }
 
     /// The request's part of the log.
@@ -73,7 +99,13 @@ impl Context {
 
 impl WasiView for Context {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let Wasi { ctx, table, .. } = self.wasi();
+        let Self { wasi, settings, journal, id, .. } = self;
+        let Wasi { table, ctx: made, .. } =
+            &mut **wasi.get_or_insert_with(|| Box::new(Wasi::new(settings)));
+        let ctx = made.get_or_insert_with(|| {
+            let journal = journal.get_or_insert_with(|| Journal::new(settings.name.clone(), id));
+            Box::new(ctx(settings, journal.clone()))
+        });
         WasiCtxView { ctx, table }
     }
 }

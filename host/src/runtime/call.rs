@@ -1,6 +1,6 @@
 //! What calls of both worlds have in common: a fresh store, and an end to everything a guest does.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use futures_util::FutureExt as _;
 use tally_state::Handle;
@@ -69,7 +69,8 @@ pub(super) async fn within<T>(
     limits: &Limits,
     running: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, Cause> {
-    let running = Metered::new(AssertUnwindSafe(running).catch_unwind());
+    // In place: it is large, and each move of it takes as long as a small host call.
+    let running = pin!(Metered::new(AssertUnwindSafe(running).catch_unwind()));
     match tokio::time::timeout(limits.wall, running).await {
         Ok(Ok(Ok(result))) => Ok(result),
         Ok(Ok(Err(error))) => Err(cause(&error)),

@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pin_project_lite::pin_project;
+
 use super::engine::TICK;
 
 thread_local! {
@@ -51,30 +53,34 @@ fn stretch(since: Instant) -> Duration {
     since.elapsed().min(TICK.saturating_mul(2))
 }
 
-/// A guest's future, which notes when it has the thread and for how long.
-pub(super) struct Metered<F> {
-    future: Pin<Box<F>>,
-    /// The time of all polls so far.
-    used: Duration,
+pin_project! {
+    /// A guest's future, which notes when it has the thread and for how long.
+    pub(super) struct Metered<F> {
+        #[pin]
+        future: F,
+        // The time of all polls so far.
+        used: Duration,
+    }
 }
 
 impl<F: Future> Metered<F> {
     pub(super) fn new(future: F) -> Self {
-        Self { future: Box::pin(future), used: Duration::ZERO }
+        Self { future, used: Duration::ZERO }
     }
 }
 
 impl<F: Future> Future for Metered<F> {
     type Output = F::Output;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
         let since = Instant::now();
-        RUNNING.set(Some((since, self.used)));
-        let polled = self.future.as_mut().poll(context);
+        RUNNING.set(Some((since, *this.used)));
+        let polled = this.future.poll(context);
         RUNNING.set(None);
         // Most guests are done in one poll, and nobody asks any more.
         if polled.is_pending() {
-            self.used = self.used.saturating_add(stretch(since));
+            *this.used = this.used.saturating_add(stretch(since));
         }
         polled
     }
