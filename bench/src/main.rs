@@ -20,8 +20,8 @@
 )]
 
 mod backend;
-mod contender;
 mod client;
+mod contender;
 mod count;
 mod fastapi;
 mod http;

@@ -141,7 +141,8 @@ impl Guest {
         request: Request,
     ) -> Result<Response, Failure> {
         if idempotency::applies(&request.method, &request.headers) {
-            return idempotency::answer(self, state, request).await;
+            // In a box, as it would double the size of every request's future, and few have a key.
+            return Box::pin(idempotency::answer(self, state, request)).await;
         }
         self.run(state, request, Ledger::default()).await
     }
@@ -237,11 +238,26 @@ impl Guest {
         self.warm(&self.current.load_full(), state).await
     }
 
+    /// Makes one instance and throws it away.
+    #[cfg(feature = "alone")]
+    pub(super) async fn try_start_once(&self, state: &Handle) -> Result<(), LoadError> {
+        self.start(&self.current.load_full(), state, 1).await
+    }
+
     /// Makes some instances of a version and throws them away: one at least, however long it takes
     /// to get a place for it.
     async fn warm(&self, next: &Deployment, state: &Handle) -> Result<(), LoadError> {
+        self.start(next, state, WARM_INSTANCES.min(next.pool.profile.pool)).await
+    }
+
+    async fn start(
+        &self,
+        next: &Deployment,
+        state: &Handle,
+        count: usize,
+    ) -> Result<(), LoadError> {
         let mut kept = Vec::new();
-        for _ in 0..WARM_INSTANCES.min(next.pool.profile.pool) {
+        for _ in 0..count {
             let permit = match kept.is_empty() {
                 // The requests that are under way have ended by then.
                 true => {

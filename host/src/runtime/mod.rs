@@ -11,6 +11,8 @@
 //! This room knows no sockets and no HTTP protocol, only its vocabulary of requests and responses.
 
 mod admission;
+#[cfg(feature = "alone")]
+mod alone;
 mod anatomy;
 mod call;
 mod cpu;
@@ -28,6 +30,8 @@ mod profile;
 mod response;
 mod standard;
 
+#[cfg(feature = "alone")]
+pub use self::alone::Alone;
 pub(crate) use self::{
     cpu::Meter,
     failure::{Cause, Failure},
