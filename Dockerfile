@@ -7,7 +7,7 @@ RUN rustup target add wasm32-wasip2
 WORKDIR /src
 COPY . .
 RUN cd guest && cargo build --locked --release -p counter
-RUN cargo build --locked --release -p tally
+RUN RUSTFLAGS="$(host/profile/flags.sh)" cargo build --locked --release -p tally
 
 FROM debian:12.9-slim
 # curl asks for health.

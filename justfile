@@ -45,7 +45,7 @@ serve *flags:
     if [ "$GUEST" = '{{ shipped }}' ]; then
         '{{ just_executable() }}' build-guest
     fi
-    cargo build --locked --release -p tally
+    RUSTFLAGS=$(host/profile/flags.sh) cargo build --locked --release -p tally
     exec target/release/tally serve --store "$STORE" "$@" "$GUEST"
 
 # Install what tests need: the target of guests, redis-server, PostgreSQL, npm and Python
@@ -85,8 +85,23 @@ ci: lint test
 # Measure Tally beside plain hyper, `wasmtime serve`, FastAPI and others, whichever are installed; flags are passed on
 [positional-arguments]
 bench *flags: build-guest (build-guest "http") (build-guest "hello")
-    cargo build --locked --release -p tally -p tally-bench
+    RUSTFLAGS=$(host/profile/flags.sh) cargo build --locked --release -p tally -p tally-bench
     target/release/tally-bench "$@"
+
+# Measure instances and state operations by themselves; --instructions counts those of instances instead
+[positional-arguments]
+bench-parts *flags: build-guest (build-guest "http") (build-guest "hello")
+    #!/bin/sh
+    set -eu
+    cargo bench --locked -p tally --features alone --bench instances -- "$@"
+    case " $* " in
+        *' --instructions '*) ;;
+        *) cargo bench --locked -p tally-state --bench operations -- "$@" ;;
+    esac
+
+# Record anew what the host runs for a request, by which the compiler makes it faster
+profile: build-guest (build-guest "http") (build-guest "hello")
+    host/profile/record.sh
 
 # rustup installs the toolchain of rust-toolchain.toml by itself, but not always its targets
 _target:

@@ -95,15 +95,17 @@ impl Contender {
     }
 }
 
+/// Where guests in Rust are built.
+const BUILT: &str = "target/wasm32-wasip2/release";
+
 impl Files {
     /// The component that a contender serves for a load.
     fn guest(&self, contender: Contender, load: Load) -> Option<PathBuf> {
-        let built = "target/wasm32-wasip2/release";
         Some(match (contender, load) {
             (Contender::Wasmtime | Contender::WasmtimeTuned, _)
-            | (Contender::TallyHttp, Load::Hello) => self.guests.join(built).join("hello.wasm"),
-            (Contender::Tally, _) => self.guests.join(built).join("counter.wasm"),
-            (Contender::TallyHttp, _) => self.guests.join(built).join("counter_http.wasm"),
+            | (Contender::TallyHttp, Load::Hello) => self.built("hello"),
+            (Contender::Tally, _) => self.built("counter"),
+            (Contender::TallyHttp, _) => self.built("counter_http"),
             (Contender::TallyJs, _) => self.guests.join("counter-js/dist/counter-js.wasm"),
             (Contender::TallyPy, _) => self.guests.join("counter-py/dist/counter-py.wasm"),
             _ => return None,
@@ -165,16 +167,31 @@ impl Files {
                 wasmtime::serve(&self.wasmtime, &wasmtime::TUNED, &address, &guest)
             }
             Contender::Fastapi => fastapi::serve(&self.peers, store, listen.port()),
-            _ => tally(&self.tally, &guest, &url, &address, admin),
+            _ => self.tally(&guest, &url, &address, admin),
         }
     }
-}
 
-fn tally(tally: &Path, guest: &Path, url: &str, listen: &str, admin: SocketAddr) -> Command {
-    let mut command = program::command(tally);
-    command.arg("serve").arg(guest);
-    command.args(["--store", url, "--listen", listen, "--admin", &admin.to_string()]);
-    command
+    /// How Tally is called; without a guest, its configuration names some.
+    pub(crate) fn tally(
+        &self,
+        guest: &Path,
+        url: &str,
+        listen: &str,
+        admin: SocketAddr,
+    ) -> Command {
+        let mut command = program::command(&self.tally);
+        command.arg("serve");
+        if guest != Path::new("") {
+            command.arg(guest);
+        }
+        command.args(["--store", url, "--listen", listen, "--admin", &admin.to_string()]);
+        command
+    }
+
+    /// A guest in Rust that was built, by its file's name.
+    pub(crate) fn built(&self, name: &str) -> PathBuf {
+        self.guests.join(BUILT).join(name).with_extension("wasm")
+    }
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ mod quantiles;
 mod redis_benchmark;
 mod results;
 mod rounds;
+mod scale;
 mod server;
 mod surroundings;
 mod table;
@@ -51,13 +52,25 @@ use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    measure::Measure, options::Options, processes::Clock, results::Results, rounds::Rounds,
+    measure::Measure,
+    options::{Command, Options},
+    processes::Clock,
+    results::Results,
+    rounds::Rounds,
     wrk::Wrk,
 };
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let options = Options::parse();
+    if let Some(Command::Scale(scale)) = &options.command {
+        let files = options.files()?;
+        return tokio::select! {
+            biased;
+            signal = ended_by_signal() => signal,
+            result = scale::run(&files, scale) => result,
+        };
+    }
     let mut results = Results::new(options.base);
     // Whichever way this ends, dropping the future ends the processes that it started.
     let result = tokio::select! {

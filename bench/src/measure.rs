@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::{
     backend::Store,
-    client::{closed_loop, open_loop},
+    client::{Requests, closed_loop, open_loop},
     contender::{Contender, Files},
     count, fastapi, http,
     load::{Load, Target},
@@ -156,12 +156,12 @@ impl Measure<'_> {
         if let (Some(wrk), None) = (self.wrk, window.rate) {
             return wrk.run(address, target, connections, duration).await;
         }
-        let (target, rate) = (target.clone(), window.rate);
+        let (requests, rate) = (Requests::new(address, target), window.rate);
         let load = move || match rate {
             Some(rate) => {
-                open_loop::run(address, &target, open_loop::Pace { rate, duration, connections })
+                open_loop::run(address, requests, open_loop::Pace { rate, duration, connections })
             }
-            None => closed_loop::run(address, &target, connections, duration),
+            None => closed_loop::run(address, requests, connections, duration),
         };
         tokio::task::spawn_blocking(load).await?
     }

@@ -3,18 +3,22 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::{
     backend::Backend,
     contender::{Contender, Files},
     load::Load,
+    scale::ScaleOptions,
 };
 
 /// Measures Tally beside its peers: requests per second, latency, CPU time per request and memory,
 /// under the same load on the same machine in turn; and checks that all counted exactly.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
     /// What to ask for, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "hello,increment")]
     pub(crate) loads: Vec<Load>,
@@ -52,10 +56,10 @@ pub(crate) struct Options {
     #[arg(long, default_value = "target/bench")]
     pub(crate) out: PathBuf,
     /// Tally's executable.
-    #[arg(long, default_value = "target/release/tally")]
+    #[arg(long, global = true, default_value = "target/release/tally")]
     tally: PathBuf,
     /// Folder of the guests, built.
-    #[arg(long, default_value = "guest")]
+    #[arg(long, global = true, default_value = "guest")]
     guests: PathBuf,
     /// Folder of the peers in other languages.
     #[arg(long, default_value = "bench/peers")]
@@ -63,6 +67,13 @@ pub(crate) struct Options {
     /// The wasmtime executable.
     #[arg(long, default_value = "wasmtime")]
     wasmtime: PathBuf,
+}
+
+/// Another way to measure.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// How the cost of a request grows with what there is of everything
+    Scale(ScaleOptions),
 }
 
 impl Options {

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use hyper::{Method, StatusCode};
 use tally_testkit::{free_port, signal_process};
 use tokio::{
-    process::Child,
+    process::{Child, Command},
     time::{sleep, timeout},
 };
 
@@ -54,11 +54,21 @@ impl Server {
         store: Option<&Store>,
         dir: &Path,
     ) -> Result<Self> {
+        let command = |address, admin| files.command(contender, load, store, address, admin);
+        Self::start_by(contender, dir, command).await
+    }
+
+    /// Starts a server by a command, which is given the addresses of its two listeners.
+    pub(crate) async fn start_by(
+        contender: Contender,
+        dir: &Path,
+        command: impl FnOnce(SocketAddr, SocketAddr) -> Command,
+    ) -> Result<Self> {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (address, admin) = (local(free_port()?), local(free_port()?));
         let log = dir.join("server.log");
         let output = fs::File::create(&log)?;
-        let mut command = files.command(contender, load, store, address, admin);
+        let mut command = command(address, admin);
         command.stdout(output.try_clone()?).stderr(output);
         let child = command
             .spawn()

@@ -23,7 +23,7 @@ use rustix::{
 };
 
 use super::{Connections, EVENTS, Received, Requests};
-use crate::{load::Target, quantiles::Latencies, traffic::Traffic};
+use crate::{quantiles::Latencies, traffic::Traffic};
 
 /// Longest time between two looks at the connections.
 const LOOK: Duration = Duration::from_micros(100);
@@ -57,14 +57,13 @@ struct Run {
 /// Keeps connections busy for a time, and waits for the answers to what is under way then.
 pub(crate) fn run(
     address: SocketAddr,
-    target: &Target,
+    requests: Requests,
     connections: u32,
     duration: Duration,
 ) -> Result<Traffic> {
     // By default the kernel may sleep for half as long again.
     set_current_timer_slack(NonZeroU64::new(1))?;
     let look = Some(LOOK.min(LOOK_EACH * connections)).filter(|look| *look >= SHORTEST_LOOK);
-    let requests = Requests::new(address, target);
     let open = Connections::open(address, connections)?;
     let started = Instant::now();
     let mut run = Run {

@@ -7,11 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::answer;
-
-/// Bytes read at once; answers are small.
-const READ_BYTES: usize = 4096;
 
 /// An answer, all of it.
 pub(super) struct Answered {
@@ -43,23 +41,32 @@ impl Connection {
         self.due
     }
 
-    /// Sends a request, which always fits the empty buffer of a socket.
+    /// Sends a request. One with a large body may not fit the socket's buffer at once, and is waited
+    /// for.
     pub(super) fn send(&mut self, request: &str, due: Instant) -> Result<()> {
-        self.stream.write_all(request.as_bytes()).context("cannot send a request")?;
+        let mut rest = request.as_bytes();
+        while !rest.is_empty() {
+            match self.stream.write(rest) {
+                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    poll(&mut [PollFd::new(&self.stream, PollFlags::OUT)], None)?;
+                }
+                Err(error) => return Err(error).context("cannot send a request"),
+            }
+        }
         self.due = Some(due);
         Ok(())
     }
 
-    /// Reads what has arrived. `None` while that is not all of an answer.
-    pub(super) fn receive(&mut self) -> Result<Option<Answered>> {
-        let mut bytes = [0; READ_BYTES];
-        let size = match self.stream.read(&mut bytes) {
+    /// Reads what has arrived, with the help of a buffer. `None` while that is not all of an answer.
+    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<Answered>> {
+        let size = match self.stream.read(buffer) {
             Ok(0) => bail!("the server closed a connection"),
             Ok(size) => size,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error).context("cannot receive an answer"),
         };
-        let bytes = bytes.get(..size).unwrap_or_default();
+        let bytes = buffer.get(..size).unwrap_or_default();
         // Most answers come at once, and need not be kept.
         let received = if self.received.is_empty() {
             bytes

@@ -20,11 +20,16 @@ use crate::load::{KEYS, Target};
 /// Connections that are read from before others are sent on.
 const EVENTS: usize = 64;
 
+/// Bytes read at once.
+const READ_BYTES: usize = 64 << 10;
+
 /// Connections to a server, and what tells which of them can be read from.
 struct Connections {
     address: SocketAddr,
     all: Vec<Connection>,
     ready: OwnedFd,
+    /// What is read goes through here.
+    buffer: Vec<u8>,
 }
 
 /// What came on a connection.
@@ -43,7 +48,7 @@ impl Connections {
         for (place, connection) in all.iter().enumerate() {
             watch(&ready, connection, place)?;
         }
-        Ok(Self { address, all, ready })
+        Ok(Self { address, all, ready, buffer: vec![0; READ_BYTES] })
     }
 
     fn get(&mut self, place: usize) -> Result<&mut Connection> {
@@ -54,7 +59,7 @@ impl Connections {
     fn receive(&mut self, place: usize) -> Result<Received> {
         let connection = self.all.get_mut(place).context("no such connection")?;
         let was_busy = connection.due().is_some();
-        match connection.receive() {
+        match connection.receive(&mut self.buffer) {
             Ok(None) => Ok(Received::Part),
             Ok(Some(answered)) => Ok(Received::Answer(answered)),
             Err(_) => {
@@ -72,20 +77,26 @@ fn watch(ready: &OwnedFd, connection: &Connection, place: usize) -> Result<()> {
     Ok(epoll::add(ready, connection.stream(), data, EventFlags::IN)?)
 }
 
-/// Requests for a target, made before the load, of which each is chosen by chance.
-struct Requests {
+/// Requests that are made before the load, of which each is chosen by chance.
+#[derive(Clone)]
+pub(crate) struct Requests {
     all: Vec<String>,
     random: u32,
 }
 
 impl Requests {
-    fn new(address: SocketAddr, target: &Target) -> Self {
+    pub(crate) fn of(all: Vec<String>) -> Self {
+        Self { all, random: 1 }
+    }
+
+    /// Those for a target.
+    pub(crate) fn new(address: SocketAddr, target: &Target) -> Self {
         let count = if target.prefix.is_some() { KEYS } else { 1 };
         let request = |key| {
             let (method, path) = (&target.method, target.path_and_query(key));
             format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n\r\n")
         };
-        Self { all: (0..count).map(request).collect(), random: 1 }
+        Self::of((0..count).map(request).collect())
     }
 
     fn next(&mut self) -> &str {

@@ -26,7 +26,7 @@ use rustix::{
 };
 
 use super::{Connections, EVENTS, Received, Requests, connection::Connection};
-use crate::{load::Target, quantiles::Latencies, traffic::Traffic};
+use crate::{quantiles::Latencies, traffic::Traffic};
 
 /// Longest time to wait for answers after the last request was due.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -55,12 +55,12 @@ struct Run {
 }
 
 /// Sends requests at a constant rate, and waits for their answers.
-pub(crate) fn run(address: SocketAddr, target: &Target, pace: Pace) -> Result<Traffic> {
+pub(crate) fn run(address: SocketAddr, requests: Requests, pace: Pace) -> Result<Traffic> {
     let connections = Connections::open(address, pace.connections)?;
     let mut run = Run {
         free: (0..connections.all.len()).collect(),
         connections,
-        requests: Requests::new(address, target),
+        requests,
         waiting: VecDeque::new(),
         latencies: Latencies::default(),
         refused: 0,
