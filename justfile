@@ -75,7 +75,7 @@ verify histories="10000": setup
 lint: _target
     cargo fmt --all --check
     cd guest && cargo fmt --all --check
-    cargo clippy --locked --workspace --all-targets -- -D warnings
+    cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
     cd guest && for guest in {{ test_guests }} hello; do cargo clippy --locked --release -p $guest -- -D warnings || exit; done
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 

@@ -5,6 +5,14 @@
 //! runs itself under valgrind's callgrind, for a hundred calls and for two hundred, and divides the
 //! difference by a hundred, which leaves out what is done once.
 
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a benchmark that fails should stop where it fails"
+)]
+
 use std::{fs, hint::black_box, path::PathBuf, process::Command};
 
 use criterion::Criterion;

@@ -53,7 +53,9 @@ pub(super) async fn fill(store: &Store, keys: u64) -> Result<()> {
             let insert = "INSERT INTO tally_kv (bucket, key, number) \
                 SELECT 'default', 'key' || number, 0 FROM generate_series(0, $1::bigint) AS number";
             client.execute(insert, &[&last]).await.context("cannot fill PostgreSQL")?;
-            client.batch_execute("VACUUM ANALYZE tally_kv; CHECKPOINT").await?;
+            // Each by itself, as a batch is a transaction, in which neither can run.
+            client.batch_execute("VACUUM ANALYZE tally_kv").await?;
+            client.batch_execute("CHECKPOINT").await?;
             drop(client);
             Ok(driver.await??)
         }

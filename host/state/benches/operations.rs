@@ -1,9 +1,17 @@
 //! What one operation costs from the handle to the backend and back, by how many come at once.
 //!
-//! A wave of increments goes to a worker's handle together, as from as many requests. The first of
-//! them is a batch by itself, and the others the next. On `memory:` that is the cost of the combiner
-//! itself; on the others, of two batches and their round trips. Redis and PostgreSQL are servers of
-//! their own on this machine, that sync what they acknowledge; without them, they are left out.
+//! A wave of increments goes to a worker's handle together, as from as many requests, and is combined
+//! into a batch or two. A wave of one is a batch's round trip; of 512, that and the combiner's work for
+//! each. `memory:` has neither. Redis and PostgreSQL are servers of their own on this machine, that
+//! sync what they acknowledge; without them, they are left out.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a benchmark that fails should stop where it fails"
+)]
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     Handle,
-    backend::{self, Description, Lanes, Opened, Role},
+    backend::{self, Description, Lanes, Opened, Role, memory::Memory},
     error::{Error, OpenError},
     lane::Lane,
     metrics::Metrics,
@@ -83,7 +83,7 @@ impl State {
     pub async fn open(url: &str, options: Options, metrics: Metrics) -> Result<Self, OpenError> {
         let (backend, description) = backend::open(url, &options).await?;
         let shared = match backend.lanes() {
-            Lanes::PerWorker => None,
+            Lanes::None | Lanes::PerWorker => None,
             Lanes::Threads { writers, readers, sweepers } => {
                 let start = |role: Role| {
                     let lane = Lane::new(options.clone(), metrics.clone());
@@ -93,7 +93,7 @@ impl State {
                 let writers: Result<Vec<_>, OpenError> = lanes(Role::Write, writers);
                 let readers: Result<Vec<_>, OpenError> = lanes(Role::Read, readers);
                 let sweepers: Result<Vec<_>, OpenError> = lanes(Role::Sweep, sweepers);
-                Some(Arc::new(Queues::new(writers?, readers?, sweepers?)))
+                Some(Arc::new(Queues::of(writers?, readers?, sweepers?)))
             }
         };
         let (sweeps, every) = (backend.wants_sweeping(), options.sweep_every);
@@ -120,16 +120,26 @@ impl State {
     pub fn worker(&self) -> Handle {
         let inner = &self.0;
         let queues = inner.shared.clone().unwrap_or_else(|| {
+            if let Opened::Memory(memory) = &inner.backend {
+                return Arc::new(Queues::none(memory.clone(), inner.metrics.clone()));
+            }
             let lane = Lane::new(inner.options.clone(), inner.metrics.clone());
             inner.backend.spawn_on_worker(Arc::clone(&lane));
-            Arc::new(Queues::new(vec![lane], Vec::new(), Vec::new()))
+            Arc::new(Queues::of(vec![lane], Vec::new(), Vec::new()))
         });
         Handle::new(queues, inner.options.clone())
     }
 }
 
 /// The queues one handle sends to. Closes them when the last handle is gone.
-pub(crate) struct Queues {
+pub(crate) enum Queues {
+    /// There are none: each step is applied as it is asked for.
+    None(Memory, Metrics),
+    Lanes(Queued),
+}
+
+/// Lanes, and what spreads steps over them.
+pub(crate) struct Queued {
     writers: Vec<Arc<Lane>>,
     /// Lanes for reads alone; where there are none, reads go with the writes.
     readers: Vec<Arc<Lane>>,
@@ -140,11 +150,32 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    fn new(writers: Vec<Arc<Lane>>, readers: Vec<Arc<Lane>>, sweepers: Vec<Arc<Lane>>) -> Self {
-        Self { writers, readers, sweepers, hasher: RandomState::new() }
+    fn none(memory: Memory, metrics: Metrics) -> Self {
+        Self::None(memory, metrics)
+    }
+
+    fn of(writers: Vec<Arc<Lane>>, readers: Vec<Arc<Lane>>, sweepers: Vec<Arc<Lane>>) -> Self {
+        Self::Lanes(Queued { writers, readers, sweepers, hasher: RandomState::new() })
     }
 
     pub(crate) fn push(&self, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
+        match self {
+            Self::None(memory, metrics) => {
+                let (sender, answer) = oneshot::channel();
+                let reply = memory.apply_one(&step);
+                metrics.batch(1, 1);
+                metrics.answered(step.action.kind(), &reply);
+                // It is here, as `answer` is.
+                let _ = sender.send(reply);
+                Ok(answer)
+            }
+            Self::Lanes(lanes) => lanes.push(step),
+        }
+    }
+}
+
+impl Queued {
+    fn push(&self, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
         let own = match step.action.kind() {
             Kind::Sweep => &self.sweepers,
             kind if kind.is_read() => &self.readers,
@@ -165,7 +196,7 @@ impl Queues {
     }
 }
 
-impl Drop for Queues {
+impl Drop for Queued {
     fn drop(&mut self) {
         for lane in self.writers.iter().chain(&self.readers).chain(&self.sweepers) {
             lane.close();

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::{
     Bucket, Page,
-    backend::{Connection, prefix_end},
+    backend::prefix_end,
     error::{Error, Rejection},
     once::{Digest, Record, Token},
     operation::{Action, Outcome, Recalled, Step},
@@ -23,7 +23,7 @@ use crate::{
 
 type Place = (Bucket, Box<str>);
 
-/// The maps, shared by the lanes of all workers.
+/// The maps, shared by all workers.
 #[derive(Clone)]
 pub(crate) struct Memory(Arc<Mutex<Data>>);
 
@@ -60,7 +60,17 @@ impl Memory {
     }
 }
 
-impl Connection for Memory {
+impl Memory {
+    /// Applies one step, for whoever asks and on their thread.
+    pub(crate) fn apply_one(&self, step: &Step) -> Reply {
+        let mut data = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        data.apply(step, semantics::now())
+    }
+}
+
+/// For tests of what stands in front of other backends.
+#[cfg(test)]
+impl crate::backend::Connection for Memory {
     async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
         let mut data = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = semantics::now();

@@ -1,8 +1,9 @@
 //! Backends: what applies a batch of steps, in order, and says what happened to each.
 //!
 //! A backend is chosen by URL. It says how many lanes it wants and where: on each worker's own
-//! runtime, which saves the hop between cores and merges less (Redis, memory), or on threads of
-//! their own, where a commit may block and all workers' increments meet (SQLite, PostgreSQL).
+//! runtime, which saves the hop between cores and merges less (Redis), or on threads of their own,
+//! where a commit may block and all workers' increments meet (SQLite, PostgreSQL). What is in this
+//! process wants none: to apply a step takes less than to hand it over.
 
 pub(crate) mod memory;
 mod postgres;
@@ -47,6 +48,8 @@ pub(crate) trait Connection: Send + 'static {
 /// Where a backend's lanes run, and how many of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lanes {
+    /// None: steps are applied where they are asked for.
+    None,
     /// One on each worker's runtime.
     PerWorker,
     /// This many threads, shared by all workers. Keys are spread over them.
@@ -135,7 +138,8 @@ impl Opened {
 
     pub(crate) fn lanes(&self) -> Lanes {
         match self {
-            Self::Memory(_) | Self::Redis(_) => Lanes::PerWorker,
+            Self::Memory(_) => Lanes::None,
+            Self::Redis(_) => Lanes::PerWorker,
             // One file, one writer; a reader beside it, so that reads do not wait for a commit.
             Self::Sqlite(_) => Lanes::Threads { writers: 1, readers: 1, sweepers: 0 },
             // A hot row meets in one lane whatever their number; the others keep different keys
@@ -147,9 +151,8 @@ impl Opened {
     /// Spawns a lane's loop on the current runtime.
     pub(crate) fn spawn_on_worker(&self, lane: Arc<Lane>) {
         match self {
-            Self::Memory(memory) => drop(tokio::spawn(lane.run_on_worker(memory.clone()))),
             Self::Redis(redis) => drop(tokio::spawn(lane.run_on_worker(redis.connection()))),
-            Self::Sqlite(_) | Self::Postgres(_) => lane.close(),
+            Self::Memory(_) | Self::Sqlite(_) | Self::Postgres(_) => lane.close(),
         }
     }
 
