@@ -2,8 +2,9 @@
 //!
 //! A batch holds operations that were asked for and not yet answered, so any order of them is a
 //! legal one; the plan keeps the order of arrival for each key. Three kinds merge with their
-//! neighbour on the same key: equal reads, which share one answer, and increments, whose deltas
-//! d1…dn become one addition S. The backend returns the total T, and caller i gets
+//! neighbour on the same key: equal reads, which share one answer; writes that look at nothing (set,
+//! delete), of which the last is all that anybody can see, and is sent for all; and increments, whose
+//! deltas d1…dn become one addition S. The backend returns the total T, and caller i gets
 //! T − S + (d1 + … + di): the values of one at a time, distinct and without gaps.
 //!
 //! Only increments of one sign merge. With mixed signs a caller's own value could leave the range
@@ -219,8 +220,17 @@ fn join(into: &mut Step, step: &Step) -> Option<Joined> {
             Some(Joined::Sum(*sum))
         }
         (before, action) if action.kind().is_read() && before == action => Some(Joined::Answer),
+        (before, action) if is_blind(before) && is_blind(action) => {
+            *before = action.clone();
+            Some(Joined::Answer)
+        }
         _ => None,
     }
+}
+
+/// Whether an action writes whatever was there before, and says no more than that it did.
+fn is_blind(action: &Action) -> bool {
+    matches!(action.kind(), Kind::Set | Kind::Delete)
 }
 
 fn same_sign(a: i64, b: i64) -> bool {
@@ -326,6 +336,24 @@ mod tests {
         assert_eq!(answers[0], Ok(Outcome::Count(11)));
         assert_eq!(answers[2], Ok(Outcome::Count(1)));
         assert_eq!(answers[4], Ok(Outcome::Value(Some("1".into()))));
+    }
+
+    #[test]
+    fn of_writes_that_look_at_nothing_the_last_is_sent_for_all() {
+        let (writes, answers): (Vec<_>, Vec<_>) =
+            [set("1"), Action::Delete, set("2"), Action::Increment(1), set("3"), Action::Delete]
+                .map(|action| pending("key", action))
+                .into_iter()
+                .unzip();
+        let plan = Plan::new(writes);
+        let actions: Vec<_> = plan.steps.iter().map(|step| step.action.clone()).collect();
+        assert_eq!(actions, [set("2"), Action::Increment(1), Action::Delete]);
+        let results = [Ok(Outcome::Done), Ok(Outcome::Count(3)), Ok(Outcome::Done)];
+        assert!(plan.settle(&results, |_, _| {}).is_none());
+        let answers: Vec<_> =
+            answers.into_iter().map(|mut answer| answer.try_recv().unwrap()).collect();
+        assert_eq!(answers.iter().filter(|answer| **answer == Ok(Outcome::Done)).count(), 5);
+        assert_eq!(answers[3], Ok(Outcome::Count(3)));
     }
 
     #[test]
