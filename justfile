@@ -84,12 +84,19 @@ ci: lint test
 
 # Measure Tally beside plain hyper, `wasmtime serve`, FastAPI and others, whichever are installed; flags are passed on
 [positional-arguments]
-bench *flags: build-guest (build-guest "http") (build-guest "hello")
-    # One after the other: built together, their dependencies have the features of both, and the
-    # profile, which was recorded without the other's, does not fit them.
+bench *flags: build-guest (build-guest "http") (build-guest "hello") _bench
+    target/release/tally-bench "$@"
+
+# Measure how the cost of a request grows, and draw it; flags are passed on
+[positional-arguments]
+bench-scale *flags: build-guest (build-guest "probe") (build-guest "probe-http") _bench
+    target/release/tally-bench scale "$@"
+
+# One after the other: built together, their dependencies have the features of both, and the profile,
+# which was recorded without the other's, does not fit them.
+_bench:
     RUSTFLAGS=$(host/profile/flags.sh) cargo build --locked --release -p tally
     RUSTFLAGS=$(host/profile/flags.sh) cargo build --locked --release -p tally-bench
-    target/release/tally-bench "$@"
 
 # Measure instances and state operations by themselves; --instructions counts those of instances instead
 [positional-arguments]

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 
 use self::plot::{Plot, Point, Series};
@@ -96,6 +96,9 @@ pub(crate) async fn run(files: &Files, options: &ScaleOptions) -> Result<()> {
     fs::create_dir_all(&options.out)?;
     for dimension in only {
         let plot = scale.plot(*dimension).await?;
+        if plot.series.is_empty() {
+            continue;
+        }
         print!("{}", plot.text());
         let name = dimension.to_possible_value().context("a dimension has a name")?;
         let file = options.out.join(format!("{}.svg", name.get_name()));
@@ -138,15 +141,25 @@ impl Scale<'_> {
             let mut points = Vec::new();
             for x in places {
                 eprintln!("{axis}: {x}, on {}", backend.name());
-                // New for each point, so that none finds what another left.
-                let dir = tempfile::tempdir_in(self.dir)?;
-                let store = Store::start(*backend, dir.path())?;
-                let setup = self.setup(dimension, *x, &store)?;
-                points.push(self.measure(*x, setup).await?);
+                match self.point(dimension, *x, *backend).await {
+                    Ok(point) => points.push(point),
+                    // The others go on.
+                    Err(error) => eprintln!("  !! left out: {error:#}"),
+                }
             }
-            plot.series.push(Series { name: backend.name(), points });
+            if !points.is_empty() {
+                plot.series.push(Series { name: backend.name(), points });
+            }
         }
         Ok(plot)
+    }
+
+    /// One point, with a store of its own, so that it finds nothing that another left.
+    async fn point(&self, dimension: Dimension, x: u64, backend: Backend) -> Result<Point> {
+        let dir = tempfile::tempdir_in(self.dir)?;
+        let store = Store::start(backend, dir.path())?;
+        let setup = self.setup(dimension, x, &store)?;
+        self.measure(x, setup).await
     }
 
     fn setup<'a>(&self, dimension: Dimension, x: u64, store: &'a Store) -> Result<Setup<'a>> {
@@ -197,6 +210,9 @@ impl Scale<'_> {
 
     async fn measure(&self, x: u64, setup: Setup<'_>) -> Result<Point> {
         let Setup { guest, store, arguments, requests, connections, preload } = setup;
+        if guest != Path::new("") && !guest.is_file() {
+            bail!("{} is not there; ./just bench-scale builds all it needs", guest.display());
+        }
         let url = store.url();
         let server = Server::start_by(Contender::Tally, self.dir, |address, admin| {
             let mut command = self.files.tally(&guest, &url, &address.to_string(), admin);

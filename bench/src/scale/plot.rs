@@ -1,6 +1,5 @@
-//! A plot: what grows along a logarithmic axis, CPU time a request above it. The axis of time
-//! begins at zero, unless times differ by more than ten: then it is logarithmic as well, and a cost
-//! that grows in proportion is a line at 45 degrees.
+//! A plot: what grows along a logarithmic axis, CPU time a request above it. The axis of time begins
+//! at zero, unless one time is more than ten times another: then it is logarithmic as well.
 
 use std::fmt::Write as _;
 
@@ -37,8 +36,16 @@ const BOTTOM: f64 = 250.0;
 /// Between the names of two lines.
 const APART: f64 = 16.0;
 
-/// Colours that those who see few colours can tell apart, on light and on dark.
-const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7"];
+/// The colour of a store in all plots: those who see few colours can tell them apart, on light and on
+/// dark.
+fn colour(store: &str) -> &'static str {
+    match store {
+        "memory" => "#0072b2",
+        "sqlite" => "#d55e00",
+        "redis" => "#009e73",
+        _ => "#cc79a7",
+    }
+}
 
 const STYLE: &str = "<style>
 text { font: 12px system-ui, sans-serif; fill: #24292f }
@@ -108,7 +115,8 @@ impl Plot {
             }
         }
         let mut names: Vec<(f64, &str, &str)> = Vec::new();
-        for (series, colour) in self.series.iter().zip(COLOURS) {
+        for series in &self.series {
+            let colour = colour(series.name);
             let place = |point: &Point| format!("{:.1},{:.1}", across(point.x), up(point.host));
             let line: Vec<String> = series.points.iter().map(place).collect();
             let _ = writeln!(
@@ -176,10 +184,11 @@ fn ticks(low: f64, high: f64, logarithmic: bool) -> Vec<f64> {
     ticks
 }
 
-/// A number as people write it along an axis.
+/// A number as people write it along an axis, where there is little room.
 fn short(number: f64) -> String {
     match number {
-        ..1_000.0 => format!("{number}"),
+        ..10_000.0 => format!("{number}"),
+        _ if number % 1024.0 == 0.0 => format!("{}Ki", number / 1024.0),
         ..1_000_000.0 => format!("{:.0}k", number / 1e3),
         _ => format!("{:.0}M", number / 1e6),
     }
@@ -200,6 +209,12 @@ mod tests {
         assert!(plot([10.0, 20.0]).svg().contains(">0</text>"));
         let logarithmic = plot([10.0, 900.0]).svg();
         assert!(!logarithmic.contains(">0</text>") && logarithmic.contains(">1000</text>"));
+    }
+
+    #[test]
+    fn large_numbers_are_short() {
+        let names = [1.0, 4096.0, 65_536.0, 10_000.0, 100_000.0, 10_000_000.0].map(short);
+        assert_eq!(names, ["1", "4096", "64Ki", "10k", "100k", "10M"]);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Running guests: one fresh instance for one request, out of a bounded pool.
 //!
 //! The way of a request through here: its `Guest` waits for a place in its `pool` (`admission`
-//! gives it, or refuses; a request that is to be made once is first looked up, in `idempotency`), takes the `deployment` that is current, and `plugin` or `standard` calls
-//! it in a fresh instance within its `limits` (`call`); a `Failure` says what went wrong in the
-//! terms of the edge, which decides status codes.
+//! gives it, or refuses; a request that is to be made once is first looked up, in `idempotency`),
+//! takes the `deployment` that is current, and `plugin` or `standard` calls it in a fresh instance
+//! within its `limits` (`call`); a `Failure` says what went wrong in the terms of the edge, which
+//! decides status codes. `alone` does without the rest of the server, for measurements.
 //!
 //! The way of a guest: its bytes are taken apart (`anatomy`), which says what it is (`inspection`)
 //! and what slots it needs (`profile`); an `engine` with those slots compiles it.
