@@ -1,5 +1,8 @@
 # Everything that can be done with this repository. `./just` runs it where `just` is missing.
 
+# Comments in recipes are for those who read them here.
+set ignore-comments := true
+
 shipped := "guest/target/wasm32-wasip2/release/counter.wasm"
 
 # Guests in Rust that tests run. Built one by one, as they want different features of one crate.
@@ -77,6 +80,8 @@ lint: _target
     cd guest && cargo fmt --all --check
     cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
     cd guest && for guest in {{ test_guests }} hello; do cargo clippy --locked --release -p $guest -- -D warnings || exit; done
+    # The profile of another compiler would be left out, without a mistake to see.
+    test "$(cut -d ' ' -f 2 host/profile/rustc-version)" = "$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)"
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 # What CI runs
@@ -93,10 +98,10 @@ bench-scale *flags: build-guest (build-guest "probe") (build-guest "probe-http")
     target/release/tally-bench scale "$@"
 
 # One after the other: built together, their dependencies have the features of both, and the profile,
-# which was recorded without the other's, does not fit them.
+# which is of the host alone, does not fit them. What it is compared with has none.
 _bench:
     RUSTFLAGS=$(host/profile/flags.sh) cargo build --locked --release -p tally
-    RUSTFLAGS=$(host/profile/flags.sh) cargo build --locked --release -p tally-bench
+    cargo build --locked --release -p tally-bench
 
 # Measure instances and state operations by themselves; --instructions counts those of instances instead
 [positional-arguments]

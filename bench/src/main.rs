@@ -3,7 +3,7 @@
 //!
 //! Layout: `rounds` goes through all windows, and `measure` makes one; `contender` knows who is
 //! measured and how they are called, with `fastapi`, `wasmtime`, `pgbench` and `redis_benchmark`;
-//! `load` is what is asked for, `wrk` and `open_loop` ask, and `traffic` and `quantiles` are what
+//! `load` is what is asked for, `client` or `wrk` asks, and `traffic` and `quantiles` are what
 //! that comes to; `count` checks counts; `server`, `backend` and `program` start and end processes,
 //! and `processes` reads their CPU time and memory; `results`, `surroundings`, `table`, `json` and
 //! `picture` make what is shown.
@@ -49,6 +49,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -63,6 +64,10 @@ use crate::{
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let options = Options::parse();
+    // Connections are files, here and in the servers that are started; many shells allow few.
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    setrlimit(Resource::Nofile, files)?;
     if let Some(Command::Scale(scale)) = &options.command {
         let files = options.files()?;
         return tokio::select! {

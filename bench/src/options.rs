@@ -15,7 +15,6 @@ use crate::{
 /// Measures Tally beside its peers: requests per second, latency, CPU time per request and memory,
 /// under the same load on the same machine in turn; and checks that all counted exactly.
 #[derive(Parser)]
-#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -56,10 +55,10 @@ pub(crate) struct Options {
     #[arg(long, default_value = "target/bench")]
     pub(crate) out: PathBuf,
     /// Tally's executable.
-    #[arg(long, global = true, default_value = "target/release/tally")]
+    #[arg(long, default_value = "target/release/tally")]
     tally: PathBuf,
     /// Folder of the guests, built.
-    #[arg(long, global = true, default_value = "guest")]
+    #[arg(long, default_value = "guest")]
     guests: PathBuf,
     /// Folder of the peers in other languages.
     #[arg(long, default_value = "bench/peers")]

@@ -34,8 +34,10 @@ pub(crate) fn text(results: &Results) -> String {
         let metrics =
             [Metric::Rate, Metric::P50, Metric::P99, Metric::Cpu, Metric::StoreCpu, Metric::Memory];
         let _ = write!(text, "\n{title}\n\n{}", values(&closed, &metrics));
-        let _ = write!(text, "\n{title}: divided by {}\n\n", results.base.name(None));
-        text.push_str(&ratios(results, &closed));
+        if closed.iter().any(|row| row.key.contender == results.base) {
+            let _ = write!(text, "\n{title}: divided by {}\n\n", results.base.name(None));
+            text.push_str(&ratios(results, &closed));
+        }
         if !open.is_empty() {
             let metrics = [Metric::Rate, Metric::P50, Metric::P99, Metric::P999, Metric::Slowest];
             let _ = write!(text, "\n{title}, at a constant rate\n\n{}", values(&open, &metrics));

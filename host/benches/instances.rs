@@ -55,7 +55,8 @@ fn load(guest: &str) -> Option<(Runtime, Alone)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../guest/target/wasm32-wasip2");
     let file = folder.join(format!("release/{guest}.wasm"));
     let Ok(component) = fs::read(&file) else {
-        eprintln!("{guest} is left out, as it is not built: ./just build-guest {guest}");
+        let package = guest.replace('_', "-");
+        eprintln!("{guest} is left out, as it is not built: ./just build-guest {package}");
         return None;
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -89,6 +90,10 @@ fn time() {
 }
 
 fn count() {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("valgrind is not installed; on Debian: apt-get install valgrind");
+        std::process::exit(1);
+    }
     println!("instructions a call, in user space, of instantiating, calling and dropping:");
     for (call, (name, guest, _, _)) in CALLS.iter().enumerate() {
         // So that it is compiled and cached when it counts.
@@ -109,8 +114,7 @@ fn counted(call: usize, times: u64) -> u64 {
         .arg(std::env::current_exe().unwrap())
         .env(CHILD, format!("{call} {times}"))
         .status();
-    let status = status.expect("valgrind is not installed; on Debian: apt-get install valgrind");
-    assert!(status.success());
+    assert!(status.unwrap().success());
     let profile = fs::read_to_string(out.path()).unwrap();
     let total = profile.lines().find_map(|line| line.strip_prefix("totals: "));
     total.unwrap().trim().parse().unwrap()

@@ -1,7 +1,7 @@
 //! As much load as a server takes: each connection has a request on it all the time.
 //!
 //! A client that sleeps until the next answer is there is woken for each one, by the server, in the
-//! system call that sends it: on a machine that both share, that is up to a third of the time of
+//! system call that sends it: on a machine that both share, that is a part of the time of
 //! either, and most of all where a server answers one request at a time. So with many connections
 //! this one looks at them every [`LOOK`] at most, and finds the answers of several.
 

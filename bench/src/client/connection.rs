@@ -7,9 +7,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::answer;
+
+/// Longest time until a server has read a part of a request.
+const LONGEST: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// An answer, all of it.
 pub(super) struct Answered {
@@ -49,7 +52,11 @@ impl Connection {
             match self.stream.write(rest) {
                 Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    poll(&mut [PollFd::new(&self.stream, PollFlags::OUT)], None)?;
+                    let ready =
+                        poll(&mut [PollFd::new(&self.stream, PollFlags::OUT)], Some(&LONGEST))?;
+                    if ready == 0 {
+                        bail!("the server does not read a request");
+                    }
                 }
                 Err(error) => return Err(error).context("cannot send a request"),
             }

@@ -237,8 +237,8 @@ impl Scale<'_> {
         let after = used()?;
         server.still_runs()?;
         server.end().await?;
-        for note in traffic.failures("measuring") {
-            eprintln!("  !! {note}");
+        if let Some(failure) = traffic.failures("measuring").first() {
+            bail!("{failure}");
         }
         let each = |after: Duration, before: Duration| {
             traffic.per_request(after.saturating_sub(before)).unwrap_or(f64::NAN) * 1e6

@@ -14,7 +14,7 @@ pub struct Alone {
 
 impl Alone {
     /// Compiles a component, for a pool of two instances. Must be called within a Tokio runtime, on
-    /// which the store's lane lives.
+    /// which the store may have a lane.
     ///
     /// # Errors
     /// [`LoadError`], which says why it cannot be run.

@@ -241,16 +241,17 @@ impl Guest {
     /// Makes one instance and throws it away.
     #[cfg(feature = "alone")]
     pub(super) async fn try_start_once(&self, state: &Handle) -> Result<(), LoadError> {
-        self.start(&self.current.load_full(), state, 1).await
+        self.try_instances(&self.current.load_full(), state, 1).await
     }
 
     /// Makes some instances of a version and throws them away: one at least, however long it takes
     /// to get a place for it.
     async fn warm(&self, next: &Deployment, state: &Handle) -> Result<(), LoadError> {
-        self.start(next, state, WARM_INSTANCES.min(next.pool.profile.pool)).await
+        self.try_instances(next, state, WARM_INSTANCES.min(next.pool.profile.pool)).await
     }
 
-    async fn start(
+    /// Makes so many instances at once and throws them away.
+    async fn try_instances(
         &self,
         next: &Deployment,
         state: &Handle,

@@ -37,7 +37,8 @@ const OWN: &str = "tally.once";
 ///
 /// # Cancel safety
 /// Dropping the future of an operation before its batch is sealed withdraws it, certainly not
-/// applied. After that it is applied, and its answer is thrown away.
+/// applied. After that it is applied, and its answer is thrown away. On `memory:` there are no batches,
+/// and an operation is applied when it is asked for.
 #[derive(Clone)]
 pub struct Handle {
     queues: Arc<Queues>,

@@ -68,7 +68,8 @@ pub(crate) struct Inner {
     description: Description,
     options: Options,
     metrics: Metrics,
-    /// Lanes on threads of their own, shared by all workers; `None` where each worker has its own.
+    /// Lanes on threads of their own, shared by all workers; `None` where each worker has its own, or
+    /// there are none.
     shared: Option<Arc<Queues>>,
 }
 
@@ -83,7 +84,7 @@ impl State {
     pub async fn open(url: &str, options: Options, metrics: Metrics) -> Result<Self, OpenError> {
         let (backend, description) = backend::open(url, &options).await?;
         let shared = match backend.lanes() {
-            Lanes::None | Lanes::PerWorker => None,
+            Lanes::Direct | Lanes::PerWorker => None,
             Lanes::Threads { writers, readers, sweepers } => {
                 let start = |role: Role| {
                     let lane = Lane::new(options.clone(), metrics.clone());
@@ -121,7 +122,7 @@ impl State {
         let inner = &self.0;
         let queues = inner.shared.clone().unwrap_or_else(|| {
             if let Opened::Memory(memory) = &inner.backend {
-                return Arc::new(Queues::none(memory.clone(), inner.metrics.clone()));
+                return Arc::new(Queues::Direct(memory.clone(), inner.metrics.clone()));
             }
             let lane = Lane::new(inner.options.clone(), inner.metrics.clone());
             inner.backend.spawn_on_worker(Arc::clone(&lane));
@@ -134,7 +135,7 @@ impl State {
 /// The queues one handle sends to. Closes them when the last handle is gone.
 pub(crate) enum Queues {
     /// There are none: each step is applied as it is asked for.
-    None(Memory, Metrics),
+    Direct(Memory, Metrics),
     Lanes(Queued),
 }
 
@@ -150,22 +151,19 @@ pub(crate) struct Queued {
 }
 
 impl Queues {
-    fn none(memory: Memory, metrics: Metrics) -> Self {
-        Self::None(memory, metrics)
-    }
-
     fn of(writers: Vec<Arc<Lane>>, readers: Vec<Arc<Lane>>, sweepers: Vec<Arc<Lane>>) -> Self {
         Self::Lanes(Queued { writers, readers, sweepers, hasher: RandomState::new() })
     }
 
     pub(crate) fn push(&self, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
         match self {
-            Self::None(memory, metrics) => {
+            Self::Direct(memory, metrics) => {
                 let (sender, answer) = oneshot::channel();
                 let reply = memory.apply_one(&step);
                 metrics.batch(1, 1);
                 metrics.answered(step.action.kind(), &reply);
-                // It is here, as `answer` is.
+                // It is here, as `answer` is. Whoever awaits it goes on at once: a guest that does so
+                // without end is made to yield by its epochs, and by Tokio's budget for a task.
                 let _ = sender.send(reply);
                 Ok(answer)
             }

@@ -58,9 +58,7 @@ impl Memory {
             remember,
         })))
     }
-}
 
-impl Memory {
     /// Applies one step, for whoever asks and on their thread.
     pub(crate) fn apply_one(&self, step: &Step) -> Reply {
         let mut data = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -48,8 +48,8 @@ pub(crate) trait Connection: Send + 'static {
 /// Where a backend's lanes run, and how many of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lanes {
-    /// None: steps are applied where they are asked for.
-    None,
+    /// There are none: steps are applied where they are asked for.
+    Direct,
     /// One on each worker's runtime.
     PerWorker,
     /// This many threads, shared by all workers. Keys are spread over them.
@@ -138,7 +138,7 @@ impl Opened {
 
     pub(crate) fn lanes(&self) -> Lanes {
         match self {
-            Self::Memory(_) => Lanes::None,
+            Self::Memory(_) => Lanes::Direct,
             Self::Redis(_) => Lanes::PerWorker,
             // One file, one writer; a reader beside it, so that reads do not wait for a commit.
             Self::Sqlite(_) => Lanes::Threads { writers: 1, readers: 1, sweepers: 0 },
