@@ -6,6 +6,7 @@
 
 use std::{fs, time::Duration};
 
+use tally_resident::Residency;
 use wasmtime::{Cache, Config, Enabled, PoolingAllocationConfig, Result, Strategy};
 
 use super::profile::Profile;
@@ -36,7 +37,11 @@ const TABLE_KEEP_RESIDENT_BYTES: usize = 16 << 10;
 const INSTANCE_BYTES: usize = 1 << 20;
 
 /// A wasmtime engine whose epoch ticks for as long as it lives.
-pub(super) struct Engine(wasmtime::Engine);
+pub(super) struct Engine {
+    engine: wasmtime::Engine,
+    /// Where memory stays resident and guests write in many places.
+    residency: Option<Residency>,
+}
 
 impl Engine {
     /// An engine whose pool holds what the profile says.
@@ -52,11 +57,20 @@ impl Engine {
                 }
             }
         })?;
-        Ok(Self(engine))
+        let residency = (profile.large && swap_is_off())
+            .then(|| Residency::new(LARGE_KEEP_RESIDENT_BYTES));
+        Ok(Self { engine, residency })
     }
 
     pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
-        &self.0
+        &self.engine
+    }
+
+    /// To be told of each call of a guest, while its memory is as the call left it.
+    pub(super) fn called(&self) {
+        if let Some(residency) = &self.residency {
+            residency.called();
+        }
     }
 }
 

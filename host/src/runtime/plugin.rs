@@ -43,7 +43,9 @@ async fn run(
     let mut store = call::store(&call.deployment, context);
     let instance = call.deployment.pre.instantiate_async(&mut store).await?;
     let guest = indices.load(&mut store, &instance)?;
-    guest.tally_plugin_handler().call_handle(&mut store, request).await
+    let answer = guest.tally_plugin_handler().call_handle(&mut store, request).await;
+    call.deployment.pool.engine.called();
+    answer
 }
 
 /// Checks that a response can be sent as it is.

@@ -91,7 +91,7 @@ impl Profile {
             tables: round(anatomy.tables, SMALL_TABLES),
             // At most a million.
             table_elements: usize::try_from(elements).unwrap_or(usize::MAX),
-            core_instances: round(anatomy.core_instances, SMALL_CORE_INSTANCES),
+            core_instances: MOST_OF_A_KIND,
             large,
         })
     }

@@ -209,6 +209,7 @@ async fn run(
         let instance = call.deployment.pre.instantiate_async(&mut store).await?;
         let guest = indices.load(&mut store, &instance)?;
         guest.wasi_http_incoming_handler().call_handle(&mut store, request, out).await?;
+        call.deployment.pool.engine.called();
         guard.disarm();
         Ok(())
     })
