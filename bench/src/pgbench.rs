@@ -21,7 +21,7 @@ use crate::{
 const INSTALL: &str = "on Debian: apt-get install postgresql-contrib";
 
 /// More clients than this leave no connections of the server for others.
-const MOST_CLIENTS: u32 = 150;
+const MOST_CLIENTS: u32 = 550;
 
 /// A run on rows that begin at zero.
 pub(crate) struct Pgbench<'a> {

@@ -74,7 +74,8 @@ impl Kernel {
     /// Gives a memory pages of its own there, with the bytes that it has. What lies beyond its end is
     /// left out.
     pub(crate) fn make_resident(&self, image: &Image, stretch: &Stretch) -> io::Result<()> {
-        let at = |pages: usize| image.start.saturating_add(pages.saturating_mul(page())).min(image.end);
+        let at =
+            |pages: usize| image.start.saturating_add(pages.saturating_mul(page())).min(image.end);
         let (start, end) = (at(stretch.start), at(stretch.end));
         if start >= end {
             return Ok(());
@@ -84,7 +85,9 @@ impl Kernel {
         // what is mapped there, whatever that is: it may have become another mapping since it was
         // looked up, or none, which is an error.
         #[allow(unsafe_code)]
-        let done = unsafe { madvise(start_pointer, end.saturating_sub(start), Advice::LinuxPopulateWrite) };
+        let done = unsafe {
+            madvise(start_pointer, end.saturating_sub(start), Advice::LinuxPopulateWrite)
+        };
         match done {
             Err(error) if error == rustix::io::Errno::INVAL => Err(error.into()),
             // It is no longer there, or there is no memory for it: both are no harm.

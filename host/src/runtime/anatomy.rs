@@ -1,7 +1,13 @@
 //! What a component's bytes say of it, before anything is compiled: which interfaces it has, and
 //! how much of a pool's slot it takes.
+//!
+//! A component may define others and make several instances of each, so what counts is not what is
+//! defined but what becomes of it.
 
-use wasmparser::{ComponentExternalKind, Instance, Parser, Payload};
+use wasmparser::{
+    ComponentAlias, ComponentExternalKind as Kind, ComponentInstance, ComponentOuterAliasKind,
+    Instance, Parser, Payload,
+};
 
 use super::inspection::LoadError;
 
@@ -14,14 +20,33 @@ pub(super) struct Anatomy {
     /// Names of what it imports and exports, with their versions.
     pub(super) imports: Vec<String>,
     pub(super) exports: Vec<String>,
-    /// Core instances, memories and tables of one instance of it.
-    pub(super) core_instances: u32,
-    pub(super) memories: u32,
-    pub(super) tables: u32,
+    /// What one instance of it takes.
+    pub(super) slot: Slot,
     /// Bytes that the largest of its memories begins with.
     pub(super) memory: u64,
     /// Elements that the largest of its tables begins with.
     pub(super) table_elements: u64,
+}
+
+/// What an instance takes of a pool, with all that is made for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) core_instances: u32,
+    pub(super) memories: u32,
+    pub(super) tables: u32,
+}
+
+impl Slot {
+    /// Of what an importer or an instance gives. No toolchain does that with modules or components.
+    const UNKNOWN: Self = Self { core_instances: 0, memories: 0, tables: 0 };
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            core_instances: self.core_instances.saturating_add(other.core_instances),
+            memories: self.memories.saturating_add(other.memories),
+            tables: self.tables.saturating_add(other.tables),
+        }
+    }
 }
 
 impl Anatomy {
@@ -37,55 +62,155 @@ impl Anatomy {
             [0, b'a', b's', b'm', _, _, _, _, ..] => {}
             _ => return Err(LoadError::NotWebAssembly),
         }
-        let mut anatomy = Self::default();
-        anatomy.read(bytes).map_err(|error| LoadError::Invalid(error.into()))?;
-        Ok(anatomy)
+        let mut reader = Reader { open: vec![Definition::default()], anatomy: Self::default() };
+        for payload in Parser::new(0).parse_all(bytes) {
+            payload
+                .and_then(|payload| reader.read(payload))
+                .map_err(|error| LoadError::Invalid(error.into()))?;
+        }
+        Ok(reader.anatomy)
+    }
+}
+
+/// A component or core module while it is read.
+#[derive(Default)]
+struct Definition {
+    is_module: bool,
+    /// What an instance of it takes.
+    slot: Slot,
+    /// What an instance takes of each module and component that are defined in it, by their indices.
+    modules: Vec<Slot>,
+    components: Vec<Slot>,
+}
+
+impl Definition {
+    fn define(&mut self, kind: Kind, slot: Slot) {
+        match kind {
+            Kind::Module => self.modules.push(slot),
+            Kind::Component => self.components.push(slot),
+            _ => {}
+        }
     }
 
-    fn read(&mut self, bytes: &[u8]) -> wasmparser::Result<()> {
-        // The component itself is at depth 1, what is inside it deeper.
-        let mut depth = 0_usize;
-        for payload in Parser::new(0).parse_all(bytes) {
-            match payload? {
-                Payload::Version { .. } => depth = depth.saturating_add(1),
-                Payload::End(_) => depth = depth.saturating_sub(1),
-                Payload::ComponentImportSection(imports) if depth == 1 => {
-                    for import in imports {
-                        self.imports.push(import?.name.name.to_owned());
-                    }
-                }
-                Payload::ComponentExportSection(exports) if depth == 1 => {
-                    for export in exports {
-                        let export = export?;
-                        if export.kind == ComponentExternalKind::Instance {
-                            self.exports.push(export.name.name.to_owned());
-                        }
-                    }
-                }
-                Payload::InstanceSection(instances) => {
-                    for instance in instances {
-                        if matches!(instance?, Instance::Instantiate { .. }) {
-                            self.core_instances = self.core_instances.saturating_add(1);
-                        }
-                    }
-                }
-                Payload::MemorySection(memories) => {
-                    for memory in memories {
-                        self.memories = self.memories.saturating_add(1);
-                        let bytes = memory?.initial.saturating_mul(PAGE_BYTES);
-                        self.memory = self.memory.max(bytes);
-                    }
-                }
-                Payload::TableSection(tables) => {
-                    for table in tables {
-                        self.tables = self.tables.saturating_add(1);
-                        self.table_elements = self.table_elements.max(table?.ty.initial);
-                    }
-                }
-                _ => {}
+    fn defined(&self, kind: Kind, index: u32) -> Slot {
+        let defined = match kind {
+            Kind::Module => &self.modules,
+            Kind::Component => &self.components,
+            _ => return Slot::UNKNOWN,
+        };
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        defined.get(index).copied().unwrap_or(Slot::UNKNOWN)
+    }
+
+    fn instantiate(&mut self, kind: Kind, index: u32) {
+        self.slot = self.slot.plus(self.defined(kind, index));
+    }
+}
+
+struct Reader {
+    /// What is being read: the component, what is being defined in it, and so on inwards.
+    open: Vec<Definition>,
+    anatomy: Anatomy,
+}
+
+impl Reader {
+    fn read(&mut self, payload: Payload<'_>) -> wasmparser::Result<()> {
+        let is_outermost = self.open.len() == 1;
+        let Some(within) = self.open.last_mut() else { return Ok(()) };
+        match payload {
+            Payload::ModuleSection { .. } => {
+                self.open.push(Definition { is_module: true, ..Definition::default() });
             }
+            Payload::ComponentSection { .. } => self.open.push(Definition::default()),
+            Payload::End(_) => self.close(),
+            Payload::ComponentImportSection(imports) => {
+                for import in imports {
+                    let import = import?;
+                    if is_outermost {
+                        self.anatomy.imports.push(import.name.name.to_owned());
+                    }
+                    within.define(import.ty.kind(), Slot::UNKNOWN);
+                }
+            }
+            Payload::ComponentExportSection(exports) => {
+                for export in exports {
+                    let export = export?;
+                    if is_outermost && export.kind == Kind::Instance {
+                        self.anatomy.exports.push(export.name.name.to_owned());
+                    }
+                    // What is exported has another index from here on.
+                    within.define(export.kind, within.defined(export.kind, export.index));
+                }
+            }
+            Payload::ComponentAliasSection(aliases) => {
+                for alias in aliases {
+                    self.alias(&alias?);
+                }
+            }
+            Payload::InstanceSection(instances) => {
+                for instance in instances {
+                    if let Instance::Instantiate { module_index, .. } = instance? {
+                        within.instantiate(Kind::Module, module_index);
+                    }
+                }
+            }
+            Payload::ComponentInstanceSection(instances) => {
+                for instance in instances {
+                    if let ComponentInstance::Instantiate { component_index, .. } = instance? {
+                        within.instantiate(Kind::Component, component_index);
+                    }
+                }
+            }
+            Payload::MemorySection(memories) => {
+                for memory in memories {
+                    within.slot.memories = within.slot.memories.saturating_add(1);
+                    let bytes = memory?.initial.saturating_mul(PAGE_BYTES);
+                    self.anatomy.memory = self.anatomy.memory.max(bytes);
+                }
+            }
+            Payload::TableSection(tables) => {
+                for table in tables {
+                    within.slot.tables = within.slot.tables.saturating_add(1);
+                    let elements = table?.ty.initial;
+                    self.anatomy.table_elements = self.anatomy.table_elements.max(elements);
+                }
+            }
+            _ => {}
         }
         Ok(())
+    }
+
+    fn alias(&mut self, alias: &ComponentAlias<'_>) {
+        let (kind, slot) = match *alias {
+            ComponentAlias::InstanceExport { kind, .. } => (kind, Slot::UNKNOWN),
+            ComponentAlias::Outer { kind, count, index } => {
+                let kind = match kind {
+                    ComponentOuterAliasKind::CoreModule => Kind::Module,
+                    ComponentOuterAliasKind::Component => Kind::Component,
+                    _ => return,
+                };
+                // Counted outwards from where the alias is.
+                let outwards = usize::try_from(count).unwrap_or(usize::MAX);
+                let outer = self.open.iter().rev().nth(outwards);
+                (kind, outer.map_or(Slot::UNKNOWN, |outer| outer.defined(kind, index)))
+            }
+            ComponentAlias::CoreInstanceExport { .. } => return,
+        };
+        if let Some(within) = self.open.last_mut() {
+            within.define(kind, slot);
+        }
+    }
+
+    /// Ends what is innermost.
+    fn close(&mut self) {
+        let Some(done) = self.open.pop() else { return };
+        let itself = Slot { core_instances: u32::from(done.is_module), ..Slot::default() };
+        let slot = done.slot.plus(itself);
+        match self.open.last_mut() {
+            None => self.anatomy.slot = slot,
+            Some(outer) if done.is_module => outer.define(Kind::Module, slot),
+            Some(outer) => outer.define(Kind::Component, slot),
+        }
     }
 }
 
@@ -109,9 +234,27 @@ mod tests {
         let anatomy = Anatomy::of(&wat::parse_str(text).unwrap()).unwrap();
         assert_eq!(anatomy.imports, ["wasi:io/poll@0.2.0"]);
         assert_eq!(anatomy.exports, ["tally:plugin/handler@0.1.0"]);
-        let counts = (anatomy.core_instances, anatomy.memories, anatomy.tables);
-        assert_eq!(counts, (3, 2, 2));
+        assert_eq!(anatomy.slot, Slot { core_instances: 3, memories: 2, tables: 2 });
         assert_eq!((anatomy.memory, anatomy.table_elements), (3 * PAGE_BYTES, 7));
+    }
+
+    #[test]
+    fn what_is_defined_once_counts_for_each_instance() {
+        let text = r#"(component
+            (core module $shared (memory 1))
+            (component $pair
+                (alias outer 1 $shared (core module $of_outer))
+                (core instance (instantiate $of_outer))
+                (core module $own (table 1 funcref))
+                (core instance (instantiate $own))
+                (core instance (instantiate $own)))
+            (component $unused (core module $never (memory 9)))
+            (instance (instantiate $pair))
+            (export $again "again" (component $pair))
+            (instance (instantiate $again))
+            (core instance (instantiate $shared)))"#;
+        let anatomy = Anatomy::of(&wat::parse_str(text).unwrap()).unwrap();
+        assert_eq!(anatomy.slot, Slot { core_instances: 7, memories: 3, tables: 4 });
     }
 
     #[test]

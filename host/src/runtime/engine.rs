@@ -57,8 +57,8 @@ impl Engine {
                 }
             }
         })?;
-        let residency = (profile.large && swap_is_off())
-            .then(|| Residency::new(LARGE_KEEP_RESIDENT_BYTES));
+        let residency =
+            (profile.large && swap_is_off()).then(|| Residency::new(LARGE_KEEP_RESIDENT_BYTES));
         Ok(Self { engine, residency })
     }
 

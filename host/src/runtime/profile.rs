@@ -58,11 +58,12 @@ impl Profile {
     /// # Errors
     /// [`LoadError::Size`], when it declares more than it may have.
     pub(super) fn of(anatomy: &Anatomy, limits: &Limits) -> Result<Self, LoadError> {
+        let takes = anatomy.slot;
         let large = anatomy.memory > SMALL_MEMORY_START
             || anatomy.table_elements > SMALL_TABLE_ELEMENTS
-            || anatomy.core_instances > SMALL_CORE_INSTANCES
-            || anatomy.tables > SMALL_TABLES
-            || anatomy.memories > 1;
+            || takes.core_instances > SMALL_CORE_INSTANCES
+            || takes.tables > SMALL_TABLES
+            || takes.memories > 1;
         let memory = limits.memory.unwrap_or(if large { LARGE_MEMORY } else { SMALL_MEMORY });
         if usize::try_from(anatomy.memory).is_ok_and(|declared| declared > memory) {
             let declared = anatomy.memory >> 20;
@@ -71,11 +72,11 @@ impl Profile {
                 memory >> 20
             )));
         }
-        let most = [anatomy.core_instances, anatomy.memories, anatomy.tables].into_iter().max();
+        let most = [takes.core_instances, takes.memories, takes.tables].into_iter().max();
         if most > Some(MOST_OF_A_KIND) || anatomy.table_elements > MOST_TABLE_ELEMENTS {
             return Err(LoadError::Size(format!(
                 "it is made of {} core modules with {} memories and {} tables of up to {} elements; at most {MOST_OF_A_KIND} of each and {MOST_TABLE_ELEMENTS} elements fit",
-                anatomy.core_instances, anatomy.memories, anatomy.tables, anatomy.table_elements
+                takes.core_instances, takes.memories, takes.tables, anatomy.table_elements
             )));
         }
         // Versions of a guest differ by a few: rounded, they share their slots.
@@ -87,11 +88,11 @@ impl Profile {
         Ok(Self {
             pool: limits.pool.unwrap_or(if large { LARGE_POOL } else { SMALL_POOL }),
             memory,
-            memories: round(anatomy.memories, 1),
-            tables: round(anatomy.tables, SMALL_TABLES),
+            memories: round(takes.memories, 1),
+            tables: round(takes.tables, SMALL_TABLES),
             // At most a million.
             table_elements: usize::try_from(elements).unwrap_or(usize::MAX),
-            core_instances: MOST_OF_A_KIND,
+            core_instances: round(takes.core_instances, SMALL_CORE_INSTANCES),
             large,
         })
     }
@@ -99,17 +100,20 @@ impl Profile {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::anatomy::Slot, *};
 
     fn compiled() -> Anatomy {
         Anatomy {
-            core_instances: 3,
-            memories: 1,
-            tables: 2,
+            slot: Slot { core_instances: 3, memories: 1, tables: 2 },
             memory: 17 << 16,
             table_elements: 300,
             ..Anatomy::default()
         }
+    }
+
+    fn of_core_instances(core_instances: u32) -> Anatomy {
+        let slot = Slot { core_instances, ..compiled().slot };
+        Anatomy { slot, ..compiled() }
     }
 
     #[test]
@@ -120,12 +124,12 @@ mod tests {
         for interpreter in [
             Anatomy { memory: 6 << 20, ..compiled() },
             Anatomy { table_elements: 12_000, ..compiled() },
-            Anatomy { core_instances: 9, ..compiled() },
+            of_core_instances(9),
         ] {
             let large = Profile::of(&interpreter, &limits).unwrap();
             assert_eq!((large.pool, large.memory, large.large), (100, 128 << 20, true));
             assert!(large.table_elements as u64 >= interpreter.table_elements);
-            assert!(large.core_instances >= interpreter.core_instances);
+            assert!(large.core_instances >= interpreter.slot.core_instances);
         }
     }
 
@@ -141,10 +145,9 @@ mod tests {
 
     #[test]
     fn what_fits_no_slot_is_refused() {
-        for greedy in [
-            Anatomy { core_instances: 65, ..compiled() },
-            Anatomy { table_elements: (1 << 20) + 1, ..compiled() },
-        ] {
+        for greedy in
+            [of_core_instances(65), Anatomy { table_elements: (1 << 20) + 1, ..compiled() }]
+        {
             assert!(Profile::of(&greedy, &Limits::default()).is_err());
         }
     }

@@ -99,7 +99,7 @@ impl Postgres {
             .arg("-D")
             .arg(self.data())
             .args(["-p", &self.port.to_string(), "-c", "listen_addresses=127.0.0.1"])
-            .args(["-c", "max_connections=200", "-c"])
+            .args(["-c", "max_connections=600", "-c"])
             .arg({
                 let mut setting = OsString::from("unix_socket_directories=");
                 setting.push(self.dir.path());
