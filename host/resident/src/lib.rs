@@ -26,7 +26,7 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     sync::atomic::{AtomicUsize, Ordering},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use self::{
@@ -51,12 +51,16 @@ const LEAST_PAGES: usize = 64;
 /// Memories that are looked at in one look.
 const MEMORIES_A_LOOK: usize = 8;
 
-/// Watches what guests with one size of memory write.
+/// Watches what guests write, in all memories of this process.
 #[derive(Debug)]
 pub struct Residency {
     calls: AtomicUsize,
     looking: Mutex<Looking>,
 }
+
+/// One for the process, as its memories are: two would take what the other has made resident for
+/// what guests write.
+static OF_PROCESS: OnceLock<Residency> = OnceLock::new();
 
 #[derive(Debug)]
 struct Looking {
@@ -95,9 +99,13 @@ impl Known {
 }
 
 impl Residency {
-    /// Watches memories of which so many bytes may stay resident after a call.
-    #[must_use]
-    pub fn new(keep_resident: usize) -> Self {
+    /// Of this process, of whose memories so many bytes each may stay resident after a call. Who asks
+    /// first says how many.
+    pub fn of_process(keep_resident: usize) -> &'static Self {
+        OF_PROCESS.get_or_init(|| Self::new(keep_resident))
+    }
+
+    fn new(keep_resident: usize) -> Self {
         let kernel = Kernel::new().ok();
         // An eighth is for what single requests write beside.
         let most_pages = kernel::pages(keep_resident).saturating_mul(7) / 8;

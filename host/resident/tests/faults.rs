@@ -78,27 +78,24 @@ fn what_a_guest_writes_is_faulted_in_once() -> Result<()> {
         eprintln!("this kernel does not tell which pages were written (Linux 6.7 does)");
         return Ok(());
     }
+    let residency = Residency::of_process(KEEP);
+    // A guest that writes in few places is left alone.
+    let few = Host::new()?;
+    for _ in 0..50 {
+        few.call(20, || residency.called())?;
+    }
+    assert_eq!(residency.planned_pages(), 0);
+
     let host = Host::new()?;
     let without = host.faults(50, || {})?;
-    assert!(without >= 50 * (PLACES - 32), "{without} faults in 50 calls");
-
-    let residency = Residency::new(KEEP);
-    host.faults(50, || residency.called())?;
+    // What Wasmtime finds stays, also without help.
+    assert!(without >= 50 * PLACES / 3, "{without} faults in 50 calls");
+    // The first calls of a guest that comes later are looked at when many have been made.
+    host.faults(300, || residency.called())?;
     let with = host.faults(50, || residency.called())?;
     assert!(with < 50, "{with} faults in 50 calls");
     // From the first place to the last, at most.
     let (least, most) = (usize::try_from(PLACES)?, usize::try_from(3 * PLACES)?);
     assert!((least..most).contains(&residency.planned_pages()), "{residency:?}");
-    Ok(())
-}
-
-#[test]
-fn a_guest_that_writes_in_few_places_is_left_alone() -> Result<()> {
-    let host = Host::new()?;
-    let residency = Residency::new(KEEP);
-    for _ in 0..50 {
-        host.call(20, || residency.called())?;
-    }
-    assert_eq!(residency.planned_pages(), 0);
     Ok(())
 }

@@ -40,7 +40,7 @@ const INSTANCE_BYTES: usize = 1 << 20;
 pub(super) struct Engine {
     engine: wasmtime::Engine,
     /// Where memory stays resident and guests write in many places.
-    residency: Option<Residency>,
+    residency: Option<&'static Residency>,
 }
 
 impl Engine {
@@ -57,8 +57,10 @@ impl Engine {
                 }
             }
         })?;
-        let residency =
-            (profile.large && swap_is_off()).then(|| Residency::new(LARGE_KEEP_RESIDENT_BYTES));
+        let residency = (profile.large
+            && swap_is_off()
+            && PoolingAllocationConfig::is_pagemap_scan_available())
+        .then(|| Residency::of_process(LARGE_KEEP_RESIDENT_BYTES));
         Ok(Self { engine, residency })
     }
 
@@ -68,7 +70,7 @@ impl Engine {
 
     /// To be told of each call of a guest, while its memory is as the call left it.
     pub(super) fn called(&self) {
-        if let Some(residency) = &self.residency {
+        if let Some(residency) = self.residency {
             residency.called();
         }
     }
