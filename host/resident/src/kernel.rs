@@ -10,8 +10,6 @@ use std::{
     ptr,
 };
 
-use rustix::mm::{Advice, madvise};
-
 use crate::stretches::{Pages, Stretch};
 
 /// What Wasmtime names the initial contents of a memory (`sys/unix/vm.rs`).
@@ -84,10 +82,14 @@ impl Kernel {
         // SAFETY: this advice has the kernel fault pages in, as a write would, and changes no byte of
         // what is mapped there, whatever that is: it may have become another mapping since it was
         // looked up, or none, which is an error.
+        #[cfg(target_os = "linux")]
         #[allow(unsafe_code)]
         let done = unsafe {
-            madvise(start_pointer, end.saturating_sub(start), Advice::LinuxPopulateWrite)
+            let length = end.saturating_sub(start);
+            rustix::mm::madvise(start_pointer, length, rustix::mm::Advice::LinuxPopulateWrite)
         };
+        #[cfg(not(target_os = "linux"))]
+        let done = Err(rustix::io::Errno::INVAL);
         match done {
             Err(error) if error == rustix::io::Errno::INVAL => Err(error.into()),
             // It is no longer there, or there is no memory for it: both are no harm.

@@ -17,8 +17,6 @@
 //! and what was written in `/proc/self/pagemap`. Where that is not to be had, nothing happens, as
 //! nothing here is needed for a right answer: making a page resident changes none of its bytes.
 
-#![cfg(target_os = "linux")]
-
 mod kernel;
 mod stretches;
 
@@ -36,7 +34,7 @@ use self::{
 
 /// Stretches to get below. Wasmtime asks for 32 (`MAX_REGIONS` in its `pagemap.rs`, as of version 48);
 /// the rest is for pages that only some requests write.
-const MOST_STRETCHES: usize = 26;
+const MOST_STRETCHES: usize = 28;
 
 /// The first calls of a guest are looked at one by one, to know the pages it writes.
 const FIRST_CALLS: usize = 16;

@@ -28,10 +28,10 @@ const SMALL_KEEP_RESIDENT_BYTES: usize = 256 << 10;
 /// pages for a small answer.
 const LARGE_KEEP_RESIDENT_BYTES: usize = 4 << 20;
 
-/// Bytes of a slot's tables that are cleared by hand after use rather than given back to the kernel,
-/// which costs a system call, a page fault, and an interruption of every other core. A plugin guest
-/// has a page of them.
-const TABLE_KEEP_RESIDENT_BYTES: usize = 16 << 10;
+/// Bytes of a slot's tables that are cleared after use rather than given back to the kernel, which
+/// costs a system call, page faults, and interruptions of every other core. A plugin guest has a page
+/// of them, an interpreter some hundred kibibytes, of which it uses a few pages.
+const TABLE_KEEP_RESIDENT_BYTES: usize = 256 << 10;
 
 /// Metadata of one instance in the host's memory, in bytes, per core module.
 const INSTANCE_BYTES: usize = 1 << 20;
