@@ -36,6 +36,11 @@ const TABLE_KEEP_RESIDENT_BYTES: usize = 256 << 10;
 /// Metadata of one instance in the host's memory, in bytes, per core module.
 const INSTANCE_BYTES: usize = 1 << 20;
 
+/// Core instances of one component. A limit that reserves nothing: beside those that a component says
+/// it has, wasmtime makes one for each pair of components in it that call each other, which only
+/// compiling it tells.
+const CORE_INSTANCES: u32 = 1_000;
+
 /// A wasmtime engine whose epoch ticks for as long as it lives.
 pub(super) struct Engine {
     engine: wasmtime::Engine,
@@ -80,11 +85,11 @@ fn config(profile: &Profile) -> Result<Config> {
     let slots = u32::try_from(profile.pool).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
-        .total_core_instances(slots.saturating_mul(profile.core_instances))
+        .total_core_instances(u32::MAX)
         .total_memories(slots.saturating_mul(profile.memories))
         .total_tables(slots.saturating_mul(profile.tables))
         .total_stacks(slots)
-        .max_core_instances_per_component(profile.core_instances)
+        .max_core_instances_per_component(CORE_INSTANCES)
         .max_memories_per_component(profile.memories)
         .max_tables_per_component(profile.tables)
         .max_component_instance_size(INSTANCE_BYTES)
@@ -142,4 +147,54 @@ fn cache() -> Option<Cache> {
 fn swap_is_off() -> bool {
     // One line of headings, and one for each device.
     fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() <= 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::{
+        Store,
+        component::{Component, Linker},
+    };
+
+    use super::{
+        super::{anatomy::Anatomy, limits::Limits},
+        *,
+    };
+
+    /// Between components that call each other wasmtime puts modules of its own, of which their
+    /// bytes say nothing: here as many core modules as a small slot has, and one more.
+    #[tokio::test]
+    async fn components_that_call_each_other_fit() {
+        let text = r#"(component
+            (component $called
+                (core module $answer (func (export "answer") (result i32) i32.const 42))
+                (core instance $answer (instantiate $answer))
+                (func (export "answer") (result u32)
+                    (canon lift (core func $answer "answer"))))
+            (component $calls
+                (import "answer" (func $answer (result u32)))
+                (core func $lowered (canon lower (func $answer)))
+                (core module $asks
+                    (import "" "answer" (func $answer (result i32)))
+                    (func (export "ask") (result i32) call $answer))
+                (core module $idle)
+                (core instance (instantiate $idle))
+                (core instance (instantiate $idle))
+                (core instance $asks (instantiate $asks
+                    (with "" (instance (export "answer" (func $lowered))))))
+                (func (export "ask") (result u32) (canon lift (core func $asks "ask"))))
+            (instance $called (instantiate $called))
+            (instance $calls (instantiate $calls (with "answer" (func $called "answer"))))
+            (export "ask" (func $calls "ask")))"#;
+        let bytes = wat::parse_str(text).unwrap();
+        let anatomy = Anatomy::of(&bytes).unwrap();
+        let engine = Engine::new(&Profile::of(&anatomy, &Limits::default()).unwrap()).unwrap();
+        let component = Component::from_binary(engine.wasmtime(), &bytes).unwrap();
+        let mut store = Store::new(engine.wasmtime(), ());
+        store.set_epoch_deadline(100);
+        let linker = Linker::new(engine.wasmtime());
+        let instance = linker.instantiate_async(&mut store, &component).await.unwrap();
+        let ask = instance.get_typed_func::<(), (u32,)>(&mut store, "ask").unwrap();
+        assert_eq!(ask.call_async(&mut store, ()).await.unwrap(), (42,));
+    }
 }

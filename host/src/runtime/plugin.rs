@@ -12,7 +12,7 @@ use crate::interfaces::{Context, Ledger, PluginIndices, handler};
 
 /// Answers a request in a fresh instance.
 pub(super) async fn answer(
-    call: Call,
+    call: &Call,
     indices: &PluginIndices,
     request: Request,
 ) -> Result<Response, Failure> {
@@ -26,7 +26,7 @@ pub(super) async fn answer(
         query: uri.query(),
         body: &body,
     };
-    let answer = call::within(&call.limits, run(&call, indices, context, request)).await;
+    let answer = call::within(&call.limits, run(call, indices, context, request)).await;
     let answer = answer.map_err(failed)?;
     let response = answer.map_err(|error| failed(explain(error, &call.ledger)))?;
     check(response, &call.limits).map_err(|reason| failed(Cause::InvalidResponse(reason)))

@@ -47,7 +47,6 @@ pub(super) struct Profile {
     pub(super) memories: u32,
     pub(super) tables: u32,
     pub(super) table_elements: usize,
-    pub(super) core_instances: u32,
     /// Whether the slots are for interpreters.
     pub(super) large: bool,
 }
@@ -92,7 +91,6 @@ impl Profile {
             tables: round(takes.tables, SMALL_TABLES),
             // At most a million.
             table_elements: usize::try_from(elements).unwrap_or(usize::MAX),
-            core_instances: round(takes.core_instances, SMALL_CORE_INSTANCES),
             large,
         })
     }
@@ -129,7 +127,6 @@ mod tests {
             let large = Profile::of(&interpreter, &limits).unwrap();
             assert_eq!((large.pool, large.memory, large.large), (100, 128 << 20, true));
             assert!(large.table_elements as u64 >= interpreter.table_elements);
-            assert!(large.core_instances >= interpreter.slot.core_instances);
         }
     }
 

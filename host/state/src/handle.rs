@@ -3,15 +3,13 @@
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use crate::{
     error::{Error, Rejection},
     name::{Bucket, check_key},
     once::Once,
     operation::{Action, Bounded, Outcome, Page, Recalled, Step, Swapped, TimeToLive},
-    plan::Reply,
-    state::{Options, Queues},
+    state::{Asked, Options, Queues},
 };
 
 /// Keys of one call that are read at once, whatever their values' size: at their largest, a few
@@ -393,9 +391,18 @@ impl Handle {
     }
 }
 
-async fn wait(answer: oneshot::Receiver<Reply>) -> Answer<Outcome> {
-    // The sender is dropped without an answer only if the lane's loop died in the middle of it.
-    answer.await.unwrap_or_else(|_| Err(Error::unknown("the store's connection task ended")))
+async fn wait(asked: Asked) -> Answer<Outcome> {
+    match asked {
+        Asked::Answered(reply) => {
+            // A guest that asks without end lets others on its worker go on, as if it had waited.
+            tokio::task::consume_budget().await;
+            reply
+        }
+        // The sender is dropped without an answer only if the lane's loop died in the middle of it.
+        Asked::Queued(answer) => answer
+            .await
+            .unwrap_or_else(|_| Err(Error::unknown("the store's connection task ended"))),
+    }
 }
 
 fn done(outcome: Outcome) -> Answer<()> {

@@ -139,6 +139,13 @@ pub(crate) enum Queues {
     Lanes(Queued),
 }
 
+/// A step that was asked for.
+pub(crate) enum Asked {
+    Answered(Reply),
+    /// Where its answer arrives.
+    Queued(oneshot::Receiver<Reply>),
+}
+
 /// Lanes, and what spreads steps over them.
 pub(crate) struct Queued {
     writers: Vec<Arc<Lane>>,
@@ -155,19 +162,15 @@ impl Queues {
         Self::Lanes(Queued { writers, readers, sweepers, hasher: RandomState::new() })
     }
 
-    pub(crate) fn push(&self, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
+    pub(crate) fn push(&self, step: Step) -> Result<Asked, Error> {
         match self {
             Self::Direct(memory, metrics) => {
-                let (sender, answer) = oneshot::channel();
                 let reply = memory.apply_one(&step);
                 metrics.batch(1, 1);
                 metrics.answered(step.action.kind(), &reply);
-                // It is here, as `answer` is. Whoever awaits it goes on at once: a guest that does so
-                // without end is made to yield by its epochs, and by Tokio's budget for a task.
-                let _ = sender.send(reply);
-                Ok(answer)
+                Ok(Asked::Answered(reply))
             }
-            Self::Lanes(lanes) => lanes.push(step),
+            Self::Lanes(lanes) => lanes.push(step).map(Asked::Queued),
         }
     }
 }

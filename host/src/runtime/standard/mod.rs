@@ -82,7 +82,7 @@ impl Drop for BreakOnDrop {
 /// Answers a request in a fresh instance.
 pub(in crate::runtime) async fn answer(
     call: Call,
-    indices: &Arc<ProxyIndices>,
+    indices: Arc<ProxyIndices>,
     request: Request,
 ) -> Result<Response, Failure> {
     let ledger = call.ledger.clone();
@@ -92,8 +92,7 @@ pub(in crate::runtime) async fn answer(
     let is_head = request.method == http::Method::HEAD;
     let (replier, reply) = oneshot::channel();
     let broken = Broken::default();
-    let mut running: Running =
-        Box::pin(run(call, Arc::clone(indices), request, replier, broken.clone()));
+    let mut running: Running = Box::pin(run(call, indices, request, replier, broken.clone()));
 
     let (reply, ended) = first(&mut running, reply).await;
     let (mut head, body) = match (reply, &ended) {
