@@ -17,6 +17,15 @@
 //! and what was written in `/proc/self/pagemap`. Where that is not to be had, nothing happens, as
 //! nothing here is needed for a right answer: making a page resident changes none of its bytes.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        reason = "a test that fails should stop where it fails"
+    )
+)]
+
 mod kernel;
 mod stretches;
 

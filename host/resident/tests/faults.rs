@@ -1,6 +1,8 @@
 //! With Wasmtime as it is: a guest that writes in many places faults in all of them for each call,
 //! and not where its memories are kept resident.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails should stop where it fails")]
+
 use std::fs;
 
 use tally_resident::Residency;
