@@ -45,22 +45,34 @@ use self::{
 /// the rest is for pages that only some requests write.
 const MOST_STRETCHES: usize = 28;
 
-/// The first calls of a guest are looked at one by one, to know the pages it writes.
+/// After a guest was loaded so many calls are looked at one by one, and as many after a look that
+/// found something new.
 const FIRST_CALLS: usize = 16;
 
 /// Later ones this seldom: other requests may write other pages, and memories come into use that were
-/// not. A look takes a millisecond with a hundred memories.
+/// not. A look reads the map of the process, and may take a millisecond.
 const EVERY_CALLS: usize = 256;
 
-/// Images with fewer pages cannot be written in more stretches than Wasmtime asks for.
-const LEAST_PAGES: usize = 64;
+/// So many looks at the memories of an image may find that more is written than was known; what is
+/// written beside by then is different for each request.
+const MOST_LESSONS: u32 = 32;
 
 /// Memories that are looked at in one look.
 const MEMORIES_A_LOOK: usize = 8;
 
+/// Which memories are watched, and how much of them may be resident.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes of initial contents that a memory has at least. Pools of small memories keep less.
+    pub least_image: usize,
+    /// Bytes of each memory that Wasmtime keeps resident at most (`linear_memory_keep_resident`).
+    pub keep_resident: usize,
+}
+
 /// Watches what guests write, in all memories of this process.
 #[derive(Debug)]
 pub struct Residency {
+    /// Calls since a guest was loaded, or a look found something new.
     calls: AtomicUsize,
     looking: Mutex<Looking>,
 }
@@ -69,55 +81,29 @@ pub struct Residency {
 /// what guests write.
 static OF_PROCESS: OnceLock<Residency> = OnceLock::new();
 
-#[derive(Debug)]
-struct Looking {
-    kernel: Option<Kernel>,
-    /// Pages of a memory that may be resident.
-    most_pages: usize,
-    /// What is known of each image, by its inode.
-    images: HashMap<u64, Known>,
-    /// The memory to begin the next look with.
-    next: usize,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    /// Pages that are written by some request or another, and those between that are resident for it.
-    pages: Pages,
-    /// What to make resident; empty where few stretches are written as it is.
-    plan: Vec<Stretch>,
-    /// Where the memories begin that it was made resident in.
-    filled: HashSet<usize>,
-}
-
-impl Known {
-    /// Adds what one memory shows. Whether that is new.
-    fn learn(&mut self, written: &Pages, most_pages: usize) -> bool {
-        let is_new = self.pages.add(written);
-        if is_new {
-            let is_joined = self.pages.join(MOST_STRETCHES, most_pages);
-            if is_joined || !self.plan.is_empty() {
-                self.plan = self.pages.stretches();
-                self.filled.clear();
-            }
-        }
-        is_new
-    }
-}
-
 impl Residency {
-    /// Of this process, of whose memories so many bytes each may stay resident after a call. Who asks
-    /// first says how many.
-    pub fn of_process(keep_resident: usize) -> &'static Self {
-        OF_PROCESS.get_or_init(|| Self::new(keep_resident))
+    /// Of this process. Who asks first gives the bounds.
+    pub fn of_process(bounds: Bounds) -> &'static Self {
+        OF_PROCESS.get_or_init(|| {
+            let kernel = Kernel::new();
+            if let Err(error) = &kernel {
+                tracing::debug!(%error, "what guests write is not kept resident");
+            }
+            let looking = Looking {
+                kernel: kernel.ok(),
+                least_image: bounds.least_image,
+                // An eighth is for what single requests write beside.
+                most_pages: kernel::pages(bounds.keep_resident).saturating_mul(7) / 8,
+                images: HashMap::new(),
+                next: 0,
+            };
+            Self { calls: AtomicUsize::new(0), looking: Mutex::new(looking) }
+        })
     }
 
-    fn new(keep_resident: usize) -> Self {
-        let kernel = Kernel::new().ok();
-        // An eighth is for what single requests write beside.
-        let most_pages = kernel::pages(keep_resident).saturating_mul(7) / 8;
-        let looking = Looking { kernel, most_pages, images: HashMap::new(), next: 0 };
-        Self { calls: AtomicUsize::new(0), looking: Mutex::new(looking) }
+    /// To be called when a guest was loaded.
+    pub fn loaded(&self) {
+        self.calls.store(0, Ordering::Relaxed);
     }
 
     /// To be called when a guest has been called and its memory is as it left it.
@@ -130,13 +116,9 @@ impl Residency {
         // Whoever looks at the moment does so for all.
         let Ok(mut looking) = self.looking.try_lock() else { return };
         match looking.look(is_one_of_many) {
-            // The next calls go on.
             Ok(true) => self.calls.store(1, Ordering::Relaxed),
             Ok(false) => {}
-            Err(error) => {
-                tracing::debug!(%error, "what guests write is not kept resident");
-                looking.kernel = None;
-            }
+            Err(error) => tracing::debug!(%error, "cannot look at the memory of guests"),
         }
     }
 
@@ -148,36 +130,134 @@ impl Residency {
     }
 }
 
+#[derive(Debug)]
+struct Looking {
+    kernel: Option<Kernel>,
+    least_image: usize,
+    /// Pages of a memory that may be resident.
+    most_pages: usize,
+    /// What is known of each image, by its inode.
+    images: HashMap<u64, Known>,
+    /// The memory to begin the next look with.
+    next: usize,
+}
+
 impl Looking {
     /// Learns from some of the memories what is written, and makes resident what is missing in one
-    /// of them, `again` even where it has been once. Whether there may be more to do.
+    /// of them, `again` even where it has been once. Whether the next calls are to be looked at too.
     fn look(&mut self, again: bool) -> io::Result<bool> {
         let Some(kernel) = &self.kernel else { return Ok(false) };
-        let memories = kernel.images(LEAST_PAGES)?;
+        let memories = kernel.images(self.least_image)?;
         self.images.retain(|inode, _| memories.iter().any(|memory| memory.inode == *inode));
         let turn =
             memories.iter().cycle().skip(self.next).take(memories.len().min(MEMORIES_A_LOOK));
         let next = self.next.saturating_add(MEMORIES_A_LOOK);
         self.next = next.checked_rem(memories.len()).unwrap_or(0);
         let mut seen = Vec::new();
-        let mut goes_on = false;
+        let mut is_new = false;
         for memory in turn {
-            let written = kernel.written(memory)?;
             let known = self.images.entry(memory.inode).or_default();
-            goes_on |= known.learn(&written, self.most_pages);
-            seen.push((memory, written));
+            if known.is_given_up() {
+                continue;
+            }
+            let written = kernel.written(memory)?;
+            // One that no guest has used yet need not take room, and one in which a request has
+            // written very much says nothing of others.
+            if (1..=self.most_pages).contains(&written.len()) {
+                is_new |= known.learn(&written, self.most_pages);
+                seen.push((memory, written));
+            }
         }
         for (memory, written) in seen {
             let Some(known) = self.images.get_mut(&memory.inode) else { continue };
-            // A memory that no guest has used yet need not take room.
-            if written.is_empty() || known.plan.iter().all(|stretch| written.holds(stretch)) {
+            let holds = |plan: &Stretch| {
+                written.holds(&(plan.start..plan.end.min(memory.pages()).max(plan.start)))
+            };
+            if known.plan.iter().all(holds) {
                 continue;
             }
-            if known.filled.insert(memory.start()) || again {
-                known.plan.iter().try_for_each(|plan| kernel.make_resident(memory, plan))?;
-                return Ok(true);
+            let is_first = known.filled.insert(memory.start());
+            if is_first || again {
+                known.plan.iter().for_each(|plan| kernel.make_resident(memory, plan));
+                return Ok(is_new || is_first);
             }
         }
-        Ok(goes_on)
+        Ok(is_new)
+    }
+}
+
+/// What is known of the memories with one image.
+#[derive(Debug, Default)]
+struct Known {
+    /// Pages that are written by some request or another, and those between that are resident for it.
+    pages: Pages,
+    /// What to make resident; empty where few stretches are written as it is.
+    plan: Vec<Stretch>,
+    /// Where the memories begin that it was made resident in.
+    filled: HashSet<usize>,
+    /// Looks that found more than was known.
+    lessons: u32,
+}
+
+impl Known {
+    /// Adds what one memory shows. Whether that is new.
+    fn learn(&mut self, written: &Pages, most_pages: usize) -> bool {
+        if self.lessons >= MOST_LESSONS || !self.pages.add(written) {
+            return false;
+        }
+        self.lessons = self.lessons.saturating_add(1);
+        match self.pages.joined(MOST_STRETCHES, most_pages) {
+            Some(joined) => {
+                if joined != self.pages || !self.plan.is_empty() {
+                    self.plan = joined.stretches();
+                    self.pages = joined;
+                    self.filled.clear();
+                }
+            }
+            // All of it would be too much, and a part of no use.
+            None => *self = Self { lessons: MOST_LESSONS, ..Self::default() },
+        }
+        true
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.lessons >= MOST_LESSONS && self.plan.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_guest_that_writes_too_much_in_too_many_places_is_given_up() {
+        let mut known = Known::default();
+        let apart = |gap: usize| (0..60).map(|place| place * gap).collect::<Pages>();
+        assert!(known.learn(&apart(3), 200));
+        assert_eq!(known.plan.len(), MOST_STRETCHES);
+        assert!(known.learn(&apart(100), 200));
+        assert!(known.plan.is_empty() && known.is_given_up());
+        assert!(!known.learn(&apart(3), 200), "for good");
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_is_planned_than_may_be_and_lessons_end(
+            looks in proptest::collection::vec(
+                proptest::collection::vec(0..3_000_usize, 0..100), 0..60
+            ),
+            most_pages in 50..1_000_usize,
+        ) {
+            let mut known = Known::default();
+            let mut lessons = 0;
+            for look in looks {
+                lessons += u32::from(known.learn(&look.into_iter().collect(), most_pages));
+                let planned: usize = known.plan.iter().map(Stretch::len).sum();
+                prop_assert!(planned <= most_pages && known.plan.len() <= MOST_STRETCHES);
+            }
+            prop_assert!(lessons <= MOST_LESSONS);
+        }
     }
 }

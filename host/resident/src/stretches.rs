@@ -23,37 +23,30 @@ impl Pages {
         is_new
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        !self.0.contains(&true)
-    }
-
     /// Whether all pages of a stretch are in the set.
     pub(crate) fn holds(&self, stretch: &Stretch) -> bool {
         self.0.get(stretch.clone()).is_some_and(|pages| !pages.contains(&false))
     }
 
-    /// Adds what lies between stretches, beginning with the smallest gaps, until there are no more than
-    /// `most` of them, or until there would be more than `most_pages` pages. Whether anything was
-    /// added.
-    pub(crate) fn join(&mut self, most: usize, most_pages: usize) -> bool {
+    /// The set with what lies between its stretches, beginning with the smallest gaps, so that there
+    /// are no more than `most` of them. None where that takes more than `most_pages` pages.
+    pub(crate) fn joined(&self, most: usize, most_pages: usize) -> Option<Self> {
         let stretches = self.stretches();
         let surplus = stretches.len().saturating_sub(most);
         let mut gaps: Vec<Stretch> =
             stretches.iter().zip(stretches.iter().skip(1)).map(|(a, b)| a.end..b.start).collect();
         gaps.sort_unstable_by_key(Stretch::len);
-        let mut total: usize = stretches.iter().map(Stretch::len).sum();
-        let mut is_joined = false;
-        for gap in gaps.into_iter().take(surplus) {
-            total = total.saturating_add(gap.len());
-            if total > most_pages {
-                break;
-            }
-            if let Some(pages) = self.0.get_mut(gap) {
-                pages.fill(true);
-                is_joined = true;
-            }
+        gaps.truncate(surplus);
+        let total: usize = stretches.iter().chain(&gaps).map(Stretch::len).sum();
+        let mut joined = self.clone();
+        for gap in gaps {
+            joined.0.get_mut(gap)?.fill(true);
         }
-        is_joined
+        (total <= most_pages).then_some(joined)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().filter(|is_in| **is_in).count()
     }
 
     /// What neighbours what, in order.
@@ -94,10 +87,8 @@ mod tests {
         pages.iter().copied().collect()
     }
 
-    fn joined(written: &[usize], most: usize, most_pages: usize) -> (bool, Vec<Stretch>) {
-        let mut pages = pages(written);
-        let is_joined = pages.join(most, most_pages);
-        (is_joined, pages.stretches())
+    fn joined(written: &[usize], most: usize, most_pages: usize) -> Option<Vec<Stretch>> {
+        Some(pages(written).joined(most, most_pages)?.stretches())
     }
 
     /// With gaps of 1, 7, 2 and 30.
@@ -105,16 +96,18 @@ mod tests {
 
     #[test]
     fn the_smallest_gaps_are_filled() {
-        assert_eq!(joined(&WRITTEN, 3, 100), (true, vec![0..3, 10..15, 45..46]));
-        assert_eq!(joined(&WRITTEN, 2, 100), (true, vec![0..15, 45..46]));
+        assert_eq!(joined(&WRITTEN, 3, 100), Some(vec![0..3, 10..15, 45..46]));
+        assert_eq!(joined(&WRITTEN, 2, 100), Some(vec![0..15, 45..46]));
         let as_it_is = vec![0..1, 2..3, 10..12, 14..15, 45..46];
-        assert_eq!(joined(&WRITTEN, 5, 100), (false, as_it_is), "few enough");
+        assert_eq!(joined(&WRITTEN, 5, 100), Some(as_it_is), "few enough");
     }
 
     #[test]
     fn no_more_is_filled_than_may_be_resident() {
         // Six pages, and gaps of 1 and 2.
-        assert_eq!(joined(&WRITTEN, 1, 9), (true, vec![0..3, 10..15, 45..46]));
+        assert_eq!(joined(&WRITTEN, 3, 9), Some(vec![0..3, 10..15, 45..46]));
+        assert_eq!(joined(&WRITTEN, 3, 8), None);
+        assert_eq!(joined(&WRITTEN, 5, 5), None, "nothing to fill, but too much already");
     }
 
     #[test]
@@ -123,7 +116,7 @@ mod tests {
         assert!(!known.add(&pages(&[5])));
         assert!(known.add(&pages(&[5, 9])));
         assert!(known.holds(&(9..10)) && !known.holds(&(5..10)) && !known.holds(&(9..20)));
-        assert!(Pages::default().is_empty() && !known.is_empty());
+        assert_eq!((Pages::default().len(), known.len()), (0, 3));
     }
 
     proptest! {
@@ -132,10 +125,8 @@ mod tests {
             written in proptest::collection::vec(0..2_000_usize, 0..300),
             most in 1..40_usize,
         ) {
-            let before = pages(&written);
-            let (is_joined, after) = joined(&written, most, usize::MAX);
+            let after = joined(&written, most, usize::MAX).unwrap_or_default();
             prop_assert!(after.len() <= most);
-            prop_assert_eq!(is_joined, before.stretches().len() > most);
             prop_assert!(written.iter().all(|page| after.iter().any(|one| one.contains(page))));
             prop_assert!(after.windows(2).all(|pair| pair[0].end < pair[1].start));
         }

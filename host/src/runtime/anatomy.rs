@@ -37,8 +37,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Of what an importer or an instance gives. No toolchain does that with modules or components.
-    const UNKNOWN: Self = Self { core_instances: 0, memories: 0, tables: 0 };
+    /// Of what an importer or an instance gives, which no toolchain does with modules or components: what
+    /// everything takes at least.
+    const UNKNOWN: Self = Self { core_instances: 1, memories: 0, tables: 0 };
 
     fn plus(self, other: Self) -> Self {
         Self {

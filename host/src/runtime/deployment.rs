@@ -57,6 +57,7 @@ impl Deployment {
         };
         // Otherwise made when the first request arrives.
         component.initialize_copy_on_write_image().map_err(LoadError::Link)?;
+        pool.engine.loaded();
         let pool = Arc::clone(pool);
         Ok(Self { pool, pre, handler, version: Arc::clone(&inspection.version), draft2 })
     }

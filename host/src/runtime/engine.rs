@@ -6,10 +6,10 @@
 
 use std::{fs, time::Duration};
 
-use tally_resident::Residency;
+use tally_resident::{Bounds, Residency};
 use wasmtime::{Cache, Config, Enabled, PoolingAllocationConfig, Result, Strategy};
 
-use super::profile::Profile;
+use super::profile::{Profile, SMALL_MEMORY_START};
 
 /// How often a computing guest is looked at. Short against the default limit on computing, long
 /// against the cost of a tick.
@@ -37,8 +37,8 @@ const TABLE_KEEP_RESIDENT_BYTES: usize = 256 << 10;
 const INSTANCE_BYTES: usize = 1 << 20;
 
 /// Core instances of one component. A limit that reserves nothing: beside those that a component says
-/// it has, wasmtime makes one for each pair of components in it that call each other, which only
-/// compiling it tells.
+/// it has, wasmtime makes some of its own, for calls between components in it, which only compiling it
+/// tells.
 const CORE_INSTANCES: u32 = 1_000;
 
 /// A wasmtime engine whose epoch ticks for as long as it lives.
@@ -65,12 +65,27 @@ impl Engine {
         let residency = (profile.large
             && swap_is_off()
             && PoolingAllocationConfig::is_pagemap_scan_available())
-        .then(|| Residency::of_process(LARGE_KEEP_RESIDENT_BYTES));
+        .then(|| {
+            Residency::of_process(Bounds {
+                // What begins with less may have a small slot.
+                least_image: usize::try_from(SMALL_MEMORY_START)
+                    .unwrap_or(usize::MAX)
+                    .saturating_add(1),
+                keep_resident: LARGE_KEEP_RESIDENT_BYTES,
+            })
+        });
         Ok(Self { engine, residency })
     }
 
     pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
         &self.engine
+    }
+
+    /// To be told of each guest that was loaded.
+    pub(super) fn loaded(&self) {
+        if let Some(residency) = self.residency {
+            residency.loaded();
+        }
     }
 
     /// To be told of each call of a guest, while its memory is as the call left it.

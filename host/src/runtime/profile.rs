@@ -7,7 +7,7 @@ use super::{anatomy::Anatomy, inspection::LoadError, limits::Limits};
 
 /// Memory a component may begin with and still be counted as small: compiled code begins with one
 /// or two mebibytes, engines and interpreters with more than five.
-const SMALL_MEMORY_START: u64 = 4 << 20;
+pub(super) const SMALL_MEMORY_START: u64 = 4 << 20;
 
 /// Elements of a table in a small slot. Compiled Rust and C use some hundreds.
 const SMALL_TABLE_ELEMENTS: u64 = 8 << 10;
