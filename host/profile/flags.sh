@@ -11,10 +11,14 @@ case $target in
     *[[:space:]]*) echo "the path $target has a space, so the host is built without its profile, and is slower" >&2 ;;
     *)
         if [ "$(rustc --version)" = "$(cat rustc-version)" ]; then
-            # Named by what is in it: cargo builds anew when flags change, not when a file does.
+            # Named by what is in it, and copied once: cargo builds all anew when the flags change, and when
+            # the file's time does.
             profile=$target/tally-$(cksum < tally.profdata | cut -d " " -f 1).profdata
-            mkdir -p "$target"
-            cp tally.profdata "$profile"
+            if ! [ -e "$profile" ]; then
+                mkdir -p "$target"
+                cp tally.profdata "$profile.new"
+                mv "$profile.new" "$profile"
+            fi
             # What has changed since it was recorded is built without it, which is no mistake.
             flags="$flags -Cprofile-use=$profile -Cllvm-args=-no-pgo-warn-mismatch"
         else
