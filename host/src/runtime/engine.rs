@@ -25,8 +25,8 @@ const FIBER_STACK_BYTES: usize = 1 << 20;
 const SMALL_KEEP_RESIDENT_BYTES: usize = 256 << 10;
 
 /// Bytes of a large slot's memory that stay resident after use. An engine touches some hundred
-/// pages for a small answer.
-const LARGE_KEEP_RESIDENT_BYTES: usize = 4 << 20;
+/// pages for a small answer, and with what lies between them a thousand.
+const LARGE_KEEP_RESIDENT_BYTES: usize = 8 << 20;
 
 /// Bytes of a slot's tables that are cleared after use rather than given back to the kernel, which
 /// costs a system call, page faults, and interruptions of every other core. A plugin guest has a page
@@ -120,6 +120,11 @@ fn config(profile: &Profile) -> Result<Config> {
             false => SMALL_KEEP_RESIDENT_BYTES,
         };
         pool.pagemap_scan(Enabled::Auto).linear_memory_keep_resident(keep);
+        if profile.large && !PoolingAllocationConfig::is_pagemap_scan_available() {
+            tracing::warn!(
+                "this kernel does not tell which pages a guest has written, so guests that carry an interpreter are several times slower; Linux 6.7 and later does"
+            );
+        }
     } else {
         // The scan misses pages that were swapped out, and they would reach the next guest.
         tracing::warn!(
