@@ -7,11 +7,11 @@
 //! places. An interpreter counts references in objects all over its heap, in sixty to a hundred and
 //! fifty stretches, so most of its pages are faulted in for each request, and each fault on a page
 //! that was read before interrupts all other cores that run the process (TLB shootdown). That was
-//! two thirds of the cost of a request.
+//! more than half of the cost of a request.
 //!
 //! So what lies between stretches is made resident as well, beginning with the smallest gaps, until
 //! the stretches are few enough. A page that is resident although no guest writes it costs a copy of
-//! four kibibytes after each request, some 0.2 µs; a fault costs about 10 µs.
+//! four kibibytes after each request; a fault costs some 10 µs.
 //!
 //! Memories are found in `/proc/self/maps`, by the name that Wasmtime gives to their initial contents,
 //! and what was written in `/proc/self/pagemap`. Where that is not to be had, nothing happens, as

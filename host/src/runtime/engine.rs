@@ -51,7 +51,8 @@ pub(super) struct Engine {
 impl Engine {
     /// An engine whose pool holds what the profile says.
     pub(super) fn new(profile: &Profile) -> Result<Self> {
-        let engine = wasmtime::Engine::new(&config(profile)?)?;
+        let swap_is_off = swap_is_off();
+        let engine = wasmtime::Engine::new(&config(profile, swap_is_off)?)?;
         let ticking = engine.weak();
         std::thread::Builder::new().name("epoch".into()).spawn(move || {
             loop {
@@ -62,18 +63,16 @@ impl Engine {
                 }
             }
         })?;
-        let residency = (profile.large
-            && swap_is_off()
-            && PoolingAllocationConfig::is_pagemap_scan_available())
-        .then(|| {
-            Residency::of_process(Bounds {
-                // What begins with less may have a small slot.
-                least_image: usize::try_from(SMALL_MEMORY_START)
-                    .unwrap_or(usize::MAX)
-                    .saturating_add(1),
-                keep_resident: LARGE_KEEP_RESIDENT_BYTES,
-            })
-        });
+        let is_kept =
+            profile.large && swap_is_off && PoolingAllocationConfig::is_pagemap_scan_available();
+        let bounds = Bounds {
+            // What begins with less may have a small slot.
+            least_image: usize::try_from(SMALL_MEMORY_START)
+                .unwrap_or(usize::MAX)
+                .saturating_add(1),
+            keep_resident: LARGE_KEEP_RESIDENT_BYTES,
+        };
+        let residency = is_kept.then(|| Residency::of_process(bounds));
         Ok(Self { engine, residency })
     }
 
@@ -96,7 +95,7 @@ impl Engine {
     }
 }
 
-fn config(profile: &Profile) -> Result<Config> {
+fn config(profile: &Profile, swap_is_off: bool) -> Result<Config> {
     let slots = u32::try_from(profile.pool).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
@@ -114,7 +113,7 @@ fn config(profile: &Profile) -> Result<Config> {
         .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
         // The default is shared out over shards, and a slot that is not warm costs system calls.
         .max_unused_warm_slots(slots);
-    if swap_is_off() {
+    if swap_is_off {
         let keep = match profile.large {
             true => LARGE_KEEP_RESIDENT_BYTES,
             false => SMALL_KEEP_RESIDENT_BYTES,
