@@ -1,15 +1,39 @@
 //! What the edge counts, under OpenTelemetry's names for HTTP servers, in Prometheus' form.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use http::{Method, StatusCode};
-use prometheus::{HistogramOpts, HistogramVec, IntGauge, Registry};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntGauge, Registry};
 
 /// Counters of the edge. Cheap to clone; all clones count together.
-#[derive(Clone)]
 pub(crate) struct Metrics {
     durations: HistogramVec,
     active: IntGauge,
+    /// The histograms that this clone has used, which most often are a handful. Each worker has a
+    /// clone of its own, so that none waits here; to look them up by labels would take a lock that
+    /// all share.
+    used: Mutex<Vec<Used>>,
+}
+
+/// A histogram, and the labels it is for.
+struct Used {
+    guest: Arc<str>,
+    method: &'static str,
+    status: StatusCode,
+    durations: Histogram,
+}
+
+/// More than these are looked up by their labels: a search in order is for few.
+const MOST_USED: usize = 32;
+
+impl Clone for Metrics {
+    fn clone(&self) -> Self {
+        let (durations, active) = (self.durations.clone(), self.active.clone());
+        Self { durations, active, used: Mutex::default() }
+    }
 }
 
 impl Metrics {
@@ -33,7 +57,7 @@ impl Metrics {
             IntGauge::new("http_server_active_requests", "Requests that are being answered")?;
         registry.register(Box::new(durations.clone()))?;
         registry.register(Box::new(active.clone()))?;
-        Ok(Self { durations, active })
+        Ok(Self { durations, active, used: Mutex::default() })
     }
 
     /// Counts a request as active until its guard is dropped.
@@ -49,9 +73,21 @@ pub(super) struct Active<'a>(&'a Metrics);
 impl Active<'_> {
     /// Notes by whom it was answered, and how. The name of a guest comes from the configuration, so
     /// there are only so many.
-    pub(super) fn end(self, guest: &str, method: &Method, status: StatusCode, took: Duration) {
-        let labels = [known(method), status.as_str(), guest];
-        self.0.durations.with_label_values(&labels).observe(took.as_secs_f64());
+    pub(super) fn end(self, guest: &Arc<str>, method: &Method, status: StatusCode, took: Duration) {
+        let (method, took) = (known(method), took.as_secs_f64());
+        // Nothing panics while it is locked, and it is whole between statements.
+        let mut used = self.0.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = used.iter().find(|used| {
+            used.status == status && used.method == method && Arc::ptr_eq(&used.guest, guest)
+        });
+        if let Some(found) = found {
+            return found.durations.observe(took);
+        }
+        let durations = self.0.durations.with_label_values(&[method, status.as_str(), guest]);
+        durations.observe(took);
+        if used.len() < MOST_USED {
+            used.push(Used { guest: Arc::clone(guest), method, status, durations });
+        }
     }
 }
 

@@ -181,8 +181,16 @@ impl Guest {
         Context::new(state.clone(), settings, id, worker, Ledger::default(), meter, 0)
     }
 
-    /// A place in the pool of the version that is current when the place is had.
+    /// A place in the pool of the version that is current: at once, or when the place is had.
     async fn enter(&self) -> Result<(Arc<Deployment>, Permit), Failure> {
+        {
+            // Most often a place is free, and then the pool need not be held on to: its count of
+            // references is written by all workers.
+            let current = self.current.load();
+            if let Some(permit) = current.pool.try_enter() {
+                return Ok((Arc::clone(&current), permit));
+            }
+        }
         loop {
             let pool = Arc::clone(&self.current.load().pool);
             let entered = pool.enter().await;
