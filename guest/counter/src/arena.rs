@@ -1,27 +1,30 @@
 //! An allocator for a guest that lives for one request.
 //!
 //! Memory is handed out from the front of an arena and never taken back: when the request is done,
-//! the instance and its memory are gone. The arena is part of the module's initial memory, so that
-//! an ordinary request never grows it, which would cost more than the rest of the request. Larger
-//! requests go on in memory that is grown for them.
+//! the instance and its memory are gone. The arena is what the module's initial memory has left after
+//! its data, some 60 KiB, so that an ordinary request never grows it, which would cost more than the
+//! rest of the request. Larger requests go on in memory that is grown for them.
+//!
+//! It begins where data ends, as data does where the stack ends: an ordinary request writes to one
+//! page of the host's, which is all that is cleared for the next.
 //!
 //! A guest has one thread (this target has no others), which makes the unsynchronized state sound.
 
 use core::{
     alloc::{GlobalAlloc, Layout},
-    cell::{Cell, UnsafeCell},
+    cell::Cell,
     ptr,
 };
-
-/// Bytes for an ordinary request: its strings, its answer, and room to spare.
-const ARENA_BYTES: usize = 16 * 1024;
 
 /// Bytes of a page of WebAssembly memory.
 const PAGE_BYTES: usize = 64 * 1024;
 
-#[repr(align(16))]
+unsafe extern "C" {
+    /// Stands where data ends; set by the linker.
+    static __heap_base: u8;
+}
+
 struct Arena {
-    bytes: UnsafeCell<[u8; ARENA_BYTES]>,
     /// Where the free part starts and ends, as addresses; 0 until first used.
     next: Cell<usize>,
     end: Cell<usize>,
@@ -31,17 +34,15 @@ struct Arena {
 unsafe impl Sync for Arena {}
 
 #[global_allocator]
-static ARENA: Arena =
-    Arena { bytes: UnsafeCell::new([0; ARENA_BYTES]), next: Cell::new(0), end: Cell::new(0) };
+static ARENA: Arena = Arena { next: Cell::new(0), end: Cell::new(0) };
 
 // SAFETY: blocks are aligned, lie within the arena or in pages grown for it, and never overlap, as
 // `next` only rises.
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if self.end.get() == 0 {
-            let start = self.bytes.get() as usize;
-            self.next.set(start);
-            self.end.set(start + ARENA_BYTES);
+            self.next.set(&raw const __heap_base as usize);
+            self.end.set(core::arch::wasm32::memory_size(0) * PAGE_BYTES);
         }
         let align = layout.align();
         let aligned = |next: usize| (next + align - 1) & !(align - 1);
