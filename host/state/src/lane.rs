@@ -40,6 +40,10 @@ const MAX_BATCH_BYTES: usize = 8 << 20;
 /// make holding back worth it, long against the cost of a look.
 const HOLD_LOOK: Duration = Duration::from_micros(40);
 
+/// The longest that a batch is gathered on a worker: guests that compute for long would hold it up
+/// many times over. Time for some forty guests that do not.
+const LONGEST_GATHERING: Duration = Duration::from_millis(1);
+
 /// Why a queue refused an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
@@ -227,12 +231,13 @@ impl Lane {
         CloseAtEnd(Arc::clone(self))
     }
 
-    /// The loop on a worker's own runtime, beside its callers. No batch is held back: the backends
-    /// that live here answer faster than anybody could wait.
+    /// The loop on a worker's own runtime, beside its callers. No batch is held back for those who may
+    /// yet come: the backends that live here answer faster than anybody could wait.
     pub(crate) async fn run_on_worker(self: Arc<Self>, mut connection: impl Connection) {
         let _closed = self.close_at_end();
         let mut outage = Outage::default();
         while self.wait().await {
+            self.gather().await;
             if !connection.is_ready() && !self.reconnect(&mut connection, &mut outage).await {
                 continue;
             }
@@ -240,6 +245,22 @@ impl Lane {
             if !batch.is_empty() {
                 self.apply(Plan::new(batch), &mut connection).await;
             }
+        }
+    }
+
+    /// Lets those run who are ready to, for as long as that brings more into the queue: a batch costs
+    /// this process and the store some system calls and wake-ups, however much is in it. Where nobody
+    /// is ready, this is one look at the network.
+    async fn gather(&self) {
+        let started = Instant::now();
+        let mut queued = self.queued();
+        loop {
+            tokio::task::yield_now().await;
+            let now = self.queued();
+            if now <= queued || started.elapsed() > LONGEST_GATHERING {
+                return;
+            }
+            queued = now;
         }
     }
 
@@ -291,7 +312,10 @@ impl Drop for CloseAtEnd {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::{
+        pin::Pin,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     use super::*;
     use crate::{
@@ -363,6 +387,47 @@ mod tests {
         assert_eq!(bench.batches.load(Ordering::Relaxed), 2);
     }
 
+    /// Asks, and after a pause has another ask when it is its turn to run, so many times.
+    fn ask_in_turn(
+        lane: Arc<Lane>,
+        times: usize,
+        pause: Duration,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            let answer = lane.push(increment()).unwrap();
+            // As a guest that computes.
+            std::thread::sleep(pause);
+            if let Some(times) = times.checked_sub(1) {
+                tokio::spawn(ask_in_turn(lane, times, pause));
+            }
+            drop(answer.await);
+        })
+    }
+
+    #[tokio::test]
+    async fn whoever_is_ready_to_run_may_ask_before_a_batch_leaves() {
+        let bench = bench(Options::default());
+        bench.gate.add_permits(100);
+        ask_in_turn(Arc::clone(&bench.lane), 20, Duration::ZERO).await;
+        settle().await;
+        assert_eq!(bench.batches.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_batch_does_not_wait_for_long_for_those_who_take_long() {
+        // One look at the network after every two of them.
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.event_interval(2).enable_all().build().unwrap();
+        let batches = runtime.block_on(async {
+            let bench = bench(Options::default());
+            bench.gate.add_permits(100);
+            ask_in_turn(Arc::clone(&bench.lane), 20, LONGEST_GATHERING).await;
+            settle().await;
+            bench.batches.load(Ordering::Relaxed)
+        });
+        assert!(batches > 1);
+    }
+
     #[tokio::test]
     async fn a_caller_who_leaves_before_sealing_is_not_applied_and_after_it_is() {
         let bench = bench(Options::default());
@@ -414,7 +479,7 @@ mod tests {
 
     impl Connection for Panics {
         async fn apply(&mut self, _steps: &[Step]) -> Vec<Reply> {
-            tokio::task::yield_now().await;
+            settle().await;
             panic!("asked to")
         }
     }
@@ -424,7 +489,10 @@ mod tests {
         let lane = Lane::new(Options::default(), Metrics::default());
         tokio::spawn(Arc::clone(&lane).run_on_worker(Panics));
         let sent = lane.push(increment()).unwrap();
-        tokio::task::yield_now().await;
+        for _ in 0..5 {
+            // Sealed by now, and not ended yet.
+            tokio::task::yield_now().await;
+        }
         let queued = lane.push(increment()).unwrap();
         assert!(sent.await.is_err(), "no answer; the caller takes it as unknown");
         assert!(matches!(queued.await.unwrap(), Err(Error::NotApplied(_))));
