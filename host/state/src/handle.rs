@@ -39,10 +39,15 @@ const OWN: &str = "tally.once";
 /// and an operation is applied when it is asked for.
 #[derive(Clone)]
 pub struct Handle {
-    queues: Arc<Queues>,
-    options: Options,
+    shared: Arc<Shared>,
     /// The request whose writes these are, if they are to happen once.
     once: Option<Once>,
+}
+
+/// What all handles of a worker share: its own, as a count that all workers write is slow.
+struct Shared {
+    queues: Arc<Queues>,
+    options: Options,
 }
 
 /// What every operation may fail with: [`Error::Rejected`] for a key or value out of bounds, or
@@ -51,7 +56,7 @@ type Answer<T> = Result<T, Error>;
 
 impl Handle {
     pub(crate) fn new(queues: Arc<Queues>, options: Options) -> Self {
-        Self { queues, options, once: None }
+        Self { shared: Arc::new(Shared { queues, options }), once: None }
     }
 
     /// The value of a key.
@@ -102,7 +107,7 @@ impl Handle {
         let key = format!("{:032x}", u128::from_be_bytes(once.name()));
         self.check_operation(&key, &action)?;
         let (bucket, key, token) = (Bucket::new(OWN)?, key.into(), Some(once.answer()));
-        wait(self.queues.push(Step { bucket, key, action, token })?).await
+        wait(self.shared.queues.push(Step { bucket, key, action, token })?).await
     }
 
     /// Removes some of what has expired, up to a number of entries of each sort.
@@ -256,7 +261,7 @@ impl Handle {
         let (prefix, cursor) = (prefix.into(), cursor.map(Into::into));
         let action = Action::List { prefix, cursor, limit: PAGE_KEYS };
         let step = Step { bucket: bucket.clone(), key: "".into(), action, token: None };
-        match wait(self.queues.push(step)?).await? {
+        match wait(self.shared.queues.push(step)?).await? {
             Outcome::Page(page) => Ok(page),
             other => Err(mismatch(&other)),
         }
@@ -281,7 +286,8 @@ impl Handle {
         let mut bytes = 0_usize;
         let mut rest = keys;
         while !rest.is_empty() {
-            let mean = bytes.checked_div(values.len()).unwrap_or(self.options.max_value_bytes);
+            let mean =
+                bytes.checked_div(values.len()).unwrap_or(self.shared.options.max_value_bytes);
             let fitting = limit.saturating_sub(bytes).checked_div(mean.max(1)).unwrap_or(0);
             let (some, others) =
                 rest.split_at(fitting.clamp(FEWEST_READS, MOST_READS).min(rest.len()));
@@ -347,7 +353,7 @@ impl Handle {
             _ => None,
         };
         let step = Step { bucket: bucket.clone(), key: key.into(), action, token };
-        Ok(wait(self.queues.push(step)?))
+        Ok(wait(self.shared.queues.push(step)?))
     }
 
     /// Asks for several operations at once; all are checked before any is queued.
@@ -373,13 +379,13 @@ impl Handle {
     }
 
     fn check_keys(&self, actual: usize) -> Result<(), Rejection> {
-        let limit = self.options.max_keys;
+        let limit = self.shared.options.max_keys;
         if actual > limit { Err(Rejection::TooManyKeys { actual, limit }) } else { Ok(()) }
     }
 
     fn check_operation(&self, key: &str, action: &Action) -> Result<(), Rejection> {
         check_key(key)?;
-        let limit = self.options.max_value_bytes;
+        let limit = self.shared.options.max_value_bytes;
         if let Some(actual) = action.value().map(Bytes::len).filter(|actual| *actual > limit) {
             return Err(Rejection::ValueTooLarge { actual, limit });
         }

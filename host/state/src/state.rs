@@ -166,8 +166,9 @@ impl Queues {
         match self {
             Self::Direct(memory, metrics) => {
                 // No batch is counted, as there is none.
-                let reply = memory.apply_one(&step);
-                metrics.answered(step.action.kind(), &reply);
+                let kind = step.action.kind();
+                let reply = memory.apply_one(step);
+                metrics.answered(kind, &reply);
                 Ok(Asked::Answered(reply))
             }
             Self::Lanes(lanes) => lanes.push(step).map(Asked::Queued),

@@ -3,7 +3,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque, btree_map::Entry as Held},
     ops::Bound,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -60,7 +60,7 @@ impl Memory {
     }
 
     /// Applies one step, for whoever asks and on their thread.
-    pub(crate) fn apply_one(&self, step: &Step) -> Reply {
+    pub(crate) fn apply_one(&self, step: Step) -> Reply {
         let mut data = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         data.apply(step, semantics::now())
     }
@@ -72,12 +72,12 @@ impl crate::backend::Connection for Memory {
     async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
         let mut data = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = semantics::now();
-        steps.iter().map(|step| data.apply(step, now)).collect()
+        steps.iter().map(|step| data.apply(step.clone(), now)).collect()
     }
 }
 
 impl Data {
-    fn apply(&mut self, step: &Step, now: Moment) -> Reply {
+    fn apply(&mut self, step: Step, now: Moment) -> Reply {
         match (&step.action, step.token) {
             (Action::List { prefix, cursor, limit }, _) => {
                 let page = self.page(&step.bucket, prefix, cursor.as_deref(), *limit, now);
@@ -102,30 +102,34 @@ impl Data {
                     self.record(token, Record::answer(token, answer), now);
                     return Ok(Outcome::Done);
                 }
-                let result = self.one(step, now);
+                let result = self.one((step.bucket, step.key), action, now);
                 self.record(token, Record::of(token, &result), now);
                 result.map_err(Error::Rejected)
             }
-            _ => self.one(step, now).map_err(Error::Rejected),
+            (action, _) => self.one((step.bucket, step.key), action, now).map_err(Error::Rejected),
         }
     }
 
-    fn one(&mut self, step: &Step, now: Moment) -> Result<Outcome, Rejection> {
-        let place = (step.bucket.clone(), step.key.clone());
-        let current = self.values.get(&place).cloned();
-        let (outcome, change) = semantics::apply(&step.action, current, now)?;
-        match change {
-            Change::Keep => {}
-            Change::Put(entry) => {
-                let before = self.values.get(&place).and_then(|entry| entry.expires);
+    fn one(&mut self, place: Place, action: &Action, now: Moment) -> Result<Outcome, Rejection> {
+        // Found once, as all who ask wait for one another here.
+        let held = self.values.entry(place);
+        let current = match &held {
+            Held::Occupied(held) => Some(held.get().clone()),
+            Held::Vacant(_) => None,
+        };
+        let before = current.as_ref().and_then(|entry| entry.expires);
+        let (outcome, change) = semantics::apply(action, current, now)?;
+        match (change, held) {
+            (Change::Put(entry), held) => {
                 if let Some(end) = entry.expires
                     && before != entry.expires
                 {
-                    self.ends.push(Reverse((end, place.clone())));
+                    self.ends.push(Reverse((end, held.key().clone())));
                 }
-                self.values.insert(place, entry);
+                held.insert_entry(entry);
             }
-            Change::Remove => drop(self.values.remove(&place)),
+            (Change::Remove, Held::Occupied(held)) => drop(held.remove()),
+            (Change::Remove, Held::Vacant(_)) | (Change::Keep, _) => {}
         }
         Ok(outcome)
     }
