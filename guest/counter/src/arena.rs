@@ -6,7 +6,11 @@
 //! rest of the request. Larger requests go on in memory that is grown for them.
 //!
 //! It begins where data ends, as data does where the stack ends: an ordinary request writes to one
-//! page of the host's, which is all that is cleared for the next.
+//! page of the host's, which is all that is cleared for the next. That has 1.5 KiB of the stack
+//! (`build.rs`), the data, and more than 1 KiB of the arena; what goes beyond takes a page more.
+//!
+//! Nothing else may take memory from where data ends: a C library's `malloc` would, and this guest
+//! links none.
 //!
 //! A guest has one thread (this target has no others), which makes the unsynchronized state sound.
 
@@ -37,7 +41,7 @@ unsafe impl Sync for Arena {}
 static ARENA: Arena = Arena { next: Cell::new(0), end: Cell::new(0) };
 
 // SAFETY: blocks are aligned, lie within the arena or in pages grown for it, and never overlap, as
-// `next` only rises.
+// `next` only falls to shrink the newest block.
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if self.end.get() == 0 {

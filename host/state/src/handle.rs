@@ -44,7 +44,8 @@ pub struct Handle {
     once: Option<Once>,
 }
 
-/// What all handles of a worker share: its own, as a count that all workers write is slow.
+/// What all handles of one worker share. Each worker has its own: a count of references that all
+/// workers write would be slow.
 struct Shared {
     queues: Arc<Queues>,
     options: Options,

@@ -1,7 +1,7 @@
 //! A lane: a bounded queue in front of one connection, and the loop that empties it.
 //!
 //! Self-clocked: one batch is on its way at a time, and what arrives meanwhile is the next. With
-//! an empty queue an operation leaves at once; there is no timer. A key uses one lane of a kind,
+//! an empty queue an operation leaves at once, or on a worker when those who are ready have run. A key uses one lane of a kind,
 //! so its operations keep their order and its increments meet.
 //!
 //! What keeps it correct: a batch is sealed under the queue's lock before it is sent, nothing
@@ -40,8 +40,8 @@ const MAX_BATCH_BYTES: usize = 8 << 20;
 /// make holding back worth it, long against the cost of a look.
 const HOLD_LOOK: Duration = Duration::from_micros(40);
 
-/// The longest that a batch is gathered on a worker: guests that compute for long would hold it up
-/// many times over. Time for some forty guests that do not.
+/// After this, a batch that is gathered on a worker gets no further round of those who are ready: a
+/// round takes as long as they do. Time for some forty guests that compute little.
 const LONGEST_GATHERING: Duration = Duration::from_millis(1);
 
 /// Why a queue refused an operation.
@@ -157,6 +157,13 @@ impl Lane {
         }
     }
 
+    /// Operations in the queue, and whether they fill a batch.
+    fn gathered(&self) -> (usize, bool) {
+        let queue = self.lock();
+        let operations = queue.pending.len();
+        (operations, operations >= MAX_BATCH_OPERATIONS || queue.bytes >= MAX_BATCH_BYTES)
+    }
+
     fn queued(&self) -> usize {
         self.lock().pending.len()
     }
@@ -253,14 +260,14 @@ impl Lane {
     /// is ready, this is one look at the network.
     async fn gather(&self) {
         let started = Instant::now();
-        let mut queued = self.queued();
-        loop {
+        let (mut queued, mut full) = self.gathered();
+        while !full {
             tokio::task::yield_now().await;
-            let now = self.queued();
-            if now <= queued || started.elapsed() > LONGEST_GATHERING {
+            let before = queued;
+            (queued, full) = self.gathered();
+            if queued <= before || started.elapsed() > LONGEST_GATHERING {
                 return;
             }
-            queued = now;
         }
     }
 
@@ -413,19 +420,25 @@ mod tests {
         assert_eq!(bench.batches.load(Ordering::Relaxed), 1);
     }
 
-    #[test]
-    fn a_batch_does_not_wait_for_long_for_those_who_take_long() {
-        // One look at the network after every two of them.
+    /// Batches of 41 who ask in turn, where a round of those who are ready is two of them.
+    fn batches_in_rounds_of_two(pause: Duration) -> usize {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.event_interval(2).enable_all().build().unwrap();
-        let batches = runtime.block_on(async {
+        runtime.block_on(async {
             let bench = bench(Options::default());
             bench.gate.add_permits(100);
-            ask_in_turn(Arc::clone(&bench.lane), 20, LONGEST_GATHERING).await;
+            ask_in_turn(Arc::clone(&bench.lane), 40, pause).await;
             settle().await;
             bench.batches.load(Ordering::Relaxed)
-        });
-        assert!(batches > 1);
+        })
+    }
+
+    #[test]
+    fn a_batch_gathers_while_rounds_bring_more_and_not_for_long_where_they_take_long() {
+        let quick = batches_in_rounds_of_two(Duration::ZERO);
+        let slow = batches_in_rounds_of_two(LONGEST_GATHERING);
+        assert!(quick <= 4, "{quick}");
+        assert!(slow > 4, "{slow}");
     }
 
     #[tokio::test]
