@@ -107,6 +107,7 @@ async fn bench(options: &Options, results: &mut Results) -> Result<()> {
     let measure = Measure {
         files: &files,
         wrk: wrk.as_ref(),
+        reconnect: options.reconnect,
         clock: Clock::new().await?,
         window: Duration::from_secs(options.seconds.into()),
         dir: dir.path(),

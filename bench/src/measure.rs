@@ -45,6 +45,8 @@ pub(crate) struct Measure<'a> {
     pub(crate) files: &'a Files,
     /// What keeps connections busy, where it is not this program.
     pub(crate) wrk: Option<&'a Wrk>,
+    /// Whether each request has a connection of its own.
+    pub(crate) reconnect: bool,
     pub(crate) clock: Clock,
     pub(crate) window: Duration,
     /// For what is needed only while measuring.
@@ -156,7 +158,7 @@ impl Measure<'_> {
         if let (Some(wrk), None) = (self.wrk, window.rate) {
             return wrk.run(address, target, connections, duration).await;
         }
-        let (requests, rate) = (Requests::new(address, target), window.rate);
+        let (requests, rate) = (Requests::new(address, target, self.reconnect), window.rate);
         let load = move || match rate {
             Some(rate) => {
                 open_loop::run(address, requests, open_loop::Pace { rate, duration, connections })

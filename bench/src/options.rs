@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// Measure latency at constant rates as well: 50 % and 80 % of what each server can do.
     #[arg(long)]
     pub(crate) open_loop: bool,
+    /// Make a connection for each request, rather than keep them.
+    #[arg(long, conflicts_with_all = ["open_loop", "wrk"])]
+    pub(crate) reconnect: bool,
     /// Have wrk keep connections busy rather than this program: it is woken for each answer, which
     /// takes the time of whoever shares the machine with it.
     #[arg(long)]

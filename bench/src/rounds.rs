@@ -63,6 +63,11 @@ impl Rounds<'_> {
             if !contender.takes(load, backend) {
                 continue;
             }
+            if self.options.reconnect && !contender.is_server() {
+                let name = contender.name(None);
+                self.results.leave_out(format!("{name}: it keeps its connections to the store"));
+                continue;
+            }
             match self.measure.files.missing(*contender, load).await {
                 None => present.push(*contender),
                 Some(missing) => {

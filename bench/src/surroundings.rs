@@ -28,6 +28,9 @@ pub(crate) async fn describe(
     }
     parts.push(("seconds a window", options.seconds.to_string()));
     parts.push(("rounds", options.rounds.to_string()));
+    if options.reconnect {
+        parts.push(("connections", "one for each request".into()));
+    }
     if let Ok(version) = wasmtime::version(&files.wasmtime).await {
         parts.push(("wasmtime serve", version));
     }

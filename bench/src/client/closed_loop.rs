@@ -117,6 +117,9 @@ impl Run {
                 self.latencies.add(answered.latency);
                 self.refused += u64::from(answered.status >= 400);
                 self.under_way -= 1;
+                if self.requests.reconnect {
+                    self.connections.renew(place)?;
+                }
             }
             Received::Broken(was_busy) => {
                 self.broken += u64::from(was_busy);

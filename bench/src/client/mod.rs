@@ -63,11 +63,17 @@ impl Connections {
             Ok(None) => Ok(Received::Part),
             Ok(Some(answered)) => Ok(Received::Answer(answered)),
             Err(_) => {
-                *connection = Connection::open(self.address)?;
-                watch(&self.ready, connection, place)?;
+                self.renew(place)?;
                 Ok(Received::Broken(was_busy))
             }
         }
+    }
+
+    /// Puts a new connection in the place of one, which is closed.
+    fn renew(&mut self, place: usize) -> Result<()> {
+        let connection = self.all.get_mut(place).context("no such connection")?;
+        *connection = Connection::open(self.address)?;
+        watch(&self.ready, connection, place)
     }
 }
 
@@ -82,21 +88,24 @@ fn watch(ready: &OwnedFd, connection: &Connection, place: usize) -> Result<()> {
 pub(crate) struct Requests {
     all: Vec<String>,
     random: u32,
+    /// Whether each has a connection of its own.
+    reconnect: bool,
 }
 
 impl Requests {
     pub(crate) fn of(all: Vec<String>) -> Self {
-        Self { all, random: 1 }
+        Self { all, random: 1, reconnect: false }
     }
 
-    /// Those for a target.
-    pub(crate) fn new(address: SocketAddr, target: &Target) -> Self {
+    /// Those for a target; each may ask the server to close its connection after it.
+    pub(crate) fn new(address: SocketAddr, target: &Target, reconnect: bool) -> Self {
         let count = if target.prefix.is_some() { KEYS } else { 1 };
+        let close = if reconnect { "connection: close\r\n" } else { "" };
         let request = |key| {
             let (method, path) = (&target.method, target.path_and_query(key));
-            format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n\r\n")
+            format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n{close}\r\n")
         };
-        Self::of((0..count).map(request).collect())
+        Self { reconnect, ..Self::of((0..count).map(request).collect()) }
     }
 
     fn next(&mut self) -> &str {
@@ -111,17 +120,67 @@ impl Requests {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::{TcpListener, TcpStream},
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        time::Duration,
+    };
+
     use super::*;
     use crate::load::Load;
 
     #[test]
     fn all_of_many_counters_are_asked_for() {
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
-        let mut requests = Requests::new(address, &Load::Keys.target(3));
+        let mut requests = Requests::new(address, &Load::Keys.target(3), false);
         let chosen: std::collections::HashSet<_> =
             (0..20 * KEYS).map(|_| requests.next().to_owned()).collect();
         assert_eq!(chosen.len(), KEYS as usize);
         let first = "POST /increment?name=bench3-0 HTTP/1.1\r\nhost: 127.0.0.1:80\r\n\r\n";
         assert!(chosen.contains(first));
+    }
+
+    /// Each connection is closed by the server after one answer, as it was asked to.
+    #[test]
+    fn each_request_has_a_connection_of_its_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Requests::new(address, &Load::Hello.target(0), true);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let server = std::thread::spawn(move || {
+            let mut asked = 0_u64;
+            for stream in listener.incoming() {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let mut stream = stream.unwrap();
+                let (mut request, mut part) = (String::new(), [0; 1_024]);
+                while !request.ends_with("\r\n\r\n") {
+                    let size = stream.read(&mut part).unwrap();
+                    // The last connections have no request: the load has ended.
+                    if size == 0 {
+                        break;
+                    }
+                    request.push_str(str::from_utf8(&part[..size]).unwrap());
+                }
+                if request.is_empty() {
+                    continue;
+                }
+                assert!(request.contains("\r\nconnection: close\r\n"), "{request}");
+                asked += 1;
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").unwrap();
+            }
+            asked
+        });
+        let traffic = closed_loop::run(address, requests, 1, Duration::from_millis(100)).unwrap();
+        stop.store(true, Ordering::Relaxed);
+        TcpStream::connect(address).unwrap();
+        assert_eq!(server.join().unwrap(), traffic.requests);
+        assert!(traffic.requests > 1 && traffic.failures("measuring").is_empty(), "{traffic:?}");
     }
 }
