@@ -1,26 +1,35 @@
-//! Accepting connections and handing each to the worker with the fewest.
+//! Accepting connections. Each worker listens for itself: one that connects for each request is
+//! served where the kernel has put it, without a hop between threads. One that finds more on its worker
+//! than on another is handed on, as the kernel spreads by chance.
 
 use std::{io, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use super::worker::Workers;
+use super::worker::Crew;
 
 /// The pause after an error that concerns the process, such as no more descriptors: long enough
 /// not to spin, short enough to be serving again at once.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts connections until dropped, at most `connections` open at once. Beyond, new ones wait in
-/// the kernel's queue.
-pub(crate) async fn accept(listener: TcpListener, workers: &Workers, connections: usize) {
-    let places = Arc::new(Semaphore::new(connections));
+/// Accepts connections until dropped. Without a place, one waits for it here, and others in the kernel's
+/// queue. `near` is the worker that this runs on.
+pub(super) async fn accept(
+    listener: TcpListener,
+    near: usize,
+    crew: &Crew,
+    places: &Arc<Semaphore>,
+) {
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => match stream.into_std() {
-                Ok(stream) => workers.give(stream, place),
-                Err(error) => tracing::warn!(%error, "a connection was lost"),
-            },
+            Ok((stream, _)) => {
+                // Only now: the last place may be for a connection that comes to another worker.
+                let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
+                match stream.into_std() {
+                    Ok(stream) => crew.give(near, stream, place),
+                    Err(error) => tracing::warn!(%error, "a connection was lost"),
+                }
+            }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections; trying again");

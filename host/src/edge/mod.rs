@@ -1,7 +1,7 @@
 //! HTTP: from sockets to requests for the runtime, and back.
 //!
-//! `accept` takes connections and hands them to `worker`s, threads with a runtime of their own
-//! each; `connection` speaks HTTP/1.1 and HTTP/2 on them; `service` turns one HTTP request into
+//! `worker`s are threads with a runtime of their own each, on which they `accept` connections;
+//! `connection` speaks HTTP/1.1 and HTTP/2 on them; `service` turns one HTTP request into
 //! one call of the guest that `routes` finds, `body` reads what the client sends; `problem` is the one place that decides status codes.
 //!
 //! This room knows no WebAssembly.
@@ -19,7 +19,6 @@ mod writing;
 
 pub use self::limits::Limits;
 pub(crate) use self::{
-    accept::accept,
     limits::SMALLEST_HEAD,
     metrics::Metrics,
     routes::{Path, Pattern, Routes},

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,7 +16,7 @@ use std::{
 use tally_state::State;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::{Limits, Metrics, Routes, connection, service::Service};
+use super::{Limits, Metrics, Routes, accept::accept, connection, service::Service};
 
 /// How often each worker's timer fires for nothing. Tokio wakes its own thread, by a write to the
 /// kernel, for each new timer that is due before all others; with this one always due sooner, the
@@ -31,6 +31,11 @@ const EVENT_INTERVAL: u32 = 16;
 /// How often draining looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
+/// A worker keeps a connection that came to it while it has at most this part more than the one with the
+/// fewest: few connections that stay are spread evenly, and many that come and go are not handed on
+/// because others have just ended.
+const SLACK: usize = 8;
+
 /// A connection, and its place among those that may be open.
 type Given = (TcpStream, OwnedSemaphorePermit);
 
@@ -41,14 +46,19 @@ pub struct WorkersError(#[from] io::Error);
 
 /// The workers of a server.
 pub(crate) struct Workers {
-    workers: Vec<Worker>,
+    crew: Arc<Crew>,
     /// Bytes that request bodies may still take.
     bodies: Arc<Semaphore>,
     /// Bytes they may take in all.
     most_bodies: usize,
+    /// Set when listeners are to close; those who hear of it are there as long as their listeners.
+    close: watch::Sender<bool>,
     /// Set when connections are to finish what they are at.
     drain: watch::Sender<bool>,
 }
+
+/// What workers know of each other.
+pub(super) struct Crew(Box<[Worker]>);
 
 struct Worker {
     give: mpsc::UnboundedSender<Given>,
@@ -57,57 +67,55 @@ struct Worker {
 }
 
 impl Workers {
-    /// Starts the threads.
+    /// Starts the threads: the first ones with a listener each.
     pub(crate) fn start(
         count: usize,
+        listeners: Vec<TcpListener>,
         routes: &Arc<Routes>,
         state: &State,
         limits: &Limits,
         metrics: &Metrics,
     ) -> Result<Self, WorkersError> {
-        let (drain, draining) = watch::channel(false);
+        let ((close, closing), (drain, draining)) = (watch::channel(false), watch::channel(false));
         let most_bodies = limits.bodies.min(Semaphore::MAX_PERMITS);
         let bodies = Arc::new(Semaphore::new(most_bodies));
-        let mut workers = Vec::with_capacity(count);
-        for number in 0..count {
+        let places = Arc::new(Semaphore::new(limits.connections));
+        let (workers, given): (Vec<_>, Vec<_>) = std::iter::repeat_with(|| {
             let (give, given) = mpsc::unbounded_channel();
-            let open = Arc::new(AtomicUsize::new(0));
+            (Worker { give, open: Arc::default() }, given)
+        })
+        .take(count)
+        .unzip();
+        let crew = Arc::new(Crew(workers.into()));
+        let mut listeners = listeners.into_iter();
+        for (number, given) in given.into_iter().enumerate() {
             let own = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .event_interval(EVENT_INTERVAL)
                 .build()?;
             let (routes, state, limits) = (Arc::clone(routes), state.clone(), limits.clone());
-            let (metrics, draining, opened) =
-                (metrics.clone(), draining.clone(), Arc::clone(&open));
-            let own_bodies = Arc::clone(&bodies);
+            let (metrics, draining, own_bodies) =
+                (metrics.clone(), draining.clone(), Arc::clone(&bodies));
+            let (crew, listener) = (Arc::clone(&crew), listeners.next());
+            let (closing, places) = (closing.clone(), Arc::clone(&places));
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 own.block_on(async move {
+                    let open = crew.open(number);
+                    if let Some(listener) = listener {
+                        tokio::spawn(listen(listener, number, crew, places, closing));
+                    }
                     // Within the runtime, as the state's lane may live here.
                     let service = Service::new(routes, state.worker(), limits, metrics, own_bodies);
-                    serve(given, service, draining, &opened).await;
+                    serve(given, service, draining, &open).await;
                 });
             })?;
-            workers.push(Worker { give, open });
         }
-        Ok(Self { workers, bodies, most_bodies, drain })
-    }
-
-    /// Gives a connection to the worker with the fewest.
-    pub(super) fn give(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
-        if let Some(worker) =
-            self.workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed))
-        {
-            worker.open.fetch_add(1, Ordering::Relaxed);
-            if worker.give.send((stream, place)).is_err() {
-                worker.open.fetch_sub(1, Ordering::Relaxed);
-                tracing::error!("a worker has ended; a connection was dropped");
-            }
-        }
+        Ok(Self { crew, bodies, most_bodies, close, drain })
     }
 
     /// Connections open on all workers.
     pub(crate) fn connections(&self) -> usize {
-        self.workers.iter().map(|worker| worker.open.load(Ordering::Relaxed)).sum()
+        self.crew.counts().sum()
     }
 
     /// Bytes of request bodies that are arriving or being answered.
@@ -115,8 +123,15 @@ impl Workers {
         self.most_bodies.saturating_sub(self.bodies.available_permits())
     }
 
-    /// Asks all connections to finish the requests they are at and to close. None must be given
-    /// after this.
+    /// Closes all listeners: what comes now is refused by the kernel, and goes elsewhere.
+    pub(crate) async fn stop_listening(&self) {
+        // Nobody hears of it when they are closed already.
+        let _ = self.close.send(true);
+        self.close.closed().await;
+    }
+
+    /// Asks all connections to finish the requests they are at and to close. None must come after
+    /// this.
     pub(crate) fn start_draining(&self) {
         // Nobody listens when there is no connection.
         let _ = self.drain.send(true);
@@ -127,6 +142,59 @@ impl Workers {
         while self.connections() > 0 {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
+    }
+}
+
+impl Crew {
+    /// Connections open on each worker.
+    fn counts(&self) -> impl Iterator<Item = usize> + Clone {
+        self.0.iter().map(|worker| worker.open.load(Ordering::Relaxed))
+    }
+
+    /// The count of one worker.
+    fn open(&self, number: usize) -> Arc<AtomicUsize> {
+        self.0.get(number).map(|worker| Arc::clone(&worker.open)).unwrap_or_default()
+    }
+
+    /// Gives a connection to the worker it came to, or to one that has fewer.
+    pub(super) fn give(&self, near: usize, stream: TcpStream, place: OwnedSemaphorePermit) {
+        let Some(worker) = self.0.get(choose(self.counts(), near)) else { return };
+        worker.open.fetch_add(1, Ordering::Relaxed);
+        if worker.give.send((stream, place)).is_err() {
+            worker.open.fetch_sub(1, Ordering::Relaxed);
+            tracing::error!("a worker has ended; a connection was dropped");
+        }
+    }
+}
+
+/// Which worker serves a connection that came to one of them, by the connections that each has.
+fn choose(counts: impl Iterator<Item = usize> + Clone, near: usize) -> usize {
+    let own = counts.clone().nth(near);
+    match counts.enumerate().min_by_key(|(_, open)| *open) {
+        Some((fewest, open)) if own > Some(open.saturating_add(open / SLACK)) => fewest,
+        _ => near,
+    }
+}
+
+/// Listens until it is said to close.
+async fn listen(
+    listener: TcpListener,
+    near: usize,
+    crew: Arc<Crew>,
+    places: Arc<Semaphore>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "a worker cannot listen");
+            return;
+        }
+    };
+    tokio::select! {
+        // An error means that the server is gone, which asks for the same.
+        _ = closing.wait_for(|closing| *closing) => {}
+        () = accept(listener, near, &crew, &places) => {}
     }
 }
 
@@ -167,5 +235,21 @@ struct Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::choose;
+
+    #[test]
+    fn few_connections_are_spread_evenly_and_of_many_most_stay() {
+        let counts = |counts: &'static [usize]| counts.iter().copied();
+        assert_eq!(choose(counts(&[0, 0]), 1), 1, "as few as the other");
+        assert_eq!(choose(counts(&[0, 1]), 1), 0);
+        assert_eq!(choose(counts(&[3, 4, 2]), 1), 2, "to the one with the fewest");
+        assert_eq!(choose(counts(&[32, 36]), 1), 1);
+        assert_eq!(choose(counts(&[32, 37]), 1), 0);
+        assert_eq!(choose(counts(&[36, 32]), 1), 1, "never to one that has more");
     }
 }

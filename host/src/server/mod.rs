@@ -1,27 +1,25 @@
 //! Starting the rooms in order, saying what is served where, and stopping them again.
 
 mod guests;
+mod listen;
 
 use std::{fmt::Write as _, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use prometheus::Registry;
 use tally_state::{OpenError, State};
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::guests::read_guest;
-use self::guests::{load, look, watch};
+use self::{
+    guests::{load, look, watch},
+    listen::{listen, listen_for_each},
+};
 use crate::{
     admin::Admin,
     config::Config,
     edge::{self, Routes, Workers, WorkersError},
     runtime::LoadError,
 };
-
-/// Connections the kernel keeps for a moment in which all workers are busy.
-const BACKLOG: u32 = 4_096;
 
 /// How often it is looked whether guests are done.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
@@ -93,8 +91,8 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
         return Err(ServerError::NoGuest);
     }
     // Listening comes first, as it fails fastest.
-    let listener = listen("listen", config.listen)?;
-    let admin_listener = listen("admin", config.admin)?;
+    let (address, listeners) = listen_for_each(config.workers, "listen", config.listen)?;
+    let (admin_address, admin_listener) = listen("admin", config.admin)?;
     let registry = Registry::new();
     let state = State::open(
         &config.store,
@@ -111,29 +109,25 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     }
     let routes = Arc::new(Routes::new(routes));
     let metrics = edge::Metrics::register(&registry)?;
-    let workers = Workers::start(config.workers, &routes, &state, &config.edge, &metrics)?;
+    let mut stop = Signals::watch().map_err(ServerError::Signals)?;
+    let workers =
+        Workers::start(config.workers, listeners, &routes, &state, &config.edge, &metrics)?;
     let workers = Arc::new(workers);
     let admin =
         Arc::new(Admin::new(registry, Arc::clone(&routes), Arc::clone(&workers), state.worker())?);
 
-    let mut stop = Signals::watch().map_err(ServerError::Signals)?;
-    let admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener.1));
+    let admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener));
     let watching = config.watch.then(|| tokio::spawn(watch(watched, Arc::clone(&routes), worker)));
-    started(&banner(&config, &routes, &state, listener.0, admin_listener.0));
+    started(&banner(&config, &routes, &state, address, admin_address));
 
-    tokio::select! {
-        () = edge::accept(listener.1, &workers, config.edge.connections) => {}
-        () = stop.next() => {}
-    }
-    // The listener is closed: what comes now is refused by the kernel and goes elsewhere.
+    stop.next().await;
     tracing::info!(connections = workers.connections(), "stopping; a second signal ends at once");
     if let Some(watching) = watching {
         watching.abort();
     }
     admin.start_draining();
-    workers.start_draining();
     let cut = tokio::select! {
-        () = drained(&workers, &routes) => None,
+        () = drain(&workers, &routes) => None,
         () = tokio::time::sleep(config.drain_timeout) => Some(config.drain_timeout),
         () = stop.next() => Some(Duration::ZERO),
     };
@@ -145,33 +139,15 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     }
 }
 
-/// Waits until no connection is open and no guest is at work: one may go on after its answer.
-async fn drained(workers: &Workers, routes: &Routes) {
+/// Takes no more connections, and waits until none is open and no guest is at work: one may go on after
+/// its answer.
+async fn drain(workers: &Workers, routes: &Routes) {
+    workers.stop_listening().await;
+    workers.start_draining();
     workers.drained().await;
     while routes.iter().any(|(_, guest)| guest.in_use() > 0) {
         tokio::time::sleep(DRAIN_LOOK).await;
     }
-}
-
-/// Listens at an address; gives the one it has, which differs where port 0 was asked for.
-fn listen(key: &str, address: SocketAddr) -> Result<(SocketAddr, TcpListener), ServerError> {
-    let listening = || -> io::Result<(SocketAddr, TcpListener)> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        // A restarted server need not wait for the last one's connections to be forgotten.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        let listener = socket.listen(BACKLOG)?;
-        Ok((listener.local_addr()?, listener))
-    };
-    listening().map_err(|reason| {
-        let advice = match reason.kind() {
-            io::ErrorKind::AddrInUse => {
-                format!("another program does; stop it or choose another with --{key} ADDRESS")
-            }
-            _ => format!("choose another with --{key} ADDRESS"),
-        };
-        ServerError::Listen { address, reason, advice }
-    })
 }
 
 /// What is served where, and what the store promises.

@@ -215,3 +215,13 @@ async fn connections_beyond_the_limit_wait_their_turn() {
     drop(first);
     assert_eq!(third.await.unwrap().status, 200);
 }
+
+/// Each worker has a listener of its own, and the kernel chooses by chance where a connection goes: none
+/// may keep the last place from the others while nothing comes to it.
+#[tokio::test]
+async fn the_last_place_is_for_whichever_worker_a_connection_comes_to() {
+    let host = host(&["--workers", "4", "--max-connections", "1"]);
+    for _ in 0..40 {
+        assert_eq!(get(host.address, "/report").await.status, 200);
+    }
+}

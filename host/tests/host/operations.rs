@@ -76,7 +76,8 @@ async fn health_and_metrics_are_served_apart() {
 #[tokio::test]
 async fn a_signal_lets_requests_finish_and_closes_the_rest() {
     for signal in ["TERM", "INT"] {
-        let mut host = Host::start("counter", "memory:", &[]);
+        // With a listener each.
+        let mut host = Host::start("counter", "memory:", &["--workers", "4"]);
         let mut client = Client::connect(host.address).await;
         client.post("/increment").await;
         let mut idle = TcpStream::connect(host.address).unwrap();
