@@ -4,7 +4,7 @@ use http::Method;
 
 use crate::{
     client::{Client, get, post},
-    host::Host,
+    host::{Host, guest},
 };
 
 /// The tests of one guest, in a module of its own. All counters pass the same, whatever their
@@ -230,4 +230,54 @@ pub async fn a_request_id_is_taken_over_or_made(host: Host) {
     let mut request = client.request(Method::GET, "/report");
     request.headers_mut().insert("x-request-id", "mine-1".parse().unwrap());
     assert_eq!(client.try_send(request).await.unwrap().headers["x-request-id"], "mine-1");
+}
+
+/// The counter that ships writes to one page of the host's for a request: what it uses of its stack, its
+/// data, and what it allocates follow on one another (`guest/counter/src/arena.rs`). Constants that grow
+/// would push that over a page's end, which nothing else shows but a slower request.
+#[test]
+fn the_counter_that_ships_writes_to_one_page() {
+    use wasmparser::{Data, DataKind, Operator, Parser, Payload};
+
+    const PAGE: u64 = 4_096;
+    /// What a request was seen to use.
+    const STACK: u64 = 1_536;
+    const ARENA: u64 = 1_024;
+
+    let constant =
+        |expression: &wasmparser::ConstExpr| match expression.get_operators_reader().read() {
+            Ok(Operator::I32Const { value }) => u64::try_from(value).unwrap(),
+            other => panic!("{other:?}"),
+        };
+    let bytes = std::fs::read(guest("counter")).unwrap();
+    let (mut stack, mut data) = (None, Vec::new());
+    for payload in Parser::new(0).parse_all(&bytes) {
+        match payload.unwrap() {
+            // The first global of a module that was linked is where its stack begins.
+            Payload::GlobalSection(globals) if stack.is_none() => {
+                let first = globals.into_iter().next().unwrap().unwrap();
+                assert!(first.ty.mutable);
+                stack = Some(constant(&first.init_expr));
+            }
+            Payload::DataSection(all) => {
+                data.extend(all.into_iter().map(|data| match data.unwrap() {
+                    Data { kind: DataKind::Active { offset_expr, .. }, data, .. } => {
+                        let start = constant(&offset_expr);
+                        start..start + u64::try_from(data.len()).unwrap()
+                    }
+                    passive => panic!("{passive:?}"),
+                }))
+            }
+            _ => {}
+        }
+    }
+    let stack = stack.unwrap();
+    let start = data.iter().map(|range| range.start).min().unwrap();
+    let end = data.iter().map(|range| range.end).max().unwrap();
+    assert!(start >= stack, "the stack at {stack} grows down from {start}");
+    assert_eq!(
+        (stack - STACK) / PAGE,
+        (end + ARENA) / PAGE,
+        "stack {stack}, data {start} to {end}"
+    );
 }
