@@ -14,10 +14,15 @@ rm -rf "$counts"
 RUSTFLAGS="-Cprofile-generate=$PWD/target/profile/build" CARGO_TARGET_DIR=target/profile \
     cargo build --locked --release -p tally
 cargo build --locked --release -p tally-bench
-report=$(LLVM_PROFILE_FILE="$counts/%p.profraw" target/release/tally-bench \
-    --tally target/profile/release/tally --out target/profile/bench \
-    --contenders tally,tally-http --loads hello,increment,keys,report --rounds 1 --seconds 3)
+run() {
+    LLVM_PROFILE_FILE="$counts/%p.profraw" target/release/tally-bench \
+        --tally target/profile/release/tally --out target/profile/bench \
+        --contenders tally,tally-http --rounds 1 --seconds 3 "$@"
+}
+report=$(run --loads hello,increment,keys,report)
 printf '%s\n' "$report"
+# Connections are made as well, by some clients for each request.
+run --loads hello,increment --backends memory --reconnect
 for store in memory sqlite redis postgres; do
     if ! printf '%s\n' "$report" | grep -q "^| $store "; then
         echo "$store was not measured, so the profile stays as it was; see above for what is missing" >&2
