@@ -111,13 +111,16 @@ impl Run {
     }
 
     fn answer(&mut self, place: usize) -> Result<()> {
-        match self.connections.receive(place)? {
+        let received = self.connections.receive(place)?;
+        // A connection that is made for the next request is a part of its latency.
+        let now = Instant::now();
+        match received {
             Received::Part => return Ok(()),
             Received::Answer(answered) => {
                 self.latencies.add(answered.latency);
                 self.refused += u64::from(answered.status >= 400);
                 self.under_way -= 1;
-                if self.requests.reconnect {
+                if self.requests.reconnect && now < self.end {
                     self.connections.renew(place)?;
                 }
             }
@@ -126,7 +129,6 @@ impl Run {
                 self.under_way -= u64::from(was_busy);
             }
         }
-        let now = Instant::now();
         if now < self.end { self.send(place, now) } else { Ok(()) }
     }
 

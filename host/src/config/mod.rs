@@ -70,7 +70,9 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn show(flags: Options, environment: &[(String, String)]) -> Result<String, ConfigError> {
-        let mut options = Self::options(flags, environment)?.or(Options::defaults());
+        let options = Self::options(flags, environment)?;
+        let workers = options.workers;
+        let mut options = options.or(Options::defaults(workers));
         Self::resolve(options.clone())?;
         options.store = options.store.map(|store| hide_secrets(&store));
         // Nobody knows which of these are secrets.
@@ -96,7 +98,8 @@ impl Config {
 
     fn resolve(options: Options) -> Result<Self, ConfigError> {
         // The defaults leave nothing open but the guest, so what follows finds every value.
-        let options = options.or(Options::defaults());
+        let workers = options.workers;
+        let options = options.or(Options::defaults(workers));
         let edge = edge::Limits {
             connections: at_least_one("max-connections", options.max_connections)?,
             head: size("head-limit", options.head_limit)?,

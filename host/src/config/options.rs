@@ -134,9 +134,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// Everything that has a default; the guest alone has none.
-    pub(super) fn defaults() -> Self {
-        let edge = edge::Limits::default();
+    /// Everything that has a default, with so many workers if that was asked for; the guest alone has
+    /// none.
+    pub(super) fn defaults(workers: Option<usize>) -> Self {
+        let cores = || std::thread::available_parallelism().map_or(1, Into::into);
+        let workers = workers.unwrap_or_else(cores);
+        let edge = edge::Limits::of(workers);
         let state = tally_state::Options::default();
         Self {
             guest: None,
@@ -144,7 +147,7 @@ impl Options {
             store: Some("sqlite:tally.db".into()),
             listen: Some(LISTEN),
             admin: Some(ADMIN),
-            workers: Some(std::thread::available_parallelism().map_or(1, Into::into)),
+            workers: Some(workers),
             max_connections: Some(edge.connections),
             head_limit: Some(Size(edge.head)),
             body_limit: Some(Size(edge.body)),
@@ -279,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_files_keys_are_the_options() {
-        let text = toml::to_string(&Options::defaults()).unwrap();
+        let text = toml::to_string(&Options::defaults(None)).unwrap();
         let table: toml::Table = text.parse().unwrap();
         for key in table.keys() {
             assert!(keys().contains(key), "{key}");

@@ -1,6 +1,6 @@
-//! Accepting connections. Each worker listens for itself: one that connects for each request is
-//! served where the kernel has put it, without a hop between threads. One that finds more on its worker
-//! than on another is handed on, as the kernel spreads by chance.
+//! Accepting connections. Each worker listens for itself, and serves a connection where the kernel has
+//! put it, without a hop between threads. As the kernel spreads by chance, one that finds more than
+//! its share on its worker is handed on.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -13,16 +13,20 @@ use super::worker::Crew;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts connections until dropped. Without a place, one waits for it here, and others in the kernel's
-/// queue. `near` is the worker that this runs on.
+/// queue. `near` is the worker that this runs on; while a guest computes there, a connection waits until
+/// that yields.
 pub(super) async fn accept(
     listener: TcpListener,
     near: usize,
     crew: &Crew,
     places: &Arc<Semaphore>,
 ) {
+    // Of what lasts, the first time is said.
+    let mut fails = false;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                fails = false;
                 // Only now: the last place may be for a connection that comes to another worker.
                 let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
                 match stream.into_std() {
@@ -32,7 +36,10 @@ pub(super) async fn accept(
             }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections; trying again");
+                if !fails {
+                    tracing::warn!(%error, "cannot accept connections; trying until it can");
+                }
+                fails = true;
                 tokio::time::sleep(PAUSE).await;
             }
         }

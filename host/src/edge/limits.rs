@@ -5,8 +5,8 @@ use std::{fs, time::Duration};
 /// Limits on connections and requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections open at once; beyond, new ones wait in the kernel's queue. Ten thousand idle
-    /// ones take little memory; fewer where the limit on open files is lower.
+    /// Connections that are served at once; beyond, one waits on each worker, and more in the kernel's
+    /// queues. Ten thousand idle ones take little memory; fewer where the limit on open files is lower.
     pub connections: usize,
     /// Largest request head, in bytes: several times what browsers with large cookies send.
     pub head: usize,
@@ -25,13 +25,20 @@ pub struct Limits {
 /// The smallest limit on heads that hyper's buffer can keep.
 pub(crate) const SMALLEST_HEAD: usize = 8_192;
 
-/// Open files that are not connections: listeners, the store, libraries, logs.
-const OTHER_FILES: usize = 128;
+/// Open files that are not connections which are served: the store, libraries, logs.
+const OTHER_FILES: usize = 96;
 
-impl Default for Limits {
-    fn default() -> Self {
+/// And those of each worker: a runtime's five with the listener, a connection to the store and one that
+/// waits for its place, with room.
+const FILES_OF_A_WORKER: usize = 8;
+
+impl Limits {
+    /// The defaults, for so many workers.
+    #[must_use]
+    pub fn of(workers: usize) -> Self {
+        let others = OTHER_FILES.saturating_add(FILES_OF_A_WORKER.saturating_mul(workers));
         Self {
-            connections: 10_000.min(open_files().saturating_sub(OTHER_FILES).max(1)),
+            connections: 10_000.min(open_files().saturating_sub(others).max(1)),
             head: 32 << 10,
             body: 1 << 20,
             bodies: 256 << 20,

@@ -31,9 +31,8 @@ const EVENT_INTERVAL: u32 = 16;
 /// How often draining looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
-/// A worker keeps a connection that came to it while it has at most this part more than the one with the
-/// fewest: few connections that stay are spread evenly, and many that come and go are not handed on
-/// because others have just ended.
+/// A worker keeps a connection that came to it unless it has more than this part above the average: what
+/// stays is spread evenly, to within a few of many, and of what comes and goes most is not handed on.
 const SLACK: usize = 8;
 
 /// A connection, and its place among those that may be open.
@@ -96,12 +95,18 @@ impl Workers {
             let (routes, state, limits) = (Arc::clone(routes), state.clone(), limits.clone());
             let (metrics, draining, own_bodies) =
                 (metrics.clone(), draining.clone(), Arc::clone(&bodies));
-            let (crew, listener) = (Arc::clone(&crew), listeners.next());
-            let (closing, places) = (closing.clone(), Arc::clone(&places));
+            let listener = listeners.next().map(|listener| {
+                // Registered with the worker's own network.
+                let _own = own.enter();
+                tokio::net::TcpListener::from_std(listener)
+                    // Only who listens is waited for.
+                    .map(|listener| (listener, closing.clone(), Arc::clone(&places)))
+            });
+            let (crew, listener) = (Arc::clone(&crew), listener.transpose()?);
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 own.block_on(async move {
                     let open = crew.open(number);
-                    if let Some(listener) = listener {
+                    if let Some((listener, closing, places)) = listener {
                         tokio::spawn(listen(listener, number, crew, places, closing));
                     }
                     // Within the runtime, as the state's lane may live here.
@@ -169,28 +174,23 @@ impl Crew {
 
 /// Which worker serves a connection that came to one of them, by the connections that each has.
 fn choose(counts: impl Iterator<Item = usize> + Clone, near: usize) -> usize {
-    let own = counts.clone().nth(near);
-    match counts.enumerate().min_by_key(|(_, open)| *open) {
-        Some((fewest, open)) if own > Some(open.saturating_add(open / SLACK)) => fewest,
-        _ => near,
+    let (workers, all) = (counts.clone().count(), counts.clone().fold(0, usize::saturating_add));
+    let own = counts.clone().nth(near).unwrap_or(usize::MAX);
+    // In whole numbers: own > all / workers * (1 + 1 / SLACK).
+    if own.saturating_mul(workers).saturating_mul(SLACK) <= all.saturating_mul(SLACK + 1) {
+        return near;
     }
+    counts.enumerate().min_by_key(|(_, open)| *open).map_or(near, |(fewest, _)| fewest)
 }
 
 /// Listens until it is said to close.
 async fn listen(
-    listener: TcpListener,
+    listener: tokio::net::TcpListener,
     near: usize,
     crew: Arc<Crew>,
     places: Arc<Semaphore>,
     mut closing: watch::Receiver<bool>,
 ) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "a worker cannot listen");
-            return;
-        }
-    };
     tokio::select! {
         // An error means that the server is gone, which asks for the same.
         _ = closing.wait_for(|closing| *closing) => {}
@@ -240,16 +240,53 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
-    use super::choose;
+    use super::*;
+
+    /// Gives so many connections to workers, each to come to one of them by `place`.
+    fn spread(workers: usize, connections: usize, place: impl Fn(usize) -> usize) -> Vec<usize> {
+        let mut counts = vec![0; workers];
+        for connection in 0..connections {
+            let chosen = choose(counts.iter().copied(), place(connection));
+            counts[chosen] += 1;
+        }
+        counts
+    }
 
     #[test]
-    fn few_connections_are_spread_evenly_and_of_many_most_stay() {
+    fn connections_that_stay_are_spread_wherever_they_come_to() {
+        assert_eq!(spread(2, 2, |_| 1), [1, 1]);
+        assert_eq!(spread(4, 8, |_| 3), [2, 2, 2, 2]);
+        assert_eq!(spread(2, 64, |_| 0), [36, 28], "an eighth above the average");
+        assert_eq!(spread(3, 7, |connection| connection % 2), [3, 2, 2]);
+    }
+
+    #[test]
+    fn a_worker_with_its_share_keeps_what_comes_to_it() {
         let counts = |counts: &'static [usize]| counts.iter().copied();
-        assert_eq!(choose(counts(&[0, 0]), 1), 1, "as few as the other");
-        assert_eq!(choose(counts(&[0, 1]), 1), 0);
-        assert_eq!(choose(counts(&[3, 4, 2]), 1), 2, "to the one with the fewest");
+        assert_eq!(choose(counts(&[0, 0]), 1), 1);
         assert_eq!(choose(counts(&[32, 36]), 1), 1);
-        assert_eq!(choose(counts(&[32, 37]), 1), 0);
-        assert_eq!(choose(counts(&[36, 32]), 1), 1, "never to one that has more");
+        assert_eq!(choose(counts(&[28, 36]), 1), 1, "an eighth above the average");
+        assert_eq!(choose(counts(&[28, 37]), 1), 0);
+        assert_eq!(choose(counts(&[9, 8, 3, 12]), 3), 2, "to the one with the fewest");
+        assert_eq!(choose(counts(&[0, 12]), 0), 0);
+    }
+
+    /// As where the kernel spreads nothing.
+    #[tokio::test]
+    async fn workers_without_a_listener_of_their_own_do_not_hold_up_the_end() {
+        let registry = prometheus::Registry::new();
+        let state = tally_state::Metrics::register(&registry).unwrap();
+        let state = State::open("memory:", tally_state::Options::default(), state).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (routes, metrics) = (Routes::new(Vec::new()), Metrics::register(&registry).unwrap());
+        let routes = Arc::new(routes);
+        let workers =
+            Workers::start(2, vec![listener], &routes, &state, &Limits::of(2), &metrics).unwrap();
+        assert!(TcpStream::connect(address).is_ok());
+        let closing = tokio::time::timeout(Duration::from_secs(30), workers.stop_listening());
+        assert!(closing.await.is_ok());
+        assert!(TcpStream::connect(address).is_err(), "no listener is left");
     }
 }

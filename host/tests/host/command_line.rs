@@ -115,7 +115,8 @@ fn stores_that_cannot_be_used_are_explained_without_their_passwords() {
 
 #[test]
 fn an_address_in_use_is_explained() {
-    let host = Host::start("counter", "memory:", &[]);
+    // Workers share their address among themselves, but with nobody else.
+    let host = Host::start("counter", "memory:", &["--workers", "4"]);
     let dir = tempfile::tempdir().unwrap();
     let counter = guest("counter");
     let address = host.address.to_string();

@@ -106,6 +106,23 @@ async fn others_go_on_while_a_guest_computes() {
     looping.abort();
 }
 
+/// A guest that computes yields once a tick, some fifty to a hundred times before its limit, and each time
+/// its worker looks at what has arrived. A connection with a request takes two or three looks.
+#[tokio::test]
+async fn new_connections_are_answered_whenever_a_guest_yields() {
+    let host = host(&["--cpu-limit", "1s", "--wall-limit", "1h", "--workers", "1"]);
+    let address = host.address;
+    let looping = tokio::spawn(async move { get(address, "/loop").await });
+    until_metrics_say(host.admin, "tally_pool_instances_in_use{guest=\"default\"} 1").await;
+    let mut answered = 0;
+    while !looping.is_finished() {
+        assert_eq!(get(address, "/static").await.text(), "1");
+        answered += 1;
+    }
+    looping.await.unwrap().problem(504, "cpu_limit");
+    assert!(answered >= 12, "{answered}");
+}
+
 #[tokio::test]
 async fn a_guest_that_never_gets_through_its_start_is_stopped() {
     let host = Host::start("stuck", "memory:", &["--pool", "1", "--cpu-limit", "50ms"]);

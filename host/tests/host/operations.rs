@@ -89,8 +89,13 @@ async fn a_signal_lets_requests_finish_and_closes_the_rest() {
         under_way
             .write_all(b"POST /increment HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nab")
             .unwrap();
-        // Answered on the same thread after it, so it has been read.
-        while get(host.admin, "/metrics").await.text().contains("active_requests 0") {
+        // All three are accepted, and the request has been read.
+        loop {
+            let metrics = get(host.admin, "/metrics").await;
+            let metrics = metrics.text();
+            if metrics.contains("tally_connections 3") && metrics.contains("active_requests 1") {
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
 
