@@ -14,14 +14,17 @@ rm -rf "$counts"
 RUSTFLAGS="-Cprofile-generate=$PWD/target/profile/build" CARGO_TARGET_DIR=target/profile \
     cargo build --locked --release -p tally
 cargo build --locked --release -p tally-bench
+# Guests are compiled as well, whatever was compiled before: the cache is a new one.
+cache=$PWD/target/profile/cache
+rm -rf "$cache"
 run() {
-    LLVM_PROFILE_FILE="$counts/%p.profraw" target/release/tally-bench \
+    XDG_CACHE_HOME=$cache LLVM_PROFILE_FILE="$counts/%p.profraw" target/release/tally-bench \
         --tally target/profile/release/tally --out target/profile/bench \
         --contenders tally,tally-http --rounds 1 --seconds 3 "$@"
 }
 report=$(run --loads hello,increment,keys,report)
 printf '%s\n' "$report"
-# Connections are made as well, by some clients for each request.
+# And clients that make a connection for each request.
 run --loads hello,increment --backends memory --reconnect
 for store in memory sqlite redis postgres; do
     if ! printf '%s\n' "$report" | grep -q "^| $store "; then
