@@ -70,9 +70,7 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn show(flags: Options, environment: &[(String, String)]) -> Result<String, ConfigError> {
-        let options = Self::options(flags, environment)?;
-        let workers = options.workers;
-        let mut options = options.or(Options::defaults(workers));
+        let mut options = Self::options(flags, environment)?.or_defaults();
         Self::resolve(options.clone())?;
         options.store = options.store.map(|store| hide_secrets(&store));
         // Nobody knows which of these are secrets.
@@ -98,8 +96,7 @@ impl Config {
 
     fn resolve(options: Options) -> Result<Self, ConfigError> {
         // The defaults leave nothing open but the guest, so what follows finds every value.
-        let workers = options.workers;
-        let options = options.or(Options::defaults(workers));
+        let options = options.or_defaults();
         let edge = edge::Limits {
             connections: at_least_one("max-connections", options.max_connections)?,
             head: size("head-limit", options.head_limit)?,

@@ -134,11 +134,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// Everything that has a default, with so many workers if that was asked for; the guest alone has
-    /// none.
-    pub(super) fn defaults(workers: Option<usize>) -> Self {
+    /// With everything that has a default; the guest alone has none.
+    pub(super) fn or_defaults(self) -> Self {
         let cores = || std::thread::available_parallelism().map_or(1, Into::into);
-        let workers = workers.unwrap_or_else(cores);
+        let workers = self.workers.unwrap_or_else(cores);
+        self.or(Self::defaults(workers))
+    }
+
+    fn defaults(workers: usize) -> Self {
         let edge = edge::Limits::of(workers);
         let state = tally_state::Options::default();
         Self {
@@ -282,7 +285,7 @@ mod tests {
 
     #[test]
     fn the_files_keys_are_the_options() {
-        let text = toml::to_string(&Options::defaults(None)).unwrap();
+        let text = toml::to_string(&Options::default().or_defaults()).unwrap();
         let table: toml::Table = text.parse().unwrap();
         for key in table.keys() {
             assert!(keys().contains(key), "{key}");

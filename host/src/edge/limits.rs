@@ -36,9 +36,8 @@ impl Limits {
     /// The defaults, for so many workers.
     #[must_use]
     pub fn of(workers: usize) -> Self {
-        let others = OTHER_FILES.saturating_add(FILES_OF_A_WORKER.saturating_mul(workers));
         Self {
-            connections: 10_000.min(open_files().saturating_sub(others).max(1)),
+            connections: connections(open_files(), workers),
             head: 32 << 10,
             body: 1 << 20,
             bodies: 256 << 20,
@@ -46,6 +45,12 @@ impl Limits {
             body_timeout: Duration::from_secs(30),
         }
     }
+}
+
+/// Connections for which there are files.
+fn connections(files: usize, workers: usize) -> usize {
+    let others = OTHER_FILES.saturating_add(FILES_OF_A_WORKER.saturating_mul(workers));
+    10_000.min(files.saturating_sub(others).max(1))
 }
 
 /// This process's limit on open files.
@@ -56,4 +61,17 @@ fn open_files() -> usize {
         .find_map(|line| line.strip_prefix("Max open files"))
         .and_then(|values| values.split_whitespace().next()?.parse().ok())
         .unwrap_or(1_024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connections;
+
+    #[test]
+    fn connections_leave_files_for_workers_and_the_store() {
+        assert_eq!(connections(1_024, 2), 1_024 - 96 - 16);
+        assert_eq!(connections(1_024, 64), 1_024 - 96 - 512);
+        assert_eq!(connections(400, 64), 1, "too few, and one at least is served");
+        assert_eq!(connections(1 << 20, 2), 10_000);
+    }
 }

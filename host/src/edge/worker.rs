@@ -31,8 +31,8 @@ const EVENT_INTERVAL: u32 = 16;
 /// How often draining looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
-/// A worker keeps a connection that came to it unless it has more than this part above the average: what
-/// stays is spread evenly, to within a few of many, and of what comes and goes most is not handed on.
+/// A worker keeps a connection that came to it unless it has more than this part above the average: few
+/// that stay are spread evenly, many to within that part, and of what comes and goes most is not handed on.
 const SLACK: usize = 8;
 
 /// A connection, and its place among those that may be open.
@@ -80,14 +80,14 @@ impl Workers {
         let bodies = Arc::new(Semaphore::new(most_bodies));
         let places = Arc::new(Semaphore::new(limits.connections));
         let (workers, given): (Vec<_>, Vec<_>) = std::iter::repeat_with(|| {
-            let (give, given) = mpsc::unbounded_channel();
-            (Worker { give, open: Arc::default() }, given)
+            let ((give, given), open) = (mpsc::unbounded_channel(), Arc::<AtomicUsize>::default());
+            (Worker { give, open: Arc::clone(&open) }, (given, open))
         })
         .take(count)
         .unzip();
         let crew = Arc::new(Crew(workers.into()));
         let mut listeners = listeners.into_iter();
-        for (number, given) in given.into_iter().enumerate() {
+        for (number, (given, open)) in given.into_iter().enumerate() {
             let own = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .event_interval(EVENT_INTERVAL)
@@ -105,7 +105,6 @@ impl Workers {
             let (crew, listener) = (Arc::clone(&crew), listener.transpose()?);
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 own.block_on(async move {
-                    let open = crew.open(number);
                     if let Some((listener, closing, places)) = listener {
                         tokio::spawn(listen(listener, number, crew, places, closing));
                     }
@@ -156,11 +155,6 @@ impl Crew {
         self.0.iter().map(|worker| worker.open.load(Ordering::Relaxed))
     }
 
-    /// The count of one worker.
-    fn open(&self, number: usize) -> Arc<AtomicUsize> {
-        self.0.get(number).map(|worker| Arc::clone(&worker.open)).unwrap_or_default()
-    }
-
     /// Gives a connection to the worker it came to, or to one that has fewer.
     pub(super) fn give(&self, near: usize, stream: TcpStream, place: OwnedSemaphorePermit) {
         let Some(worker) = self.0.get(choose(self.counts(), near)) else { return };
@@ -174,10 +168,10 @@ impl Crew {
 
 /// Which worker serves a connection that came to one of them, by the connections that each has.
 fn choose(counts: impl Iterator<Item = usize> + Clone, near: usize) -> usize {
-    let (workers, all) = (counts.clone().count(), counts.clone().fold(0, usize::saturating_add));
-    let own = counts.clone().nth(near).unwrap_or(usize::MAX);
-    // In whole numbers: own > all / workers * (1 + 1 / SLACK).
-    if own.saturating_mul(workers).saturating_mul(SLACK) <= all.saturating_mul(SLACK + 1) {
+    let (workers, all) = (counts.clone().count(), counts.clone().sum::<usize>());
+    let own = counts.clone().nth(near).unwrap_or_default();
+    // In whole numbers: own <= all / workers * (1 + 1 / SLACK).
+    if own * workers * SLACK <= all * (SLACK + 1) {
         return near;
     }
     counts.enumerate().min_by_key(|(_, open)| *open).map_or(near, |(fewest, _)| fewest)

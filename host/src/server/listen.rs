@@ -40,17 +40,15 @@ pub(super) fn listen_for_each(
         // this fails.
         let first = bind(address)?;
         let address = first.local_addr()?;
-        let mut sockets = vec![first];
-        if cfg!(target_os = "linux") {
-            for socket in &sockets {
-                socket.set_reuseport(true)?;
-            }
-            for _ in 1..workers {
-                let socket = socket(address)?;
-                socket.set_reuseport(true)?;
-                socket.bind(address)?;
-                sockets.push(socket);
-            }
+        let others = if cfg!(target_os = "linux") { workers.saturating_sub(1) } else { 0 };
+        let mut sockets = Vec::with_capacity(workers);
+        first.set_reuseport(others > 0)?;
+        sockets.push(first);
+        for _ in 0..others {
+            let socket = socket(address)?;
+            socket.set_reuseport(true)?;
+            socket.bind(address)?;
+            sockets.push(socket);
         }
         let listeners = sockets.into_iter().map(|socket| socket.listen(BACKLOG)?.into_std());
         Ok((address, listeners.collect::<io::Result<_>>()?))
