@@ -114,7 +114,7 @@ impl Config {
         let state = tally_state::Options {
             timeout: span("store-timeout", options.store_timeout)?,
             connect_timeout: span("connect-timeout", options.connect_timeout)?,
-            remember: window(options.idempotency_window)?,
+            idempotency_window: window(options.idempotency_window)?,
             ..tally_state::Options::default()
         };
         let guests =

@@ -159,7 +159,7 @@ impl Options {
             body_timeout: Some(Span(edge.body_timeout)),
             store_timeout: Some(Span(state.timeout)),
             connect_timeout: Some(Span(state.connect_timeout)),
-            idempotency_window: Some(Span(state.remember)),
+            idempotency_window: Some(Span(state.idempotency_window)),
             drain_timeout: Some(Span(std::time::Duration::from_secs(30))),
             log: Some("info".into()),
             log_format: Some(LogFormat::Text),

@@ -140,7 +140,7 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let under_way =
-            matches!(&self, Self::Guest(Failure { cause: Cause::IdempotencyUnderWay, .. }));
+            matches!(&self, Self::Guest(Failure { cause: Cause::IdempotencyInFlight, .. }));
         if status == StatusCode::SERVICE_UNAVAILABLE || under_way {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
@@ -207,7 +207,8 @@ fn explain(cause: &Cause) -> (StatusCode, &'static str, Cow<'_, str>) {
             "invalid_response",
             "The handler gave a response that cannot be sent.".into(),
         ),
-        Cause::Internal(_) => {
+        // One that is answered before has its response; see `runtime/idempotency`.
+        Cause::Internal(_) | Cause::AnsweredBefore => {
             (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The handler failed.".into())
         }
         Cause::BadRequest(detail) => (StatusCode::BAD_REQUEST, "bad_request", detail.into()),
@@ -228,7 +229,7 @@ fn explain(cause: &Cause) -> (StatusCode, &'static str, Cow<'_, str>) {
             "The store cannot be used at the moment. This time nothing was changed; whether an earlier request with this Idempotency-Key changed something is not known. Try again with the same key."
                 .into(),
         ),
-        Cause::IdempotencyUnderWay => (
+        Cause::IdempotencyInFlight => (
             StatusCode::CONFLICT,
             "idempotency_in_flight",
             "A request with this Idempotency-Key is being answered; try again for its answer."

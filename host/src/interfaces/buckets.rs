@@ -84,9 +84,9 @@ impl Buckets {
         self.open.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Their names in the store.
-    pub(crate) fn stored(&self) -> impl Iterator<Item = &str> {
-        self.open.iter().map(|(_, bucket)| bucket.as_str())
+    /// The buckets of the store.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = &Bucket> {
+        self.open.iter().map(|(_, bucket)| bucket)
     }
 
     /// Learns the names by which any guest opens buckets.

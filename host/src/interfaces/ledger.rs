@@ -19,6 +19,10 @@ struct Entries {
     /// The worst failure so far: unknown outranks not applied, as the client must be told, and both
     /// outrank an operation that was refused for its own sake, as that one may yet succeed.
     failure: Option<Error>,
+    /// Something was used that may be different next time.
+    saw_outside: bool,
+    /// The response has begun to stream.
+    streams: bool,
 }
 
 impl Ledger {
@@ -49,6 +53,27 @@ impl Ledger {
                 }
             }
         }
+    }
+
+    /// Notes that something was used that may be different next time.
+    pub(crate) fn look_outside(&self) {
+        self.lock().saw_outside = true;
+    }
+
+    /// Whether a response may be another one next time, though the request and the outcomes of its
+    /// writes are the same.
+    pub(crate) fn saw_outside(&self) -> bool {
+        self.lock().saw_outside
+    }
+
+    /// Notes that the response has begun to stream.
+    pub(crate) fn begin_stream(&self) {
+        self.lock().streams = true;
+    }
+
+    /// Whether the response has begun to stream.
+    pub(crate) fn streams(&self) -> bool {
+        self.lock().streams
     }
 
     /// The worst failure of a state operation, if there was one.

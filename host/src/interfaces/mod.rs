@@ -26,6 +26,7 @@ use wasmtime_wasi_config::WasiConfig;
 pub(crate) use self::{
     bindings::plugin::{PluginIndices, exports::tally::plugin::handler},
     buckets::{Buckets, RESERVED},
+    keyvalue::AnsweredBefore,
     ledger::Ledger,
     outgoing::Outgoing,
     settings::Settings,

@@ -99,6 +99,8 @@ impl Context {
 
 impl WasiView for Context {
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        // Clocks, chance, the environment.
+        self.ledger.look_outside();
         let Self { wasi, settings, journal, id, .. } = self;
         let Wasi { table, ctx: made, .. } =
             &mut **wasi.get_or_insert_with(|| Box::new(Wasi::new(settings)));

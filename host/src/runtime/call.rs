@@ -13,7 +13,7 @@ use super::{
     limits::Limits,
     pool::Permit,
 };
-use crate::interfaces::{Context, Ledger, Settings, Worker};
+use crate::interfaces::{AnsweredBefore, Context, Ledger, Settings, Worker};
 
 /// Bytes of strings and lists that one host call may take from a guest: eight times the limit on a
 /// value, so that one that is too large is an error that says so. Beyond, the guest is stopped.
@@ -84,6 +84,8 @@ pub(super) async fn within<T>(
 fn cause(error: &wasmtime::Error) -> Cause {
     if error.is::<CpuLimitReached>() {
         Cause::CpuLimit
+    } else if error.is::<AnsweredBefore>() {
+        Cause::AnsweredBefore
     } else if error.is::<wasmtime::PoolConcurrencyLimitError>() {
         Cause::Busy
     } else {

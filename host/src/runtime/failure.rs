@@ -22,6 +22,8 @@ pub(crate) enum Cause {
     Body(BodyError),
     /// No instance was free, and no place in the queue or no time left in it.
     Busy,
+    /// The guest was stopped, as its request was answered before.
+    AnsweredBefore,
     /// The guest computed longer than it may.
     CpuLimit,
     /// The request took longer than it may, most likely waiting for the store.
@@ -40,7 +42,7 @@ pub(crate) enum Cause {
     /// The `Idempotency-Key` is none; the text, for the client, says why.
     IdempotencyKey(String),
     /// The request with this `Idempotency-Key` is being answered.
-    IdempotencyUnderWay,
+    IdempotencyInFlight,
     /// This `Idempotency-Key` belongs to another request.
     IdempotencyReused,
     /// The store could not be used for a request with an `Idempotency-Key`. This time nothing was
@@ -92,10 +94,11 @@ impl fmt::Display for Cause {
         match self {
             Self::Body(error) => error.fmt(f),
             Self::Busy => f.write_str("no instance is free"),
+            Self::AnsweredBefore => f.write_str("its request was answered before"),
             Self::CpuLimit => f.write_str("it computes for longer than it may"),
             Self::WallLimit => f.write_str("it takes longer than it may"),
             Self::NotFound => f.write_str("it has nothing at this path"),
-            Self::IdempotencyUnderWay => f.write_str("the same request is under way"),
+            Self::IdempotencyInFlight => f.write_str("the same request is under way"),
             Self::IdempotencyReused => f.write_str("another request had this key"),
             Self::MethodNotAllowed(_) => f.write_str("its path does not take this method"),
             Self::Trap(reason)

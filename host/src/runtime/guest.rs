@@ -18,7 +18,7 @@ use super::{
     cpu::Meter,
     deployment::{Deployment, Handler},
     failure::Failure,
-    idempotency::{self, UnderWay},
+    idempotency::{self, InFlight},
     inspection::{Inspection, LoadError, World},
     limits::Limits,
     plugin,
@@ -40,7 +40,7 @@ pub(crate) struct Guest {
     deploying: tokio::sync::Mutex<()>,
     /// Instances made so far; each gets the next number.
     instances: AtomicU64,
-    under_way: UnderWay,
+    in_flight: InFlight,
 }
 
 /// What became of a new version.
@@ -71,25 +71,18 @@ impl Guest {
             current: ArcSwap::from_pointee(Deployment::load(&pool, &inspection, bytes)?),
             deploying: tokio::sync::Mutex::new(()),
             instances: AtomicU64::new(0),
-            under_way: UnderWay::default(),
+            in_flight: InFlight::default(),
         })
     }
 
-    /// Its requests that are under way and to be made once.
-    pub(super) fn under_way(&self) -> &UnderWay {
-        &self.under_way
+    /// Its requests with an `Idempotency-Key` that are in flight.
+    pub(super) fn under_way(&self) -> &InFlight {
+        &self.in_flight
     }
 
-    /// What requests of its are known by, among those of all who use the store: its name alone is
-    /// `default` on most hosts.
-    pub(super) fn namespace(&self) -> Vec<&str> {
-        let mut namespace = vec![&*self.settings.name];
-        namespace.extend(self.settings.buckets.stored());
-        // In whatever order they are configured.
-        if let Some(buckets) = namespace.get_mut(1..) {
-            buckets.sort_unstable();
-        }
-        namespace
+    /// What is configured for it.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Its name, which is its route's.

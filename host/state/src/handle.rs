@@ -7,8 +7,8 @@ use bytes::Bytes;
 use crate::{
     error::{Error, Rejection},
     name::{Bucket, check_key},
-    once::Once,
-    operation::{Action, Bounded, Outcome, Page, Recalled, Step, Swapped, TimeToLive},
+    idempotency::{Attempt, Next, Scope, WriteId},
+    operation::{Action, Bounded, Outcome, Page, Step, Swapped, TimeToLive},
     state::{Asked, Options, Queues},
 };
 
@@ -40,8 +40,8 @@ const OWN: &str = "tally.once";
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
-    /// The request whose writes these are, if they are to happen once.
-    once: Option<Once>,
+    /// The request whose writes these are, where they are to be applied once.
+    scope: Option<Scope>,
 }
 
 /// What all handles of one worker share. Each worker has its own: a count of references that all
@@ -57,7 +57,7 @@ type Answer<T> = Result<T, Error>;
 
 impl Handle {
     pub(crate) fn new(queues: Arc<Queues>, options: Options) -> Self {
-        Self { shared: Arc::new(Shared { queues, options }), once: None }
+        Self { shared: Arc::new(Shared { queues, options }), scope: None }
     }
 
     /// The value of a key.
@@ -65,7 +65,7 @@ impl Handle {
     /// # Errors
     /// See [`Error`].
     pub async fn get(&self, bucket: &Bucket, key: &str) -> Answer<Option<Bytes>> {
-        match self.ask(bucket, key, Action::Get)?.await? {
+        match self.ask(bucket, key, Action::Get).await? {
             Outcome::Value(value) => Ok(value),
             other => Err(mismatch(&other)),
         }
@@ -76,44 +76,62 @@ impl Handle {
     /// # Errors
     /// See [`Error`].
     pub async fn exists(&self, bucket: &Bucket, key: &str) -> Answer<bool> {
-        flag(self.ask(bucket, key, Action::Exists)?.await?)
+        flag(self.ask(bucket, key, Action::Exists).await?)
     }
 
-    /// A handle whose writes are those of a request, and happen once. Reads are as ever.
+    /// A handle whose writes belong to a request and are applied once, however often the request is
+    /// sent. Reads are not affected.
     #[must_use]
-    pub fn once(&self, once: &Once) -> Self {
-        Self { once: Some(once.clone()), ..self.clone() }
+    pub fn scoped(&self, scope: &Scope) -> Self {
+        Self { scope: Some(scope.clone()), ..self.clone() }
     }
 
-    /// The answer that is remembered for a request.
+    /// The request that this handle's writes belong to, if they are applied once.
+    #[must_use]
+    pub fn scope(&self) -> Option<&Scope> {
+        self.scope.as_ref()
+    }
+
+    /// The response stored for a request, which has written to this bucket.
     ///
     /// # Errors
-    /// See [`Error`].
-    pub async fn recall(&self, once: &Once) -> Answer<Option<Recalled>> {
-        match self.own(once, Action::Recall).await? {
-            Outcome::Recalled(recalled) => Ok(recalled),
+    /// [`Rejection::Reused`] where another request had this name; else see [`Error`].
+    pub async fn load_response(
+        &self,
+        bucket: &Bucket,
+        scope: &Scope,
+    ) -> Answer<Option<Bytes>> {
+        match self.own(bucket, scope, Action::LoadResponse).await? {
+            Outcome::Response(response) => Ok(response),
             other => Err(mismatch(&other)),
         }
     }
 
-    /// Remembers the answer to a request, if none is yet.
+    /// Stores the response to a request that has written to this bucket, if none is stored yet.
     ///
     /// # Errors
     /// [`Rejection::ValueTooLarge`]; else see [`Error`].
-    pub async fn remember(&self, once: &Once, answer: Bytes) -> Answer<()> {
-        done(self.own(once, Action::Remember(answer)).await?)
+    pub async fn store_response(
+        &self,
+        bucket: &Bucket,
+        scope: &Scope,
+        response: Bytes,
+    ) -> Answer<()> {
+        done(self.own(bucket, scope, Action::StoreResponse(response)).await?)
     }
 
-    async fn own(&self, once: &Once, action: Action) -> Answer<Outcome> {
-        let key = format!("{:032x}", u128::from_be_bytes(once.name()));
+    async fn own(&self, bucket: &Bucket, scope: &Scope, action: Action) -> Answer<Outcome> {
+        let write = scope.response_id(bucket);
+        // A name for its queue: all that concerns one request's response keeps its order.
+        let key = format!("{:032x}", u128::from_be_bytes(write.request));
         self.check_operation(&key, &action)?;
-        let (bucket, key, token) = (Bucket::new(OWN)?, key.into(), Some(once.answer()));
-        wait(self.shared.queues.push(Step { bucket, key, action, token })?).await
+        let (bucket, key) = (Bucket::new(OWN)?, key.into());
+        wait(self.shared.queues.push(Step { bucket, key, action, write: Some(write) })?).await
     }
 
     /// Removes some of what has expired, up to a number of entries of each sort.
     pub(crate) async fn sweep(&self, limit: usize) -> Answer<Outcome> {
-        self.ask(&Bucket::new(OWN)?, "sweep", Action::Sweep { limit })?.await
+        self.ask(&Bucket::new(OWN)?, "sweep", Action::Sweep { limit }).await
     }
 
     /// Sets the value of a key, for ever.
@@ -135,7 +153,7 @@ impl Handle {
         value: Bytes,
         ttl: Option<Duration>,
     ) -> Answer<()> {
-        done(self.ask(bucket, key, Action::Set { value, ttl })?.await?)
+        done(self.ask(bucket, key, Action::Set { value, ttl }).await?)
     }
 
     /// Sets the value of a key, and gives the one that it replaced: nobody's change gets lost
@@ -150,7 +168,7 @@ impl Handle {
         value: Bytes,
         ttl: Option<Duration>,
     ) -> Answer<Option<Bytes>> {
-        match self.ask(bucket, key, Action::GetAndSet { value, ttl })?.await? {
+        match self.ask(bucket, key, Action::GetAndSet { value, ttl }).await? {
             Outcome::Value(before) => Ok(before),
             other => Err(mismatch(&other)),
         }
@@ -167,7 +185,7 @@ impl Handle {
         value: Bytes,
         ttl: Option<Duration>,
     ) -> Answer<bool> {
-        flag(self.ask(bucket, key, Action::SetIfAbsent { value, ttl })?.await?)
+        flag(self.ask(bucket, key, Action::SetIfAbsent { value, ttl }).await?)
     }
 
     /// Gives a key another time to live from now on, or all of it with `None`; whether there is
@@ -176,7 +194,7 @@ impl Handle {
     /// # Errors
     /// As [`Handle::set_for`].
     pub async fn expire(&self, bucket: &Bucket, key: &str, ttl: Option<Duration>) -> Answer<bool> {
-        flag(self.ask(bucket, key, Action::Expire(ttl))?.await?)
+        flag(self.ask(bucket, key, Action::Expire(ttl)).await?)
     }
 
     /// How long a key is to live.
@@ -184,7 +202,7 @@ impl Handle {
     /// # Errors
     /// See [`Error`].
     pub async fn time_to_live(&self, bucket: &Bucket, key: &str) -> Answer<TimeToLive> {
-        match self.ask(bucket, key, Action::TimeToLive)?.await? {
+        match self.ask(bucket, key, Action::TimeToLive).await? {
             Outcome::TimeToLive(left) => Ok(left),
             other => Err(mismatch(&other)),
         }
@@ -195,7 +213,7 @@ impl Handle {
     /// # Errors
     /// See [`Error`].
     pub async fn delete(&self, bucket: &Bucket, key: &str) -> Answer<()> {
-        done(self.ask(bucket, key, Action::Delete)?.await?)
+        done(self.ask(bucket, key, Action::Delete).await?)
     }
 
     /// Adds to the number a key holds (a missing key counts as 0) and gives the number after.
@@ -204,7 +222,22 @@ impl Handle {
     /// [`Rejection::NotANumber`] and [`Rejection::Overflow`], with nothing changed; else see
     /// [`Error`].
     pub async fn increment(&self, bucket: &Bucket, key: &str, delta: i64) -> Answer<i64> {
-        match self.ask(bucket, key, Action::Increment(delta))?.await? {
+        self.increment_for(bucket, key, delta, None).await
+    }
+
+    /// Adds to the number a key holds, as [`Handle::increment`] does. A key that is created lives
+    /// for `ttl` from then on, for ever with `None`; one that exists keeps its own time to live.
+    ///
+    /// # Errors
+    /// [`Rejection::TimeToLive`] for a time out of bounds; else as [`Handle::increment`].
+    pub async fn increment_for(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        delta: i64,
+        ttl: Option<Duration>,
+    ) -> Answer<i64> {
+        match self.ask(bucket, key, Action::Increment { delta, ttl }).await? {
             Outcome::Count(count) => Ok(count),
             other => Err(mismatch(&other)),
         }
@@ -223,7 +256,7 @@ impl Handle {
         bounds: RangeInclusive<i64>,
     ) -> Answer<Bounded> {
         let (min, max) = bounds.into_inner();
-        match self.ask(bucket, key, Action::IncrementWithin { delta, min, max })?.await? {
+        match self.ask(bucket, key, Action::IncrementWithin { delta, min, max }).await? {
             Outcome::Bounded(bounded) => Ok(bounded),
             other => Err(mismatch(&other)),
         }
@@ -241,7 +274,7 @@ impl Handle {
         expected: Option<Bytes>,
         value: Bytes,
     ) -> Answer<Swapped> {
-        match self.ask(bucket, key, Action::Swap { expected, value })?.await? {
+        match self.ask(bucket, key, Action::Swap { expected, value }).await? {
             Outcome::Swapped(swapped) => Ok(swapped),
             other => Err(mismatch(&other)),
         }
@@ -261,8 +294,7 @@ impl Handle {
         }
         let (prefix, cursor) = (prefix.into(), cursor.map(Into::into));
         let action = Action::List { prefix, cursor, limit: PAGE_KEYS };
-        let step = Step { bucket: bucket.clone(), key: "".into(), action, token: None };
-        match wait(self.shared.queues.push(step)?).await? {
+        match wait(self.push(bucket, "", action, None)?).await? {
             Outcome::Page(page) => Ok(page),
             other => Err(mismatch(&other)),
         }
@@ -340,21 +372,76 @@ impl Handle {
         self.exists(&bucket, "check").await.map(drop)
     }
 
-    /// Checks an operation and puts it into its queue. The answer is awaited by the caller, so
-    /// that several operations can be on their way at once.
-    fn ask(
+    /// Checks an operation, and applies it.
+    async fn ask(&self, bucket: &Bucket, key: &str, action: Action) -> Answer<Outcome> {
+        self.check_operation(key, &action)?;
+        match &self.scope {
+            // In a box, as it would make every operation's future larger, and few have a scope.
+            Some(scope) if !action.kind().is_read() => {
+                Box::pin(async move {
+                    let attempt = self.begin(scope, bucket, key, &action).await?;
+                    self.finish(scope, self.send(attempt, bucket, key, action)).await
+                })
+                .await
+            }
+            _ => wait(self.push(bucket, key, action, None)?).await,
+        }
+    }
+
+    fn push(
         &self,
         bucket: &Bucket,
         key: &str,
         action: Action,
-    ) -> Answer<impl Future<Output = Answer<Outcome>> + use<>> {
-        self.check_operation(key, &action)?;
-        let token = match &self.once {
-            Some(once) if !action.kind().is_read() => Some(once.next(bucket, key)),
-            _ => None,
+        write: Option<WriteId>,
+    ) -> Answer<Asked> {
+        self.shared.queues.push(Step { bucket: bucket.clone(), key: key.into(), action, write })
+    }
+
+    /// The position of a write of a scope. Earlier writes of the key that failed are closed first.
+    async fn begin(
+        &self,
+        scope: &Scope,
+        bucket: &Bucket,
+        key: &str,
+        action: &Action,
+    ) -> Answer<Attempt> {
+        loop {
+            match scope.begin(bucket, key, action) {
+                Next::Write(attempt) => return Ok(attempt),
+                Next::Forgo(attempt) => {
+                    let closing = self.send(attempt, bucket, key, Action::Forgo);
+                    self.finish(scope, closing).await.map_err(|error| {
+                        Error::not_applied(format!(
+                            "it was not sent, as the outcome of an earlier write cannot be settled: {error}"
+                        ))
+                    })?;
+                }
+            }
+        }
+    }
+
+    /// Puts a write of a scope into its queue.
+    fn send(&self, attempt: Attempt, bucket: &Bucket, key: &str, action: Action) -> Sent {
+        let asked = self.push(bucket, key, action, Some(attempt.write));
+        Sent { attempt, asked }
+    }
+
+    /// Waits for the reply to a write of a scope. With the first that had been recorded before, the
+    /// response is loaded as well: the request may have been answered.
+    async fn finish(&self, scope: &Scope, sent: Sent) -> Answer<Outcome> {
+        let reply = match sent.asked {
+            Ok(asked) => wait(asked).await,
+            Err(error) => Err(error),
         };
-        let step = Step { bucket: bucket.clone(), key: key.into(), action, token };
-        Ok(wait(self.shared.queues.push(step)?))
+        let (reply, is_first_replay) = sent.attempt.end(reply);
+        if is_first_replay && let Some(bucket) = scope.recorded().bucket {
+            // Where this fails, the handler runs on, over the recorded writes.
+            if let Ok(Some(response)) = self.load_response(&bucket, scope).await {
+                scope.set_response(response);
+            }
+        }
+        reply
     }
 
     /// Asks for several operations at once; all are checked before any is queued.
@@ -367,12 +454,30 @@ impl Handle {
         for (key, action) in &actions {
             self.check_operation(key, action)?;
         }
-        let asked: Vec<_> =
-            actions.into_iter().map(|(key, action)| self.ask(bucket, key, action)).collect();
-        let mut outcomes = Vec::with_capacity(asked.len());
-        for answer in asked {
-            outcomes.push(match answer {
-                Ok(answer) => answer.await,
+        let mut outcomes = Vec::with_capacity(actions.len());
+        let writes = actions.iter().any(|(_, action)| !action.kind().is_read());
+        if let Some(scope) = self.scope.as_ref().filter(|_| writes) {
+            let mut attempts = Vec::with_capacity(actions.len());
+            for (key, action) in &actions {
+                attempts.push(self.begin(scope, bucket, key, action).await?);
+            }
+            let sent: Vec<_> = attempts
+                .into_iter()
+                .zip(actions)
+                .map(|(attempt, (key, action))| self.send(attempt, bucket, key, action))
+                .collect();
+            for sent in sent {
+                outcomes.push(self.finish(scope, sent).await);
+            }
+            return Ok(outcomes);
+        }
+        let asked: Vec<_> = actions
+            .into_iter()
+            .map(|(key, action)| self.push(bucket, key, action, None))
+            .collect();
+        for asked in asked {
+            outcomes.push(match asked {
+                Ok(asked) => wait(asked).await,
                 Err(error) => Err(error),
             });
         }
@@ -396,6 +501,12 @@ impl Handle {
         }
         Ok(())
     }
+}
+
+/// A write of a scope on its way.
+struct Sent {
+    attempt: Attempt,
+    asked: Answer<Asked>,
 }
 
 async fn wait(asked: Asked) -> Answer<Outcome> {

@@ -335,8 +335,8 @@ mod tests {
         Step {
             bucket: Bucket::new("test").unwrap(),
             key: "key".into(),
-            action: Action::Increment(1),
-            token: None,
+            action: Action::Increment { delta: 1, ttl: None },
+            write: None,
         }
     }
 

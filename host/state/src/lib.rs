@@ -16,7 +16,7 @@
 //! # Layout
 //! - [`State`]: opening a backend by URL; [`Handle`]: the operations on it
 //! - `operation`: what can be asked and answered; `semantics`: what each operation does to a value
-//! - `once`: writes that happen once, whoever sends them again
+//! - `idempotency`: writes that are applied once, however often their request is sent
 //! - `name`, `counter`: what a bucket, a key and a counter may look like
 //! - `plan`: which operations share a step, and whose share of the result is whose
 //! - `lane`: the queue, the self-clocked loop, and where it runs; `reconnect`: what it does while
@@ -48,7 +48,7 @@ mod hold;
 mod lane;
 mod metrics;
 mod name;
-mod once;
+mod idempotency;
 mod operation;
 mod plan;
 mod reconnect;
@@ -61,6 +61,6 @@ pub use error::{Applied, Error, OpenError, Rejection};
 pub use handle::Handle;
 pub use metrics::Metrics;
 pub use name::{Bucket, MAX_BUCKET_BYTES, MAX_KEY_BYTES};
-pub use once::{Digest, Once};
-pub use operation::{Bounded, Page, Recalled, Swapped, TimeToLive};
+pub use idempotency::{Digest, Recorded, Scope};
+pub use operation::{Bounded, Page, Swapped, TimeToLive};
 pub use state::{Options, State};

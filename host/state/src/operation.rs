@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use crate::{
     name::Bucket,
-    once::{Digest, Token},
+    idempotency::WriteId,
+    plan::Reply,
 };
 
 /// One operation on one key of one bucket, as a backend applies it.
@@ -18,7 +19,7 @@ pub(crate) struct Step {
     pub(crate) key: Box<str>,
     pub(crate) action: Action,
     /// What makes a write happen once, whoever sends it again.
-    pub(crate) token: Option<Token>,
+    pub(crate) write: Option<WriteId>,
 }
 
 /// What is to be done with the key. A time-to-live is that of the value from now on; none is for
@@ -41,9 +42,15 @@ pub(crate) enum Action {
         ttl: Option<Duration>,
     },
     Delete,
-    /// Adds to the number the key holds; a missing key counts as 0. Its time-to-live stays.
-    Increment(i64),
-    /// The same, if the number after it lies within the bounds, both included.
+    /// Adds to the number the key holds; a missing key counts as 0, and is created with this
+    /// time-to-live. That of an existing key stays.
+    Increment {
+        delta: i64,
+        ttl: Option<Duration>,
+    },
+    /// Several of these, applied one after the other in one go. Only a plan makes them.
+    Increments(Increments),
+    /// Adds, if the number after it lies within the bounds, both included.
     IncrementWithin {
         delta: i64,
         min: i64,
@@ -64,14 +71,33 @@ pub(crate) enum Action {
         cursor: Option<Box<str>>,
         limit: usize,
     },
-    /// Reads the answer that is remembered for the token's request.
-    Recall,
-    /// Remembers the answer to the token's request, if none is yet.
-    Remember(Bytes),
+    /// Closes the position of a write that failed, unless it is recorded.
+    Forgo,
+    /// Reads the stored response to the request.
+    LoadResponse,
+    /// Stores the response to the request, if none is stored yet.
+    StoreResponse(Bytes),
     /// Removes what has expired, up to a number of entries of each sort.
     Sweep {
         limit: usize,
     },
+}
+
+/// Increments of one key that a plan has put together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Increments {
+    pub(crate) members: Vec<Member>,
+    /// The sum of the deltas' magnitudes, which fits: no sum of some of them leaves the range.
+    pub(crate) magnitude: i64,
+    pub(crate) ttl: Option<Duration>,
+}
+
+/// One of several increments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    /// Set where it is to be applied once.
+    pub(crate) write: Option<WriteId>,
+    pub(crate) delta: i64,
 }
 
 impl Action {
@@ -83,14 +109,15 @@ impl Action {
             Self::GetAndSet { .. } => Kind::GetAndSet,
             Self::SetIfAbsent { .. } => Kind::SetIfAbsent,
             Self::Delete => Kind::Delete,
-            Self::Increment(_) => Kind::Increment,
+            Self::Increment { .. } | Self::Increments(_) => Kind::Increment,
             Self::IncrementWithin { .. } => Kind::IncrementWithin,
             Self::Swap { .. } => Kind::Swap,
             Self::Expire(_) => Kind::Expire,
             Self::TimeToLive => Kind::TimeToLive,
             Self::List { .. } => Kind::List,
-            Self::Recall => Kind::Recall,
-            Self::Remember(_) => Kind::Remember,
+            Self::Forgo => Kind::Forgo,
+            Self::LoadResponse => Kind::LoadResponse,
+            Self::StoreResponse(_) => Kind::StoreResponse,
             Self::Sweep { .. } => Kind::Sweep,
         }
     }
@@ -102,7 +129,7 @@ impl Action {
             | Self::GetAndSet { value, .. }
             | Self::SetIfAbsent { value, .. }
             | Self::Swap { value, .. }
-            | Self::Remember(value) => Some(value),
+            | Self::StoreResponse(value) => Some(value),
             _ => None,
         }
     }
@@ -113,7 +140,9 @@ impl Action {
             Self::Set { ttl, .. }
             | Self::GetAndSet { ttl, .. }
             | Self::SetIfAbsent { ttl, .. }
+            | Self::Increment { ttl, .. }
             | Self::Expire(ttl) => *ttl,
+            Self::Increments(increments) => increments.ttl,
             _ => None,
         }
     }
@@ -143,13 +172,14 @@ pub(crate) enum Kind {
     Expire,
     TimeToLive,
     List,
-    Recall,
-    Remember,
+    Forgo,
+    LoadResponse,
+    StoreResponse,
     Sweep,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Get,
         Self::Exists,
         Self::Set,
@@ -162,13 +192,14 @@ impl Kind {
         Self::Expire,
         Self::TimeToLive,
         Self::List,
-        Self::Recall,
-        Self::Remember,
+        Self::Forgo,
+        Self::LoadResponse,
+        Self::StoreResponse,
         Self::Sweep,
     ];
 
     pub(crate) fn is_read(self) -> bool {
-        matches!(self, Self::Get | Self::Exists | Self::TimeToLive | Self::List | Self::Recall)
+        matches!(self, Self::Get | Self::Exists | Self::TimeToLive | Self::List | Self::LoadResponse)
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -185,8 +216,9 @@ impl Kind {
             Self::Expire => "expire",
             Self::TimeToLive => "time_to_live",
             Self::List => "list",
-            Self::Recall => "recall",
-            Self::Remember => "remember",
+            Self::Forgo => "forgo",
+            Self::LoadResponse => "load_response",
+            Self::StoreResponse => "store_response",
             Self::Sweep => "sweep",
         }
     }
@@ -199,10 +231,12 @@ pub(crate) enum Outcome {
     Value(Option<Bytes>),
     /// To `Exists` and `Expire`: whether the key is there. To `SetIfAbsent`: whether it was set.
     Flag(bool),
-    /// To `Set`, `Delete` and `Remember`.
+    /// To `Set`, `Delete` and `StoreResponse`.
     Done,
     /// To `Increment`: the number after it.
     Count(i64),
+    /// To `Increments`: a reply to each member.
+    Each(Vec<Reply>),
     /// To `IncrementWithin`.
     Bounded(Bounded),
     /// To `Swap`.
@@ -211,8 +245,12 @@ pub(crate) enum Outcome {
     TimeToLive(TimeToLive),
     /// To `List`.
     Page(Page),
-    /// To `Recall`.
-    Recalled(Option<Recalled>),
+    /// To `LoadResponse`.
+    Response(Option<Bytes>),
+    /// To `Forgo`.
+    Forgone,
+    /// To a write whose outcome had been recorded before: that outcome.
+    Replay(Box<Reply>),
     /// To `Sweep`: whether there is more of what has expired.
     Swept(bool),
 }
@@ -244,15 +282,6 @@ pub enum TimeToLive {
     Unlimited,
     /// This long from now.
     Left(Duration),
-}
-
-/// What is remembered of a request that was answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recalled {
-    /// What the request looked like, as its [`Once`](crate::Once) had it.
-    pub fingerprint: Digest,
-    /// Its answer, as it was remembered.
-    pub answer: Bytes,
 }
 
 /// A page of keys of one bucket, in no promised order. A key that exists during the whole walk is

@@ -2,22 +2,31 @@
 //!
 //! A batch holds operations that were asked for and not yet answered, so any order of them is a
 //! legal one; the plan keeps the order of arrival for each key. Three kinds merge with their
-//! neighbour on the same key: equal reads, which share one answer; writes that look at nothing (set,
-//! delete), of which the last is all that anybody can see, and is sent for all; and increments, whose
-//! deltas d1…dn become one addition S. The backend returns the total T, and caller i gets
-//! T − S + (d1 + … + di): the values of one at a time, distinct and without gaps.
+//! neighbour on the same key:
+//! - equal reads share one answer;
+//! - of writes that look at nothing (set, delete), only the last can be seen, so it is sent for all;
+//! - increments become one addition. Those of one sign and without a write id have the sum S of
+//!   their deltas d1…dn: the backend returns the total T, and caller i gets T − S + (d1 + … + di).
+//!   Others become [`Increments`], whose members the backend applies in order, checks and records
+//!   each by itself, in one statement or script for all of them.
 //!
-//! Only increments of one sign merge. With mixed signs a caller's own value could leave the range
-//! of `i64` although the total does not, and one at a time that caller would have been refused.
+//! Either way each caller gets the value of one at a time, distinct and without gaps. A plain sum
+//! takes one sign only: with mixed signs a caller's own value could leave the range of `i64` although
+//! the total does not, and one at a time that caller would have been refused.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    mem,
+    time::Duration,
+};
 
 use hashbrown::HashTable;
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     error::Error,
-    operation::{Action, Kind, Outcome, Step},
+    idempotency::WriteId,
+    operation::{Action, Increments, Kind, Member, Outcome, Step},
 };
 
 /// One caller's answer.
@@ -34,25 +43,35 @@ pub(crate) struct Pending {
 /// A sealed batch: the steps for the backend, and who waits for which.
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
+    /// The answers that the steps will have: one each, or one for each member.
+    slots: Vec<Slot>,
+    /// The first slot of each step.
+    first: Vec<usize>,
     waiters: Vec<Waiter>,
 }
 
-struct Waiter {
-    /// Index into `steps`.
+/// Where one answer of a step goes.
+struct Slot {
+    /// Index into the plan's steps.
     step: usize,
-    share: Share,
+    /// Of [`Increments`], which of its members; else 0.
+    member: usize,
+    waiters: usize,
+}
+
+struct Waiter {
+    /// Index into the plan's slots.
+    slot: usize,
+    /// Of an increment its own delta, and the sum up to and including it within its slot.
+    part: Option<Part>,
     kind: Kind,
     reply: oneshot::Sender<Reply>,
 }
 
-/// What a waiter gets of its step's outcome.
-enum Share {
-    Whole,
-    /// Its part of a merged addition: its own delta, and the sum up to and including it.
-    Part {
-        delta: i64,
-        upto: i64,
-    },
+#[derive(Clone, Copy)]
+struct Part {
+    delta: i64,
+    upto: i64,
 }
 
 impl Plan {
@@ -60,39 +79,63 @@ impl Plan {
     pub(crate) fn new(batch: Vec<Pending>) -> Self {
         let mut plan = Self {
             steps: Vec::with_capacity(batch.len()),
+            slots: Vec::with_capacity(batch.len()),
+            first: Vec::with_capacity(batch.len()),
             waiters: Vec::with_capacity(batch.len()),
         };
         let mut latest = Latest::default();
+        let mut writes = Writes::default();
         for Pending { step, reply, .. } in batch {
             let kind = step.action.kind();
             let delta = match step.action {
-                Action::Increment(delta) => Some(delta),
+                Action::Increment { delta, .. } => Some(delta),
                 _ => None,
             };
-            let before = latest.of(&plan.steps, &step);
+            // The same write twice is one after the other: the second finds the first's record.
+            let is_again = step.write.is_some_and(|write| !writes.insert(write));
+            let before = latest.of(&plan.steps, &step).filter(|_| !is_again);
             let joined =
                 before.and_then(|index| Some((index, join(plan.steps.get_mut(index)?, &step)?)));
-            let (index, sum) = match joined {
-                Some((index, Joined::Sum(sum))) => (index, Some(sum)),
-                Some((index, Joined::Answer)) => (index, None),
+            let (slot, upto) = match joined {
+                Some((index, Joined::Sum(sum))) => (plan.slot_of(index), Some(sum)),
+                Some((index, Joined::Answer)) => (plan.slot_of(index), None),
+                Some((index, Joined::Member(member))) => {
+                    plan.slots.push(Slot { step: index, member, waiters: 0 });
+                    (plan.slots.len().saturating_sub(1), delta)
+                }
                 None => {
                     let index = plan.push(step);
                     latest.push(&plan.steps, index);
-                    (index, delta)
+                    (plan.slots.len().saturating_sub(1), delta)
                 }
             };
-            let share = match (sum, delta) {
-                (Some(upto), Some(delta)) => Share::Part { delta, upto },
-                _ => Share::Whole,
+            let part = match (upto, delta) {
+                (Some(upto), Some(delta)) => Some(Part { delta, upto }),
+                _ => None,
             };
-            plan.waiters.push(Waiter { step: index, share, kind, reply });
+            if let Some(slot) = plan.slots.get_mut(slot) {
+                slot.waiters = slot.waiters.saturating_add(1);
+            }
+            plan.waiters.push(Waiter { slot, part, kind, reply });
         }
         plan
     }
 
-    fn push(&mut self, step: Step) -> usize {
+    /// Adds a step and its slot. An increment that is to be applied once is a member from the start.
+    fn push(&mut self, mut step: Step) -> usize {
+        if step.write.is_some() {
+            become_members(&mut step);
+        }
         self.steps.push(step);
-        self.steps.len().saturating_sub(1)
+        let index = self.steps.len().saturating_sub(1);
+        self.first.push(self.slots.len());
+        self.slots.push(Slot { step: index, member: 0, waiters: 0 });
+        index
+    }
+
+    /// The slot of a step that has one.
+    fn slot_of(&self, step: usize) -> usize {
+        self.first.get(step).copied().unwrap_or(usize::MAX)
     }
 
     /// Number of operations in the batch.
@@ -108,31 +151,32 @@ impl Plan {
         results: &[Reply],
         mut answered: impl FnMut(Kind, &Reply),
     ) -> Option<Self> {
-        let mut merged = vec![0_usize; self.steps.len()];
-        for waiter in &self.waiters {
-            if let Some(count) = merged.get_mut(waiter.step) {
-                *count = count.saturating_add(1);
-            }
-        }
-        let mut rest = Self { steps: Vec::new(), waiters: Vec::new() };
+        let mut rest =
+            Self { steps: Vec::new(), slots: Vec::new(), first: Vec::new(), waiters: Vec::new() };
         for waiter in self.waiters {
-            let result = results.get(waiter.step);
-            let shared = merged.get(waiter.step).is_some_and(|count| *count > 1);
-            let step = self.steps.get(waiter.step);
-            let reply = match (result, &waiter.share, step) {
-                (Some(Err(Error::Rejected(_))), Share::Part { delta, .. }, Some(step))
-                    if shared =>
-                {
-                    let alone = Step { action: Action::Increment(*delta), ..step.clone() };
-                    let index = rest.push(alone);
-                    rest.waiters.push(Waiter { step: index, share: Share::Whole, ..waiter });
+            let slot = self.slots.get(waiter.slot);
+            let step = slot.and_then(|slot| self.steps.get(slot.step));
+            let reply = slot.and_then(|slot| match results.get(slot.step)? {
+                Ok(Outcome::Each(replies)) => replies.get(slot.member),
+                result => Some(result),
+            });
+            let shared = slot.is_some_and(|slot| slot.waiters > 1);
+            let reply = match (reply, waiter.part, step) {
+                (Some(Err(Error::Rejected(_))), Some(Part { delta, .. }), Some(step)) if shared => {
+                    let action = Action::Increment { delta, ttl: step.action.ttl() };
+                    rest.push(Step { action, write: None, ..step.clone() });
+                    let slot = rest.slots.len().saturating_sub(1);
+                    if let Some(slot) = rest.slots.last_mut() {
+                        slot.waiters = 1;
+                    }
+                    rest.waiters.push(Waiter { slot, part: None, ..waiter });
                     continue;
                 }
-                (Some(Ok(Outcome::Count(total))), Share::Part { upto, .. }, Some(step)) => {
-                    let Action::Increment(sum) = step.action else { unreachable_step() };
+                (Some(Ok(Outcome::Count(total))), Some(Part { upto, .. }), Some(step)) => {
+                    let sum = sum(step, slot.map_or(0, |slot| slot.member));
                     // All deltas have one sign, so this lies between the value before and the
                     // total: neither operation can overflow.
-                    Ok(Outcome::Count(total.wrapping_sub(sum).wrapping_add(*upto)))
+                    Ok(Outcome::Count(total.wrapping_sub(sum).wrapping_add(upto)))
                 }
                 (Some(result), _, _) => result.clone(),
                 (None, _, _) => {
@@ -144,6 +188,51 @@ impl Plan {
             let _ = waiter.reply.send(reply);
         }
         (!rest.steps.is_empty()).then_some(rest)
+    }
+}
+
+/// What the increments of a slot add up to.
+fn sum(step: &Step, member: usize) -> i64 {
+    match &step.action {
+        Action::Increment { delta, .. } => *delta,
+        Action::Increments(increments) => match increments.members.get(member) {
+            Some(member) => member.delta,
+            None => unreachable_step(),
+        },
+        _ => unreachable_step(),
+    }
+}
+
+/// Turns an increment into the first member of several.
+fn become_members(step: &mut Step) {
+    if let Action::Increment { delta, ttl } = step.action {
+        let members = vec![Member { write: mem::take(&mut step.write), delta }];
+        // Of the least number it is one less, which is as good a bound.
+        let magnitude = delta.saturating_abs();
+        step.action = Action::Increments(Increments { members, magnitude, ttl });
+    }
+}
+
+/// The write ids of a batch.
+#[derive(Default)]
+struct Writes(HashTable<WriteId>);
+
+impl Writes {
+    /// Whether it is the first time.
+    fn insert(&mut self, write: WriteId) -> bool {
+        // A request's part is a digest already.
+        let hash = |write: &WriteId| {
+            let request = write.request.first_chunk().copied().unwrap_or_default();
+            u64::from_be_bytes(request) ^ write.write.cast_unsigned()
+        };
+        let same = |other: &WriteId| other.request == write.request && other.write == write.write;
+        match self.0.entry(hash(&write), same, hash) {
+            hashbrown::hash_table::Entry::Occupied(_) => false,
+            hashbrown::hash_table::Entry::Vacant(vacant) => {
+                vacant.insert(write);
+                true
+            }
+        }
     }
 }
 
@@ -203,6 +292,8 @@ fn same_key(a: &Step, b: &Step) -> bool {
 enum Joined {
     /// As part of an addition that now reaches this sum.
     Sum(i64),
+    /// As this one of several increments.
+    Member(usize),
     /// By getting the same answer.
     Answer,
 }
@@ -210,15 +301,14 @@ enum Joined {
 /// Joins an action to the step before it on the same key; `None` where it must follow as a step of
 /// its own.
 fn join(into: &mut Step, step: &Step) -> Option<Joined> {
-    // What is to happen once is recorded by itself.
-    if into.token.is_some() || step.token.is_some() {
+    if let Action::Increment { delta, ttl } = step.action {
+        return join_increment(into, delta, ttl, step.write);
+    }
+    // What is recorded is recorded by itself.
+    if into.write.is_some() || step.write.is_some() {
         return None;
     }
     match (&mut into.action, &step.action) {
-        (Action::Increment(sum), Action::Increment(delta)) if same_sign(*sum, *delta) => {
-            *sum = sum.checked_add(*delta)?;
-            Some(Joined::Sum(*sum))
-        }
         (before, action) if action.kind().is_read() && before == action => Some(Joined::Answer),
         (before, action) if is_blind(before) && is_blind(action) => {
             *before = action.clone();
@@ -226,6 +316,35 @@ fn join(into: &mut Step, step: &Step) -> Option<Joined> {
         }
         _ => None,
     }
+}
+
+fn join_increment(
+    into: &mut Step,
+    delta: i64,
+    ttl: Option<Duration>,
+    write: Option<WriteId>,
+) -> Option<Joined> {
+    if into.action.kind() != Kind::Increment || into.action.ttl() != ttl {
+        return None;
+    }
+    if let Action::Increment { delta: sum, .. } = &mut into.action
+        && write.is_none()
+        && same_sign(*sum, delta)
+    {
+        *sum = sum.checked_add(delta)?;
+        return Some(Joined::Sum(*sum));
+    }
+    let magnitude = match &into.action {
+        Action::Increment { delta: sum, .. } => sum.checked_abs()?,
+        Action::Increments(increments) => increments.magnitude,
+        _ => return None,
+    };
+    let magnitude = magnitude.checked_add(delta.checked_abs()?)?;
+    become_members(into);
+    let Action::Increments(increments) = &mut into.action else { return None };
+    increments.magnitude = magnitude;
+    increments.members.push(Member { write, delta });
+    Some(Joined::Member(increments.members.len().saturating_sub(1)))
 }
 
 /// Whether an action writes whatever was there before, and says no more than that it did.
@@ -252,7 +371,7 @@ mod tests {
         let bucket = Bucket::new("test").unwrap();
         (
             Pending {
-                step: Step { bucket, key: key.into(), action, token: None },
+                step: Step { bucket, key: key.into(), action, write: None },
                 reply,
                 asked: Instant::now(),
             },
@@ -260,28 +379,57 @@ mod tests {
         )
     }
 
+    fn add(delta: i64) -> Action {
+        Action::Increment { delta, ttl: None }
+    }
+
     fn set(value: &'static str) -> Action {
         Action::Set { value: value.into(), ttl: None }
     }
 
     /// A backend in a map, one step at a time.
-    fn apply(values: &mut HashMap<Box<str>, Bytes>, steps: &[Step]) -> Vec<Reply> {
-        steps
-            .iter()
-            .map(|step| {
-                let held = values.get(&step.key).cloned();
-                let held = held.map(|value| semantics::Entry { value, expires: None });
-                let (outcome, change) = semantics::apply(&step.action, held, 0)?;
-                match change {
-                    semantics::Change::Keep => {}
-                    semantics::Change::Put(entry) => {
-                        values.insert(step.key.clone(), entry.value);
-                    }
-                    semantics::Change::Remove => drop(values.remove(&step.key)),
+    struct Map<'a>(&'a mut HashMap<Box<str>, Bytes>);
+
+    impl semantics::Values for Map<'_> {
+        type Error = std::convert::Infallible;
+
+        fn now(&self) -> semantics::Moment {
+            0
+        }
+
+        fn entry(&mut self, step: &Step) -> Result<Option<semantics::Entry>, Self::Error> {
+            let held = self.0.get(&step.key).cloned();
+            Ok(held.map(|value| semantics::Entry { value, expires: None }))
+        }
+
+        fn change(&mut self, step: &Step, change: semantics::Change) -> Result<(), Self::Error> {
+            match change {
+                semantics::Change::Keep => {}
+                semantics::Change::Put(entry) => {
+                    self.0.insert(step.key.clone(), entry.value);
                 }
-                Ok(outcome)
-            })
-            .collect()
+                semantics::Change::Remove => drop(self.0.remove(&step.key)),
+            }
+            Ok(())
+        }
+
+        fn find(&mut self, _: &WriteId) -> Result<semantics::Found, Self::Error> {
+            Ok(semantics::Found::Nothing)
+        }
+
+        fn record(
+            &mut self,
+            _: &WriteId,
+            _: crate::idempotency::Record,
+        ) -> Result<(), Self::Error> {
+            Ok(())
+        }
+    }
+
+    fn apply(values: &mut HashMap<Box<str>, Bytes>, steps: &[Step]) -> Vec<Reply> {
+        let mut values = Map(values);
+        let apply = |step| semantics::apply_step(&mut values, step);
+        steps.iter().map(apply).map(|applied| applied.unwrap_or_else(|error| match error {})).collect()
     }
 
     /// Runs a batch through a plan; gives the answers in order, and the number of steps.
@@ -307,10 +455,10 @@ mod tests {
         let (answers, steps) = combined(
             &mut values,
             vec![
-                ("a", Action::Increment(1)),
-                ("b", Action::Increment(5)),
-                ("a", Action::Increment(2)),
-                ("a", Action::Increment(3)),
+                ("a", add(1)),
+                ("b", add(5)),
+                ("a", add(2)),
+                ("a", add(3)),
             ],
         );
         assert_eq!(steps, 2);
@@ -325,9 +473,9 @@ mod tests {
         let (answers, steps) = combined(
             &mut values,
             vec![
-                ("a", Action::Increment(1)),
+                ("a", add(1)),
                 ("a", set("0")),
-                ("a", Action::Increment(1)),
+                ("a", add(1)),
                 ("a", Action::Get),
                 ("a", Action::Get),
             ],
@@ -341,13 +489,13 @@ mod tests {
     #[test]
     fn of_writes_that_look_at_nothing_the_last_is_sent_for_all() {
         let (writes, answers): (Vec<_>, Vec<_>) =
-            [set("1"), Action::Delete, set("2"), Action::Increment(1), set("3"), Action::Delete]
+            [set("1"), Action::Delete, set("2"), add(1), set("3"), Action::Delete]
                 .map(|action| pending("key", action))
                 .into_iter()
                 .unzip();
         let plan = Plan::new(writes);
         let actions: Vec<_> = plan.steps.iter().map(|step| step.action.clone()).collect();
-        assert_eq!(actions, [set("2"), Action::Increment(1), Action::Delete]);
+        assert_eq!(actions, [set("2"), add(1), Action::Delete]);
         let results = [Ok(Outcome::Done), Ok(Outcome::Count(3)), Ok(Outcome::Done)];
         assert!(plan.settle(&results, |_, _| {}).is_none());
         let answers: Vec<_> =
@@ -356,28 +504,82 @@ mod tests {
         assert_eq!(answers[3], Ok(Outcome::Count(3)));
     }
 
-    #[test]
-    fn what_is_to_happen_once_merges_with_nothing() {
-        let tokens = [None, Some(crate::Once::new([1; 16], [2; 16]).answer()), None];
-        let (pending, _answers): (Vec<_>, Vec<_>) = tokens
-            .into_iter()
-            .map(|token| {
-                let (mut pending, answer) = pending("a", Action::Increment(1));
-                pending.step.token = token;
+    fn write(number: u8) -> Option<WriteId> {
+        let bucket = Bucket::new("test").unwrap();
+        Some(crate::Scope::new([number; 16], [2; 16]).response_id(&bucket))
+    }
+
+    fn plan(batch: &[(Action, Option<WriteId>)]) -> (Plan, Vec<oneshot::Receiver<Reply>>) {
+        let (pending, answers): (Vec<_>, Vec<_>) = batch
+            .iter()
+            .map(|(action, write)| {
+                let (mut pending, answer) = pending("a", action.clone());
+                pending.step.write = *write;
                 (pending, answer)
             })
             .unzip();
-        assert_eq!(Plan::new(pending).steps.len(), 3);
+        (Plan::new(pending), answers)
     }
 
     #[test]
-    fn opposite_signs_do_not_merge() {
-        let mut values = HashMap::from([("a".into(), Bytes::from(i64::MAX.to_string()))]);
-        let (answers, steps) =
-            combined(&mut values, vec![("a", Action::Increment(1)), ("a", Action::Increment(-1))]);
-        assert_eq!(steps, 2);
-        assert_eq!(answers[0], Err(Error::Rejected(crate::Rejection::Overflow)));
-        assert_eq!(answers[1], Ok(Outcome::Count(i64::MAX - 1)));
+    fn increments_that_are_applied_once_share_a_step_with_all_others() {
+        let batch = [(add(1), None), (add(2), None), (add(-5), write(1)), (add(4), write(2))];
+        let (plan, answers) = plan(&batch);
+        let [step] = &plan.steps[..] else { panic!("{:?}", plan.steps) };
+        let members =
+            [(None, 3), (write(1), -5), (write(2), 4)].map(|(write, delta)| Member { write, delta });
+        assert_eq!(
+            step.action,
+            Action::Increments(Increments { members: members.to_vec(), magnitude: 12, ttl: None })
+        );
+        let replay = Outcome::Replay(Box::new(Ok(Outcome::Count(7))));
+        let each = vec![Ok(Outcome::Count(13)), Ok(Outcome::Count(8)), Ok(replay.clone())];
+        assert!(plan.settle(&[Ok(Outcome::Each(each))], |_, _| {}).is_none());
+        let answers: Vec<_> =
+            answers.into_iter().map(|mut answer| answer.try_recv().unwrap()).collect();
+        let count = |count| Ok(Outcome::Count(count));
+        assert_eq!(answers, [count(11), count(13), count(8), Ok(replay)]);
+    }
+
+    #[test]
+    fn a_sum_that_is_refused_among_others_is_applied_one_by_one() {
+        let (plan, _answers) = plan(&[(add(1), None), (add(2), None), (add(1), write(1))]);
+        let each = vec![Err(crate::Rejection::Overflow.into()), Ok(Outcome::Count(3))];
+        let rest = plan.settle(&[Ok(Outcome::Each(each))], |_, _| {}).unwrap();
+        let actions: Vec<_> = rest.steps.iter().map(|step| step.action.clone()).collect();
+        assert_eq!(actions, [add(1), add(2)]);
+    }
+
+    #[test]
+    fn one_write_twice_is_two_steps() {
+        let (plan, _answers) =
+            plan(&[(add(1), write(1)), (add(1), write(1)), (add(1), write(2))]);
+        assert_eq!(plan.steps.len(), 2, "{:?}", plan.steps);
+    }
+
+    #[test]
+    fn another_time_to_live_is_another_step() {
+        let lives = |seconds| {
+            let ttl = Some(Duration::from_secs(seconds));
+            (Action::Increment { delta: 1, ttl }, None)
+        };
+        let (plan, _answers) = plan(&[lives(1), lives(1), lives(2), (add(1), write(1))]);
+        assert_eq!(plan.steps.len(), 3);
+    }
+
+    #[test]
+    fn opposite_signs_are_applied_one_by_one_in_one_step() {
+        let mut values = HashMap::from([("a".into(), Bytes::from((i64::MAX - 1).to_string()))]);
+        let (answers, steps) = combined(
+            &mut values,
+            vec![("a", add(1)), ("a", add(1)), ("a", add(-1)), ("a", add(1))],
+        );
+        assert_eq!(steps, 1);
+        let overflow = || Err(Error::Rejected(crate::Rejection::Overflow));
+        assert_eq!(answers[2], Ok(Outcome::Count(i64::MAX - 2)));
+        assert_eq!(answers[3], Ok(Outcome::Count(i64::MAX - 1)));
+        assert_eq!(answers[0], Ok(Outcome::Count(i64::MAX)), "after the others, as their sum failed");
+        assert_eq!(answers[1], overflow());
     }
 
     #[test]
@@ -386,9 +588,9 @@ mod tests {
         let (answers, steps) = combined(
             &mut values,
             vec![
-                ("a", Action::Increment(2)),
-                ("a", Action::Increment(2)),
-                ("a", Action::Increment(1)),
+                ("a", add(2)),
+                ("a", add(2)),
+                ("a", add(1)),
             ],
         );
         assert_eq!(steps, 1);
@@ -402,7 +604,7 @@ mod tests {
         let mut values = HashMap::new();
         let (answers, steps) = combined(
             &mut values,
-            vec![("a", Action::Increment(i64::MAX)), ("a", Action::Increment(1))],
+            vec![("a", add(i64::MAX)), ("a", add(1))],
         );
         assert_eq!(steps, 2);
         assert_eq!(answers[0], Ok(Outcome::Count(i64::MAX)));
@@ -421,7 +623,7 @@ mod tests {
     fn action() -> impl Strategy<Value = Action> {
         let value = prop_oneof![Just("0"), Just("7")];
         prop_oneof![
-            6 => (-3_i64..=3).prop_map(Action::Increment),
+            6 => (-3_i64..=3).prop_map(add),
             1 => Just(Action::Get),
             1 => Just(Action::Exists),
             1 => Just(Action::Delete),
@@ -473,7 +675,7 @@ mod tests {
             ),
         ) {
             let mut values = HashMap::new();
-            let batch = deltas.iter().map(|delta| ("a", Action::Increment(*delta))).collect();
+            let batch = deltas.iter().map(|delta| ("a", add(*delta))).collect();
             let (answers, _) = combined(&mut values, batch);
             let acknowledged: i128 = answers
                 .iter()

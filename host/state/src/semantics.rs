@@ -1,5 +1,8 @@
 //! What each operation does to one key. Memory, SQLite and PostgreSQL's transactions run this; what
 //! the servers do by their own commands is held to it by the contract and property tests.
+//!
+//! [`apply`] is about one value. [`apply_step`] adds what is recorded of writes, over whatever
+//! [`Values`] a backend has.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,8 +10,10 @@ use bytes::Bytes;
 
 use crate::{
     counter,
-    error::Rejection,
-    operation::{Action, Bounded, Outcome, Swapped, TimeToLive},
+    error::{Error, Rejection},
+    idempotency::{Record, WriteId},
+    operation::{Action, Bounded, Increments, Member, Outcome, Step, Swapped, TimeToLive},
+    plan::Reply,
 };
 
 /// A moment, in milliseconds since 1970 (UTC).
@@ -78,10 +83,15 @@ pub(crate) fn apply(
         Action::SetIfAbsent { .. } if current.is_some() => (Outcome::Flag(false), Change::Keep),
         Action::SetIfAbsent { value, ttl } => (Outcome::Flag(true), put(value, *ttl)),
         Action::Delete => (Outcome::Done, Change::Remove),
-        Action::Increment(delta) => {
+        Action::Increment { delta, ttl } => {
             let after = number(current.as_ref())?.checked_add(*delta);
             let after = after.ok_or(Rejection::Overflow)?;
-            (Outcome::Count(after), count(after))
+            let expires = match &current {
+                Some(entry) => entry.expires,
+                None => ttl.map(|ttl| end(now, ttl)),
+            };
+            let entry = Entry { value: counter::format(after).into(), expires };
+            (Outcome::Count(after), Change::Put(entry))
         }
         Action::IncrementWithin { delta, min, max } => {
             let before = number(current.as_ref())?;
@@ -107,10 +117,130 @@ pub(crate) fn apply(
             (Outcome::TimeToLive(time_to_live(current.as_ref(), now)), Change::Keep)
         }
         Action::List { .. } => (Outcome::Page(crate::Page::default()), Change::Keep),
-        Action::Recall => (Outcome::Recalled(None), Change::Keep),
-        Action::Remember(_) => (Outcome::Done, Change::Keep),
+        Action::Increments(_) => (Outcome::Each(Vec::new()), Change::Keep),
+        Action::Forgo => (Outcome::Forgone, Change::Keep),
+        Action::LoadResponse => (Outcome::Response(None), Change::Keep),
+        Action::StoreResponse(_) => (Outcome::Done, Change::Keep),
         Action::Sweep { .. } => (Outcome::Swept(false), Change::Keep),
     })
+}
+
+/// Values and records that this process reads and writes itself, within a transaction or a lock.
+pub(crate) trait Values {
+    /// Why one of them cannot be had.
+    type Error;
+
+    /// The moment at which the step is applied.
+    fn now(&self) -> Moment;
+
+    /// What the step's key holds, expired or not.
+    fn entry(&mut self, step: &Step) -> Result<Option<Entry>, Self::Error>;
+
+    /// Changes what the step's key holds.
+    fn change(&mut self, step: &Step, change: Change) -> Result<(), Self::Error>;
+
+    /// What is recorded of a write.
+    fn find(&mut self, write: &WriteId) -> Result<Found, Self::Error>;
+
+    /// Records a write that has no record.
+    fn record(&mut self, write: &WriteId, record: Record) -> Result<(), Self::Error>;
+}
+
+/// What is recorded of a write.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    Record(Record),
+    /// Writes of another request of the same name.
+    Reused,
+}
+
+/// Applies a step to one key, once if it has a write id.
+///
+/// # Errors
+/// When the values fail; what the step itself is refused for is in the reply.
+pub(crate) fn apply_step<V: Values>(values: &mut V, step: &Step) -> Result<Reply, V::Error> {
+    if let Action::Increments(increments) = &step.action {
+        return apply_increments(values, step, increments);
+    }
+    let Some(write) = &step.write else {
+        return Ok(apply_action(values, step)?.map_err(Error::Rejected));
+    };
+    match values.find(write)? {
+        Found::Record(record) => return Ok(record.reply(&step.action)),
+        Found::Reused => return Ok(Err(Rejection::Reused.into())),
+        Found::Nothing => {}
+    }
+    let result = match &step.action {
+        Action::LoadResponse => return Ok(Ok(Outcome::Response(None))),
+        Action::StoreResponse(response) => {
+            values.record(write, Record::Response(response.clone()))?;
+            return Ok(Ok(Outcome::Done));
+        }
+        _ => apply_action(values, step)?,
+    };
+    values.record(write, Record::new(&result))?;
+    Ok(result.map_err(Error::Rejected))
+}
+
+fn apply_action<V: Values>(
+    values: &mut V,
+    step: &Step,
+) -> Result<Result<Outcome, Rejection>, V::Error> {
+    let current = values.entry(step)?;
+    let (outcome, change) = match apply(&step.action, current, values.now()) {
+        Ok(applied) => applied,
+        Err(rejection) => return Ok(Err(rejection)),
+    };
+    if change != Change::Keep {
+        values.change(step, change)?;
+    }
+    Ok(Ok(outcome))
+}
+
+/// Reads and writes the key once for all members.
+fn apply_increments<V: Values>(
+    values: &mut V,
+    step: &Step,
+    increments: &Increments,
+) -> Result<Reply, V::Error> {
+    let now = values.now();
+    let mut current = values.entry(step)?;
+    let mut is_changed = false;
+    let mut replies = Vec::with_capacity(increments.members.len());
+    for Member { write, delta } in &increments.members {
+        let action = Action::Increment { delta: *delta, ttl: increments.ttl };
+        let found = match write {
+            Some(write) => values.find(write)?,
+            None => Found::Nothing,
+        };
+        let result = match found {
+            Found::Record(record) => {
+                replies.push(record.reply(&action));
+                continue;
+            }
+            Found::Reused => {
+                replies.push(Err(Rejection::Reused.into()));
+                continue;
+            }
+            Found::Nothing => match apply(&action, current.clone(), now) {
+                Ok((outcome, Change::Put(entry))) => {
+                    (current, is_changed) = (Some(entry), true);
+                    Ok(outcome)
+                }
+                Ok((outcome, _)) => Ok(outcome),
+                Err(rejection) => Err(rejection),
+            },
+        };
+        if let Some(write) = write {
+            values.record(write, Record::new(&result))?;
+        }
+        replies.push(result.map_err(Error::Rejected));
+    }
+    if is_changed && let Some(entry) = current {
+        values.change(step, Change::Put(entry))?;
+    }
+    Ok(Ok(Outcome::Each(replies)))
 }
 
 /// The number an entry holds; a missing one counts as 0.
@@ -142,7 +272,7 @@ mod tests {
     #[test]
     fn what_is_changed_in_place_keeps_its_time_and_what_is_set_anew_does_not() {
         let swap = Action::Swap { expected: Some("5".into()), value: "6".into() };
-        for in_place in [Action::Increment(1), swap] {
+        for in_place in [Action::Increment { delta: 1, ttl: Some(Duration::from_secs(1)) }, swap] {
             let (_, change) = apply(&in_place, entry("5", Some(20)), 10).unwrap();
             assert_eq!(change, Change::Put(Entry { value: "6".into(), expires: Some(20) }));
         }
@@ -157,8 +287,13 @@ mod tests {
             let (outcome, _) = apply(&Action::Exists, entry("5", Some(20)), now).unwrap();
             assert_eq!(outcome, Outcome::Flag(found), "{now}");
         }
-        let (_, change) = apply(&Action::Increment(1), entry("5", Some(20)), 20).unwrap();
+        let (_, change) = apply(&Action::Increment { delta: 1, ttl: None }, entry("5", Some(20)), 20).unwrap();
         assert_eq!(change, Change::Put(Entry { value: "1".into(), expires: None }));
+        let for_a_while = Action::Increment { delta: 1, ttl: Some(Duration::from_millis(5)) };
+        for before in [None, entry("5", Some(20))] {
+            let (_, change) = apply(&for_a_while, before, 20).unwrap();
+            assert_eq!(change, Change::Put(Entry { value: "1".into(), expires: Some(25) }));
+        }
     }
 
     #[test]

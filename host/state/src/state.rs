@@ -36,9 +36,9 @@ pub struct Options {
     pub max_value_bytes: usize,
     /// Keys one call may name: each waits in the queue by itself.
     pub max_keys: usize,
-    /// How long it is remembered what became of a request, for writes with a [`Once`](crate::Once). A day is
+    /// How long it is remembered what became of a request, for writes with a [`Scope`](crate::Scope). A day is
     /// what clients of such interfaces are used to, and long enough for one that was offline.
-    pub remember: Duration,
+    pub idempotency_window: Duration,
     /// How often what has expired is removed, where the backend does not do so by itself. It is
     /// missing at once; this is about its room.
     pub sweep_every: Duration,
@@ -53,7 +53,7 @@ impl Default for Options {
             queue_bytes: 64 << 20,
             max_value_bytes: 1 << 20,
             max_keys: 1_000,
-            remember: Duration::from_secs(24 * 60 * 60),
+            idempotency_window: Duration::from_secs(24 * 60 * 60),
             sweep_every: Duration::from_secs(10),
         }
     }

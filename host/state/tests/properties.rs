@@ -22,7 +22,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestCaseError, TestRunner},
 };
-use tally_state::{Bucket, Digest, Error, Handle, Metrics, Once, Options, State, TimeToLive};
+use tally_state::{Bucket, Digest, Error, Handle, Metrics, Scope, Options, State, TimeToLive};
 use tally_testkit::{Durability, Postgres, Redis};
 
 /// One operation, on keys of one bucket. Times to live are long: no clock decides an answer.
@@ -143,9 +143,9 @@ fn answer(result: Result<impl Debug, Error>) -> String {
 }
 
 /// A request of a case. Some come in two forms.
-fn request(case: u64, (name, fingerprint): (u8, u8)) -> Once {
+fn request(case: u64, (name, fingerprint): (u8, u8)) -> Scope {
     let digest = |byte: u8| -> Digest { u128::from(case << 8 | u64::from(byte)).to_be_bytes() };
-    Once::new(digest(name), [fingerprint / 7; 16])
+    Scope::new(digest(name), [fingerprint / 7; 16])
 }
 
 /// Runs an operation. A swap whose guess is wrong is tried again with the value it was told, so

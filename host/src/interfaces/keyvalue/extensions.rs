@@ -27,7 +27,7 @@ impl Host for Context {
     ) -> Result<Answer<()>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let ttl = Some(duration(ttl));
-        Ok(self.operation(true, state.set_for(&bucket, &key, value.into(), ttl)).await)
+        self.writing(state.set_for(&bucket, &key, value.into(), ttl)).await
     }
 
     async fn extend(
@@ -37,12 +37,12 @@ impl Host for Context {
         ttl: Milliseconds,
     ) -> Result<Answer<bool>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
-        Ok(self.operation(true, state.expire(&bucket, &key, Some(duration(ttl)))).await)
+        self.writing(state.expire(&bucket, &key, Some(duration(ttl)))).await
     }
 
     async fn persist(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Answer<bool>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
-        Ok(self.operation(true, state.expire(&bucket, &key, None)).await)
+        self.writing(state.expire(&bucket, &key, None)).await
     }
 
     async fn remaining(
@@ -51,7 +51,7 @@ impl Host for Context {
         key: String,
     ) -> Result<Answer<TimeToLive>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
-        let left = self.operation(false, state.time_to_live(&bucket, &key)).await;
+        let left = self.reading(state.time_to_live(&bucket, &key)).await;
         Ok(left.map(|left| match left {
             tally_state::TimeToLive::Missing => TimeToLive::Missing,
             tally_state::TimeToLive::Unlimited => TimeToLive::Unlimited,
@@ -71,7 +71,7 @@ impl Host for Context {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let ttl = ttl.map(duration);
         let setting = state.get_and_set(&bucket, &key, value.into(), ttl);
-        let before = match self.operation(true, setting).await {
+        let before = match self.writing(setting).await? {
             Ok(before) => before,
             Err(error) => return Ok(Err(error)),
         };
@@ -88,7 +88,7 @@ impl Host for Context {
     ) -> Result<Answer<bool>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let ttl = ttl.map(duration);
-        Ok(self.operation(true, state.set_if_absent(&bucket, &key, value.into(), ttl)).await)
+        self.writing(state.set_if_absent(&bucket, &key, value.into(), ttl)).await
     }
 
     async fn increment_within(
@@ -101,7 +101,7 @@ impl Host for Context {
     ) -> Result<Answer<Bounded>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let adding = state.increment_within(&bucket, &key, delta, min..=max);
-        Ok(self.operation(true, adding).await.map(|bounded| match bounded {
+        Ok(self.writing(adding).await?.map(|bounded| match bounded {
             tally_state::Bounded::Applied(count) => Bounded::Applied(count),
             tally_state::Bounded::Refused(count) => Bounded::Refused(count),
         }))
@@ -114,7 +114,7 @@ impl Host for Context {
         cursor: Option<String>,
     ) -> Result<Answer<KeyResponse>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
-        let page = self.operation(false, state.list(&bucket, &prefix, cursor.as_deref())).await;
+        let page = self.reading(state.list(&bucket, &prefix, cursor.as_deref())).await;
         Ok(page.map(|page| KeyResponse { keys: page.keys, cursor: page.cursor }))
     }
 }

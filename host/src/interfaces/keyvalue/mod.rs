@@ -74,6 +74,11 @@ impl CasTable {
     }
 }
 
+/// Stops a guest whose request was answered before: its response is stored.
+#[derive(Debug, thiserror::Error)]
+#[error("the request was answered before")]
+pub(crate) struct AnsweredBefore;
+
 /// What a guest is told of a failure. Where the store is at fault, its words stay with the host,
 /// as they may name what is none of a client's business.
 fn explain(error: &Error) -> store::Error {
@@ -92,7 +97,28 @@ fn explain(error: &Error) -> store::Error {
 type Answer<T> = Result<T, store::Error>;
 
 impl Context {
-    /// Runs one operation between two entries of the ledger.
+    /// Runs an operation that reads, between two entries of the ledger.
+    async fn reading<T>(&mut self, run: impl Future<Output = Result<T, Error>>) -> Answer<T> {
+        self.ledger.look_outside();
+        self.reading(run).await
+    }
+
+    /// Runs an operation that writes. The guest is stopped if it turns out that its request was
+    /// answered before, and by a response that can be given again.
+    async fn writing<T>(
+        &mut self,
+        run: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Answer<T>> {
+        let answer = self.operation(true, run).await;
+        if let Some(scope) = self.state.scope()
+            && scope.response().is_some()
+            && !self.ledger.streams()
+        {
+            return Err(AnsweredBefore.into());
+        }
+        Ok(answer)
+    }
+
     async fn operation<T>(
         &mut self,
         write: bool,
@@ -119,7 +145,7 @@ impl Context {
     /// Reads a key, and charges the request for its value.
     async fn read(&mut self, bucket: &tally_state::Bucket, key: &str) -> Answer<Option<Bytes>> {
         let state = self.state.clone();
-        let value = self.operation(false, state.get(bucket, key)).await?;
+        let value = self.reading(state.get(bucket, key)).await?;
         self.charge(value.as_ref().map_or(0, Bytes::len))?;
         Ok(value)
     }
@@ -160,17 +186,17 @@ impl store::HostBucket for Context {
         value: Vec<u8>,
     ) -> Result<Answer<()>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
-        Ok(self.operation(true, state.set(&bucket, &key, value.into())).await)
+        self.writing(state.set(&bucket, &key, value.into())).await
     }
 
     async fn delete(&mut self, this: Resource<Bucket>, key: String) -> Result<Answer<()>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
-        Ok(self.operation(true, state.delete(&bucket, &key)).await)
+        self.writing(state.delete(&bucket, &key)).await
     }
 
     async fn exists(&mut self, this: Resource<Bucket>, key: String) -> Result<Answer<bool>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
-        Ok(self.operation(false, state.exists(&bucket, &key)).await)
+        Ok(self.reading(state.exists(&bucket, &key)).await)
     }
 
     async fn list_keys(
@@ -179,7 +205,7 @@ impl store::HostBucket for Context {
         cursor: Option<String>,
     ) -> Result<Answer<KeyResponse>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
-        let page = self.operation(false, state.list(&bucket, "", cursor.as_deref())).await;
+        let page = self.reading(state.list(&bucket, "", cursor.as_deref())).await;
         Ok(page.map(|page| KeyResponse { keys: page.keys, cursor: page.cursor }))
     }
 
@@ -196,7 +222,7 @@ impl atomics::Host for Context {
         delta: i64,
     ) -> Result<Answer<i64>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
-        Ok(self.operation(true, state.increment(&bucket, &key, delta)).await)
+        self.writing(state.increment(&bucket, &key, delta)).await
     }
 
     async fn swap(
@@ -210,7 +236,7 @@ impl atomics::Host for Context {
         let bucket = self.bucket(&Resource::new_borrow(cas.bucket))?;
         let state = self.state.clone();
         let swapping = state.swap(&bucket, &cas.key, cas.current.clone(), value.into());
-        Ok(match self.operation(true, swapping).await {
+        Ok(match self.writing(swapping).await? {
             Ok(Swapped::Yes) => Ok(()),
             Ok(Swapped::No(current)) => Err(self.newer(Cas { current, ..cas })),
             Err(error) => Err(CasError::StoreError(error)),
@@ -275,7 +301,7 @@ impl batch::Host for Context {
     ) -> Result<Answer<Vec<Option<(String, Vec<u8>)>>>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let limit = self.readable;
-        let values = match self.operation(false, state.get_many(&bucket, &keys, limit)).await {
+        let values = match self.reading(state.get_many(&bucket, &keys, limit)).await {
             Ok(values) => values,
             Err(error) => return Ok(Err(error)),
         };
@@ -301,7 +327,7 @@ impl batch::Host for Context {
             ))));
         }
         let values = key_values.into_iter().map(|(key, value)| (key, value.into())).collect();
-        Ok(self.operation(true, state.set_many(&bucket, values)).await)
+        self.writing(state.set_many(&bucket, values)).await
     }
 
     async fn delete_many(
@@ -310,6 +336,6 @@ impl batch::Host for Context {
         keys: Vec<String>,
     ) -> Result<Answer<()>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
-        Ok(self.operation(true, state.delete_many(&bucket, &keys)).await)
+        self.writing(state.delete_many(&bucket, &keys)).await
     }
 }

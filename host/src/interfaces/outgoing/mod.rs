@@ -46,6 +46,11 @@ impl Outgoing {
         Ok(Self { hosts, private })
     }
 
+    /// Whether there is anybody whom it may send requests to.
+    pub(crate) fn allows_any(&self) -> bool {
+        !self.hosts.is_empty()
+    }
+
     fn allows(&self, name: &str, port: u16) -> bool {
         let name = name.to_ascii_lowercase();
         self.hosts.iter().any(|host| {

@@ -143,6 +143,7 @@ pub(in crate::runtime) async fn answer(
             if !ended {
                 stream::go_on(running, guest, id);
             }
+            ledger.begin_stream();
             stream(collected, body, limits.response, broken)
         }
         Outcome::Failed(cause) => return Err(failed(cause)),

@@ -1,24 +1,25 @@
 //! `memory:`: maps in this process, for tests and throwaway runs. The same contract, and gone when
 //! the process ends.
 
+mod records;
+
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque, btree_map::Entry as Held},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry as Held},
+    convert::Infallible,
     ops::Bound,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use bytes::Bytes;
-
+use self::records::Records;
 use crate::{
     Bucket, Page,
     backend::prefix_end,
     error::{Error, Rejection},
-    once::{Digest, Record, Token},
-    operation::{Action, Outcome, Recalled, Step},
+    idempotency::{Record, WriteId},
+    operation::{Action, Outcome, Step},
     plan::Reply,
-    semantics::{self, Change, Entry, Moment},
+    semantics::{self, Change, Entry, Found, Moment, Values},
 };
 
 type Place = (Bucket, Box<str>);
@@ -29,40 +30,31 @@ pub(crate) struct Memory(Arc<Mutex<Data>>);
 
 struct Data {
     values: BTreeMap<Place, Entry>,
-    /// Places of entries that were given an end, the first to end first. An entry that was changed
-    /// since may end otherwise.
-    ends: BinaryHeap<Reverse<(Moment, Place)>>,
-    records: HashMap<Digest, Records>,
-    /// Requests in the order in which their records end: all are kept equally long.
-    ages: VecDeque<(Moment, Digest)>,
-    /// How long records are kept.
-    remember: Duration,
-}
-
-/// What is recorded of one request.
-struct Records {
-    fingerprint: Digest,
-    /// When they end.
-    end: Moment,
-    outcomes: HashMap<i64, Bytes>,
+    /// The values that have an end, the first to end first.
+    ends: BTreeSet<(Moment, Place)>,
+    records: Records,
 }
 
 impl Memory {
     /// Empty, and to keep records for this long.
-    pub(crate) fn new(remember: Duration) -> Self {
+    pub(crate) fn new(window: Duration) -> Self {
+        let records = Records::new(window);
         Self(Arc::new(Mutex::new(Data {
             values: BTreeMap::new(),
-            ends: BinaryHeap::new(),
-            records: HashMap::new(),
-            ages: VecDeque::new(),
-            remember,
+            ends: BTreeSet::new(),
+            records,
         })))
     }
 
     /// Applies one step, for whoever asks and on their thread.
     pub(crate) fn apply_one(&self, step: Step) -> Reply {
         let mut data = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        data.apply(step, semantics::now())
+        let reply = data.apply(step, semantics::now());
+        // Freeing millions of records takes long, and is done while nobody waits.
+        let expired = data.records.take_expired();
+        drop(data);
+        drop(expired);
+        reply
     }
 }
 
@@ -78,36 +70,24 @@ impl crate::backend::Connection for Memory {
 
 impl Data {
     fn apply(&mut self, step: Step, now: Moment) -> Reply {
-        match (&step.action, step.token) {
-            (Action::List { prefix, cursor, limit }, _) => {
+        match &step.action {
+            Action::List { prefix, cursor, limit } => {
                 let page = self.page(&step.bucket, prefix, cursor.as_deref(), *limit, now);
                 Ok(Outcome::Page(page))
             }
-            (Action::Sweep { limit }, _) => Ok(Outcome::Swept(self.sweep(*limit, now))),
-            (Action::Recall, Some(token)) => {
-                Ok(Outcome::Recalled(self.recorded(token, now).map(|record| Recalled {
-                    fingerprint: record.fingerprint,
-                    answer: record.outcome,
-                })))
-            }
-            (action, Some(token)) if !action.kind().is_read() => {
-                if let Some(record) = self.recorded(token, now) {
-                    return record.reply(token, action);
-                }
-                let others = self.records.get(&token.request).filter(|records| records.end > now);
-                if others.is_some_and(|records| records.fingerprint != token.fingerprint) {
-                    return Err(Rejection::Reused.into());
-                }
-                if let Action::Remember(answer) = action {
-                    self.record(token, Record::answer(token, answer), now);
-                    return Ok(Outcome::Done);
-                }
-                let result = self.one((step.bucket, step.key), action, now);
-                self.record(token, Record::of(token, &result), now);
-                result.map_err(Error::Rejected)
-            }
-            (action, _) => self.one((step.bucket, step.key), action, now).map_err(Error::Rejected),
+            Action::Sweep { limit } => Ok(Outcome::Swept(self.sweep(*limit, now))),
+            Action::Increments(_) => self.apply_recorded(&step, now),
+            _ if step.write.is_some() => self.apply_recorded(&step, now),
+            _ => self
+                .one((step.bucket, step.key), &step.action, now)
+                .map_err(Error::Rejected),
         }
+    }
+
+    fn apply_recorded(&mut self, step: &Step, now: Moment) -> Reply {
+        self.records.advance(now);
+        let Ok(reply) = semantics::apply_step(&mut At { data: self, now }, step);
+        reply
     }
 
     fn one(&mut self, place: Place, action: &Action, now: Moment) -> Result<Outcome, Rejection> {
@@ -119,39 +99,26 @@ impl Data {
         };
         let before = current.as_ref().and_then(|entry| entry.expires);
         let (outcome, change) = semantics::apply(action, current, now)?;
-        match (change, held) {
-            (Change::Put(entry), held) => {
-                if let Some(end) = entry.expires
-                    && before != entry.expires
-                {
-                    self.ends.push(Reverse((end, held.key().clone())));
-                }
-                held.insert_entry(entry);
+        let after = match &change {
+            Change::Put(entry) => entry.expires,
+            Change::Remove => None,
+            Change::Keep => before,
+        };
+        if before != after {
+            let place = held.key().clone();
+            if let Some(end) = before {
+                self.ends.remove(&(end, place.clone()));
             }
+            if let Some(end) = after {
+                self.ends.insert((end, place));
+            }
+        }
+        match (change, held) {
+            (Change::Put(entry), held) => drop(held.insert_entry(entry)),
             (Change::Remove, Held::Occupied(held)) => drop(held.remove()),
             (Change::Remove, Held::Vacant(_)) | (Change::Keep, _) => {}
         }
         Ok(outcome)
-    }
-
-    fn recorded(&self, token: Token, now: Moment) -> Option<Record> {
-        let records = self.records.get(&token.request).filter(|records| records.end > now)?;
-        let outcome = records.outcomes.get(&token.write)?.clone();
-        Some(Record { fingerprint: records.fingerprint, outcome })
-    }
-
-    fn record(&mut self, token: Token, record: Record, now: Moment) {
-        let end = semantics::end(now, self.remember);
-        let (fingerprint, outcomes) = (record.fingerprint, HashMap::new());
-        let records = self.records.entry(token.request).or_insert_with(|| {
-            self.ages.push_back((end, token.request));
-            Records { fingerprint, end, outcomes }
-        });
-        if records.end <= now {
-            self.ages.push_back((end, token.request));
-            *records = Records { fingerprint, end, outcomes: HashMap::new() };
-        }
-        records.outcomes.insert(token.write, record.outcome);
     }
 
     /// Keys in order; the cursor is the last key of the page before.
@@ -187,27 +154,83 @@ impl Data {
 
     /// Removes what has expired; whether there is more of it.
     fn sweep(&mut self, limit: usize, now: Moment) -> bool {
+        self.records.advance(now);
+        let is_over = |ends: &BTreeSet<(Moment, Place)>| {
+            ends.first().is_some_and(|(end, _)| *end <= now)
+        };
         for _ in 0..limit {
-            match self.ends.peek() {
-                Some(Reverse((end, _))) if *end <= now => {}
-                _ => break,
+            if !is_over(&self.ends) {
+                break;
             }
-            let Some(Reverse((_, place))) = self.ends.pop() else { break };
-            if self.values.get(&place).is_some_and(|entry| !entry.is_live(now)) {
+            if let Some((_, place)) = self.ends.pop_first() {
                 self.values.remove(&place);
             }
         }
-        for _ in 0..limit {
-            match self.ages.front() {
-                Some((end, _)) if *end <= now => {}
-                _ => break,
+        is_over(&self.ends)
+    }
+}
+
+/// The maps at a moment.
+struct At<'a> {
+    data: &'a mut Data,
+    now: Moment,
+}
+
+impl Values for At<'_> {
+    type Error = Infallible;
+
+    fn now(&self) -> Moment {
+        self.now
+    }
+
+    fn entry(&mut self, step: &Step) -> Result<Option<Entry>, Infallible> {
+        Ok(self.data.values.get(&(step.bucket.clone(), step.key.clone())).cloned())
+    }
+
+    fn change(&mut self, step: &Step, change: Change) -> Result<(), Infallible> {
+        let place = (step.bucket.clone(), step.key.clone());
+        let before = match change {
+            Change::Keep => return Ok(()),
+            Change::Remove => self.data.values.remove(&place),
+            Change::Put(entry) => {
+                if let Some(end) = entry.expires {
+                    self.data.ends.insert((end, place.clone()));
+                }
+                let expires = entry.expires;
+                let before = self.data.values.insert(place.clone(), entry);
+                before.filter(|before| before.expires != expires)
             }
-            let Some((_, request)) = self.ages.pop_front() else { break };
-            if self.records.get(&request).is_some_and(|records| records.end <= now) {
-                self.records.remove(&request);
-            }
+        };
+        if let Some(end) = before.and_then(|before| before.expires) {
+            self.data.ends.remove(&(end, place));
         }
-        self.ends.peek().is_some_and(|Reverse((end, _))| *end <= now)
-            || self.ages.front().is_some_and(|(end, _)| *end <= now)
+        Ok(())
+    }
+
+    fn find(&mut self, write: &WriteId) -> Result<Found, Infallible> {
+        Ok(self.data.records.find(write))
+    }
+
+    fn record(&mut self, write: &WriteId, record: Record) -> Result<(), Infallible> {
+        self.data.records.put(write, record);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_to_live_that_is_set_again_and_again_takes_no_more_room() {
+        let memory = Memory::new(Duration::from_secs(60));
+        let bucket = Bucket::new("b").unwrap();
+        for seconds in 1..1_000 {
+            let ttl = Some(Duration::from_secs(seconds));
+            let action = Action::Set { value: "v".into(), ttl };
+            let step = Step { bucket: bucket.clone(), key: "k".into(), action, write: None };
+            memory.apply_one(step).unwrap();
+        }
+        assert_eq!(memory.0.lock().unwrap().ends.len(), 1);
     }
 }

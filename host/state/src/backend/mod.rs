@@ -105,7 +105,7 @@ pub(crate) async fn open(url: &str, options: &Options) -> Result<(Opened, Descri
                 guarantee: String::from("counts are exact, and gone when the process ends"),
                 warning: None,
             };
-            (Opened::Memory(memory::Memory::new(options.remember)), description)
+            (Opened::Memory(memory::Memory::new(options.idempotency_window)), description)
         }
         "sqlite" => {
             let (backend, description) = sqlite::Sqlite::open(rest, options)?;

@@ -9,12 +9,13 @@
 //! Statements take row locks in one global order of keys, so that hosts sharing a database do not
 //! deadlock. Time limits are set in the session, as dropping a future does not stop the server.
 //!
-//! Steps that no single statement does, or that are to happen once, share a transaction with all
-//! others on their keys: it locks the keys' rows, applies the steps here, and writes what came out.
+//! Steps that no single statement does share a transaction with all others on their keys, and so do
+//! several steps on one key: it locks the keys' rows, applies the steps here, and writes the result.
 //!
-//! `statement` and `transaction` hold the SQL and `target` connects; here is what is sent when, and
+//! `statement`, `records` and `transaction` hold the SQL and `target` connects; here is what is sent when, and
 //! what an answer means.
 
+mod records;
 mod statement;
 mod target;
 mod transaction;
@@ -52,7 +53,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) struct Postgres {
     target: Arc<Target>,
     /// How long records of requests are kept.
-    remember: Duration,
+    window: Duration,
+    /// How often what has expired is removed.
+    sweep_every: Duration,
 }
 
 impl Postgres {
@@ -80,20 +83,27 @@ impl Postgres {
             ),
             warning,
         };
-        Ok((Self { target: Arc::new(target), remember: options.remember }, description))
+        let postgres = Self {
+            target: Arc::new(target),
+            window: options.idempotency_window,
+            sweep_every: options.sweep_every,
+        };
+        Ok((postgres, description))
     }
 
     /// A connection for one lane, made when first used.
     pub(crate) fn connection(&self) -> PostgresConnection {
-        let (target, remember) = (Arc::clone(&self.target), self.remember);
-        PostgresConnection { target, remember, live: None }
+        let Self { target, window, sweep_every } = self;
+        let (target, window, sweep_every) = (Arc::clone(target), *window, *sweep_every);
+        PostgresConnection { target, window, sweep_every, live: None }
     }
 }
 
 /// One lane's connection.
 pub(crate) struct PostgresConnection {
     target: Arc<Target>,
-    remember: Duration,
+    window: Duration,
+    sweep_every: Duration,
     /// Taken while a batch is on its way: if that is given up, so is the connection.
     live: Option<Live>,
 }
@@ -124,7 +134,7 @@ impl Connection for PostgresConnection {
         let mut replies: Vec<Option<Reply>> = vec![None; steps.len()];
         let mut usable = true;
         for round in rounds(steps) {
-            for (index, reply) in live.round(round, self.remember).await {
+            for (index, reply) in live.round(round, self.window, self.sweep_every).await {
                 usable &= !matches!(&reply, Err(Failure::Broken(_)));
                 if let Some(place) = replies.get_mut(index) {
                     *place = Some(reply.map_err(Failure::into_error));
@@ -155,17 +165,34 @@ enum Round<'a> {
     Transaction(Vec<Placed<'a>>),
 }
 
-/// Splits a batch into rounds that keep the order of each key. Nearly always there is one. Keys
-/// with a step that takes a transaction have all their steps there.
+/// Splits a batch into rounds that keep the order of each key. Nearly always there is one. Keys with
+/// a step that takes a transaction, or with several steps of which one writes, have all their steps in
+/// one transaction, and so one commit.
 fn rounds(steps: &[Step]) -> Vec<Round<'_>> {
-    let transacted: HashSet<(&str, &str)> =
-        steps.iter().filter(|step| takes_transaction(step)).map(statement::name).collect();
+    let mut keys: HashMap<(&str, &str), (usize, bool)> = HashMap::with_capacity(steps.len());
+    for step in steps {
+        let (count, takes) = keys.entry(statement::name(step)).or_default();
+        *count = count.saturating_add(1);
+        *takes |= takes_transaction(step) || (*count > 1 && !step.action.kind().is_read());
+    }
+    // A write before a read of its key.
+    let mut written: HashSet<(&str, &str)> = HashSet::new();
+    for step in steps {
+        let name = statement::name(step);
+        if !step.action.kind().is_read() {
+            written.insert(name);
+        } else if written.contains(&name)
+            && let Some((_, takes)) = keys.get_mut(&name)
+        {
+            *takes = true;
+        }
+    }
     let mut rounds: Vec<Vec<Placed<'_>>> = Vec::new();
     let mut transaction = Vec::new();
     let mut seen: HashMap<(&str, &str), usize> = HashMap::new();
     for (index, step) in steps.iter().enumerate() {
         let name = statement::name(step);
-        if transacted.contains(&name) && step.action.kind() != Kind::Recall {
+        if keys.get(&name).is_some_and(|(_, takes)| *takes) && is_of_key(step) {
             transaction.push((index, step));
             continue;
         }
@@ -183,20 +210,30 @@ fn rounds(steps: &[Step]) -> Vec<Round<'_>> {
     rounds.into_iter().map(Round::Statements).chain(transaction).collect()
 }
 
+/// Whether a step concerns a key's value.
+fn is_of_key(step: &Step) -> bool {
+    !matches!(
+        step.action.kind(),
+        Kind::List | Kind::LoadResponse | Kind::StoreResponse | Kind::Sweep
+    )
+}
+
 /// Whether a step takes more than a statement of its kind.
 fn takes_transaction(step: &Step) -> bool {
-    let kind = step.action.kind();
-    match kind {
-        Kind::GetAndSet
-        | Kind::SetIfAbsent
-        | Kind::IncrementWithin
-        | Kind::Swap
-        | Kind::Expire
-        | Kind::Remember => true,
-        Kind::Set | Kind::Delete | Kind::Increment => step.token.is_some(),
-        Kind::Get | Kind::Exists | Kind::TimeToLive | Kind::List | Kind::Recall | Kind::Sweep => {
-            false
+    match &step.action {
+        Action::GetAndSet { .. }
+        | Action::SetIfAbsent { .. }
+        | Action::IncrementWithin { .. }
+        | Action::Swap { .. }
+        | Action::Expire(_)
+        | Action::Forgo => true,
+        Action::Set { .. } | Action::Delete | Action::Increment { .. } => step.write.is_some(),
+        // What they add up to says whether each of them stays within the range if all have one sign.
+        Action::Increments(increments) => {
+            let mut deltas = increments.members.iter().map(|member| member.delta);
+            !deltas.clone().all(|delta| delta >= 0) && !deltas.all(|delta| delta <= 0)
         }
+        _ => false,
     }
 }
 
@@ -232,8 +269,10 @@ impl From<tokio_postgres::Error> for Failure {
             return Self::Broken(Error::unknown(reason));
         };
         let code = state.code();
+        // Two records of one write: another host has made it at the same time.
         if *state == SqlState::T_R_SERIALIZATION_FAILURE
             || *state == SqlState::T_R_DEADLOCK_DETECTED
+            || *state == SqlState::UNIQUE_VIOLATION
         {
             return Self::Conflict(Error::not_applied(reason));
         }
@@ -270,46 +309,74 @@ type Answer = Result<Outcome, Failure>;
 type Answers = Vec<(usize, Answer)>;
 
 impl Live {
-    async fn round(&self, round: Round<'_>, remember: Duration) -> Answers {
+    async fn round(&self, round: Round<'_>, window: Duration, sweep_every: Duration) -> Answers {
         let steps = match round {
             Round::Statements(steps) => steps,
-            Round::Transaction(steps) => return self.transaction(steps, remember).await,
+            Round::Transaction(steps) => return self.transaction(steps, window).await,
         };
         let of = |kinds: &[Kind]| -> Vec<Placed<'_>> {
             steps.iter().filter(|(_, step)| kinds.contains(&step.action.kind())).copied().collect()
         };
+        let (once, increments): (Vec<_>, Vec<_>) = of(&[Kind::Increment])
+            .into_iter()
+            .partition(|(_, step)| matches!(step.action, Action::Increments(_)));
         let mut groups = vec![
             of(&[Kind::Get, Kind::Exists, Kind::TimeToLive]),
-            of(&[Kind::Increment]),
+            increments,
+            once,
             of(&[Kind::Set]),
             of(&[Kind::Delete]),
-            of(&[Kind::Recall]),
+            of(&[Kind::LoadResponse]),
+            of(&[Kind::StoreResponse]),
         ];
         groups.extend(of(&[Kind::List, Kind::Sweep]).into_iter().map(|alone| vec![alone]));
         groups.retain(|group| !group.is_empty());
         let (mut answers, mut left) = (Vec::new(), Vec::new());
-        for group in join_all(groups.into_iter().map(|group| self.group(group))).await {
-            for (placed, answer) in group {
-                match answer {
-                    Some(answer) => answers.push((placed.0, answer)),
-                    None => left.push(placed),
+        let groups = groups.into_iter().map(|group| self.group(group, window, sweep_every));
+        for group in join_all(groups).await {
+            for (placed, done) in group {
+                match done {
+                    Done::All(answer) => answers.push((placed.0, answer)),
+                    // Its row holds no number, has no room for the sum, or has expired, or the writes
+                    // are recorded: a transaction finds out, and does what is to be done.
+                    Done::Nothing => left.push((placed, Vec::new())),
+                    Done::Some(counts) => left.push((placed, counts)),
                 }
             }
         }
         if !left.is_empty() {
-            // Their rows hold no number, have no room for the sum, or have expired: a transaction
-            // finds out, and does what is to be done.
-            answers.extend(self.transaction(left, remember).await);
+            answers.extend(self.rest(left, window).await);
         }
         answers
     }
 
+    /// Does in a transaction what statements have left of steps.
+    async fn rest(&self, left: Vec<(Placed<'_>, Vec<Option<i64>>)>, window: Duration) -> Answers {
+        let (placed, counts): (Vec<Placed<'_>>, Vec<_>) = left.into_iter().unzip();
+        let steps: Vec<Step> =
+            placed.iter().zip(&counts).map(|((_, step), counts)| without(step, counts)).collect();
+        let steps = steps.iter().enumerate().collect();
+        let mut rest = HashMap::new();
+        rest.extend(self.transaction(steps, window).await);
+        let placed = placed.into_iter().zip(counts).enumerate();
+        placed
+            .map(|(place, ((index, _), counts))| {
+                let gone = || Err(Failure::Final(Error::unknown("the transaction lost a step")));
+                (index, with(counts, rest.remove(&place).unwrap_or_else(gone)))
+            })
+            .collect()
+    }
+
     /// Runs the statement of steps of one kind; a failure of the statement is the failure of each.
-    /// Increments that left their row as it was have no answer yet.
-    async fn group<'a>(&self, steps: Vec<Placed<'a>>) -> Vec<(Placed<'a>, Option<Answer>)> {
+    async fn group<'a>(
+        &self,
+        steps: Vec<Placed<'a>>,
+        window: Duration,
+        sweep_every: Duration,
+    ) -> Vec<(Placed<'a>, Done)> {
         let mut tries = Tries::default();
         let result = loop {
-            let result = self.statement(&steps).await;
+            let result = self.statement(&steps, window, sweep_every).await;
             if !tries.again(&result).await {
                 break result;
             }
@@ -321,44 +388,60 @@ impl Live {
                 let mut answers = Vec::with_capacity(steps.len());
                 self.wait_for_rows(&statement::impatience()).await;
                 for step in steps {
-                    answers.extend(Box::pin(self.group(vec![step])).await);
+                    answers.extend(Box::pin(self.group(vec![step], window, sweep_every)).await);
                 }
                 self.wait_for_rows(&self.patience).await;
                 answers
             }
             Err(failure) => {
-                steps.into_iter().map(|step| (step, Some(Err(failure.clone())))).collect()
+                steps.into_iter().map(|step| (step, Done::All(Err(failure.clone())))).collect()
             }
         }
     }
 
-    async fn statement(&self, steps: &[Placed<'_>]) -> Result<Vec<Option<Answer>>, Failure> {
+    async fn statement(
+        &self,
+        steps: &[Placed<'_>],
+        window: Duration,
+        sweep_every: Duration,
+    ) -> Result<Vec<Done>, Failure> {
         let Some((_, first)) = steps.first() else { return Ok(Vec::new()) };
         let (client, statements) = (&self.client, &self.statements);
+        let records = &statements.records;
         let answers = match &first.action {
             Action::Get | Action::Exists | Action::TimeToLive => {
                 statements.read(client, steps).await?
             }
-            Action::Increment(_) => {
+            Action::Increment { .. } => {
                 let counts = statements.increment(client, steps).await?;
                 return Ok(counts
                     .into_iter()
-                    .map(|count| count.map(|count| Ok(Outcome::Count(count))))
+                    .map(|count| match count {
+                        Some(count) => Done::All(Ok(Outcome::Count(count))),
+                        None => Done::Nothing,
+                    })
                     .collect());
+            }
+            Action::Increments(_) => {
+                let counts = records.increment(client, steps, window).await?;
+                return Ok(counts.into_iter().map(Done::of).collect());
             }
             Action::Set { .. } => statements.set(client, steps).await?,
             Action::Delete => statements.delete(client, steps).await?,
-            Action::Recall => statements.recall(client, steps).await?,
+            Action::LoadResponse => records.load(client, steps).await?,
+            Action::StoreResponse(_) => records.store(client, steps, window).await?,
             Action::List { prefix, cursor, limit } => {
                 let page = statements.list(client, first, prefix, cursor.as_deref(), *limit);
                 vec![Ok(Outcome::Page(page.await?))]
             }
             Action::Sweep { limit } => {
-                vec![Ok(Outcome::Swept(statements.sweep(client, *limit).await?))]
+                let more = statements.sweep(client, *limit).await?;
+                let more_records = records.sweep(client, sweep_every, window).await?;
+                vec![Ok(Outcome::Swept(more || more_records))]
             }
             _ => return Err(Failure::Final(Error::not_applied("not a step of a statement"))),
         };
-        Ok(answers.into_iter().map(Some).collect())
+        Ok(answers.into_iter().map(Done::All).collect())
     }
 
     /// Says how long to wait for rows that others hold. Where it fails, the connection is of no use
@@ -369,11 +452,11 @@ impl Live {
         }
     }
 
-    async fn transaction(&self, steps: Vec<Placed<'_>>, remember: Duration) -> Answers {
+    async fn transaction(&self, steps: Vec<Placed<'_>>, window: Duration) -> Answers {
         let transaction = &self.statements.transaction;
         let mut tries = Tries::default();
         let result = loop {
-            let result = transaction.run(&self.client, &steps, remember).await;
+            let result = transaction.run(&self.client, &steps, window).await;
             if !tries.again(&result).await {
                 break result;
             }
@@ -385,7 +468,7 @@ impl Live {
                 let mut answers = Vec::with_capacity(steps.len());
                 self.wait_for_rows(&statement::impatience()).await;
                 for steps in by_key(steps) {
-                    answers.extend(Box::pin(self.transaction(steps, remember)).await);
+                    answers.extend(Box::pin(self.transaction(steps, window)).await);
                 }
                 self.wait_for_rows(&self.patience).await;
                 answers
@@ -393,6 +476,55 @@ impl Live {
             Err(failure) => places.map(|index| (index, Err(failure.clone()))).collect(),
         }
     }
+}
+
+/// What a statement has done of a step.
+enum Done {
+    All(Answer),
+    Nothing,
+    /// Of several increments, those that have a number.
+    Some(Vec<Option<i64>>),
+}
+
+impl Done {
+    fn of(counts: Vec<Option<i64>>) -> Self {
+        match counts.iter().all(Option::is_some) {
+            true => Self::All(with(counts, Ok(Outcome::Each(Vec::new())))),
+            false => Self::Some(counts),
+        }
+    }
+}
+
+/// A step without those of its increments that have a number.
+fn without(step: &Step, counts: &[Option<i64>]) -> Step {
+    let mut step = step.clone();
+    if let Action::Increments(increments) = &mut step.action {
+        let mut counts = counts.iter();
+        increments.members.retain(|_| !matches!(counts.next(), Some(Some(_))));
+    }
+    step
+}
+
+/// An answer to a step some of whose increments have a number already.
+fn with(counts: Vec<Option<i64>>, rest: Answer) -> Answer {
+    if counts.is_empty() {
+        return rest;
+    }
+    let mut rest = match rest {
+        Ok(Outcome::Each(replies)) => replies.into_iter(),
+        Ok(other) => return Ok(other),
+        // The session shows that it is broken by itself.
+        Err(failure) => {
+            let left = counts.iter().filter(|count| count.is_none()).count();
+            vec![Err(failure.into_error()); left].into_iter()
+        }
+    };
+    let missing = || Err(Error::unknown("the transaction gave no answer for this increment"));
+    let each = counts.into_iter().map(|count| match count {
+        Some(count) => Ok(Outcome::Count(count)),
+        None => rest.next().unwrap_or_else(missing),
+    });
+    Ok(Outcome::Each(each.collect()))
 }
 
 /// Steps of one key after those of another, in their order.
@@ -448,7 +580,7 @@ mod tests {
 
     fn step(key: &str) -> Step {
         let bucket = Bucket::new("b").unwrap();
-        Step { bucket, key: key.into(), action: Action::Get, token: None }
+        Step { bucket, key: key.into(), action: Action::Get, write: None }
     }
 
     fn places(steps: &[Step]) -> Vec<(bool, Vec<usize>)> {
@@ -473,9 +605,21 @@ mod tests {
     fn all_steps_of_a_key_share_the_transaction_that_one_of_them_takes() {
         let mut steps = ["b", "a", "b", "c"].map(step);
         steps[2].action = Action::Expire(None);
-        steps[3].token = Some(crate::Once::new([0; 16], [0; 16]).answer());
         assert_eq!(places(&steps), [(false, vec![1, 3]), (true, vec![0, 2])]);
-        steps[3].action = Action::Increment(1);
+        steps[3].action = Action::Delete;
+        assert_eq!(places(&steps), [(false, vec![1, 3]), (true, vec![0, 2])]);
+        let bucket = Bucket::new("b").unwrap();
+        steps[3].write = Some(crate::Scope::new([0; 16], [0; 16]).response_id(&bucket));
         assert_eq!(places(&steps), [(false, vec![1]), (true, vec![0, 2, 3])]);
+    }
+
+    #[test]
+    fn several_steps_of_a_key_that_write_share_a_transaction() {
+        let mut steps = ["a", "b", "a", "c", "c"].map(step);
+        assert!(places(&steps).iter().all(|(transaction, _)| !transaction), "all of them read");
+        steps[2].action = Action::Increment { delta: 1, ttl: None };
+        assert_eq!(places(&steps), [(false, vec![1, 3]), (false, vec![4]), (true, vec![0, 2])]);
+        steps.swap(0, 2);
+        assert_eq!(places(&steps), [(false, vec![1, 3]), (false, vec![4]), (true, vec![0, 2])]);
     }
 }

@@ -50,7 +50,7 @@ const SCANS_A_PAGE: usize = 8;
 pub(crate) struct Redis {
     target: Arc<Target>,
     /// How long records of requests are kept.
-    remember: Duration,
+    window: Duration,
 }
 
 impl Redis {
@@ -60,7 +60,7 @@ impl Redis {
         options: &Options,
     ) -> Result<(Self, Description), OpenError> {
         let target = Arc::new(Target::parse(url, options)?);
-        let redis = Self { target, remember: options.remember };
+        let redis = Self { target, window: options.idempotency_window };
         let location = redis.target.location();
         let explain = |reason: String| {
             OpenError::Backend(format!(
@@ -82,8 +82,8 @@ impl Redis {
 
     /// A connection for one lane, made when first used.
     pub(crate) fn connection(&self) -> RedisConnection {
-        let (target, remember) = (Arc::clone(&self.target), self.remember);
-        RedisConnection { target, remember, live: None }
+        let (target, window) = (Arc::clone(&self.target), self.window);
+        RedisConnection { target, window, live: None }
     }
 }
 
@@ -168,7 +168,7 @@ impl Live {
 /// One lane's connection.
 pub(crate) struct RedisConnection {
     target: Arc<Target>,
-    remember: Duration,
+    window: Duration,
     /// Taken while a batch is on its way: if that is given up, so is the connection.
     live: Option<Live>,
 }
@@ -194,17 +194,17 @@ impl Connection for RedisConnection {
             let error = Error::not_applied("the connection to Redis ended before it was sent");
             return all_failed(steps, &error);
         };
-        let replies = live.apply(steps, self.remember).await;
+        let replies = live.apply(steps, self.window).await;
         self.live = Some(live);
         replies
     }
 }
 
 impl Live {
-    async fn apply(&mut self, steps: &[Step], remember: Duration) -> Vec<Reply> {
+    async fn apply(&mut self, steps: &[Step], window: Duration) -> Vec<Reply> {
         let mut pipeline = Pipeline::with_capacity(steps.len());
         for step in steps {
-            if let Some(command) = command(step, Text::Hash, remember) {
+            if let Some(command) = command(step, Text::Hash, window) {
                 pipeline.add_command(command);
             }
         }
@@ -226,7 +226,7 @@ impl Live {
                 _ => match values.next() {
                     None => Err(Error::unknown("Redis answered fewer commands than it was sent")),
                     Some(Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
-                        self.with_script(step, remember).await
+                        self.with_script(step, window).await
                     }
                     Some(value) => outcome(step, value),
                 },
@@ -238,9 +238,9 @@ impl Live {
 
     /// A step whose script the server has forgotten: it was not executed, and is sent again with
     /// the script's text.
-    async fn with_script(&mut self, step: &Step, remember: Duration) -> Reply {
+    async fn with_script(&mut self, step: &Step, window: Duration) -> Reply {
         let mut pipeline = Pipeline::with_capacity(1);
-        match command(step, Text::Full, remember) {
+        match command(step, Text::Full, window) {
             Some(command) => pipeline.add_command(command),
             None => return Err(Error::unknown("Redis answered NOSCRIPT to no script")),
         };

@@ -10,6 +10,8 @@
 //! What keeps it exact: a batch is one `BEGIN IMMEDIATE` transaction; a failure before `COMMIT`
 //! rolls it back, certainly not applied.
 
+mod records;
+
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
@@ -21,15 +23,16 @@ use rusqlite::{
     types::ValueRef,
 };
 
+use self::records::Records;
 use crate::{
-    Page, Rejection,
+    Page,
     backend::{Connection, Description, Role, prefix_end},
     counter,
     error::{Error, OpenError},
-    once::{Record, Token},
-    operation::{Action, Outcome, Recalled, Step},
+    idempotency::{Record, WriteId},
+    operation::{Action, Outcome, Step},
     plan::Reply,
-    semantics::{self, Change, Entry, Moment},
+    semantics::{self, Change, Entry, Found, Moment, Values},
     state::Options,
 };
 
@@ -53,18 +56,8 @@ CREATE TABLE IF NOT EXISTS tally_kv (
 const HAS_EXPIRES: &str =
     "SELECT count(*) FROM pragma_table_info('tally_kv') WHERE name = 'expires'";
 const ADD_EXPIRES: &str = "ALTER TABLE tally_kv ADD COLUMN expires INTEGER";
-/// What is recorded of requests: each of their writes, and as write -1 their answer.
 const REST: &str = "
-CREATE INDEX IF NOT EXISTS tally_kv_expires ON tally_kv (expires) WHERE expires IS NOT NULL;
-CREATE TABLE IF NOT EXISTS tally_once (
-    request BLOB NOT NULL,
-    write INTEGER NOT NULL,
-    fingerprint BLOB NOT NULL,
-    outcome BLOB NOT NULL,
-    expires INTEGER NOT NULL,
-    PRIMARY KEY (request, write)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS tally_once_expires ON tally_once (expires)";
+CREATE INDEX IF NOT EXISTS tally_kv_expires ON tally_kv (expires) WHERE expires IS NOT NULL;";
 
 const SELECT: &str = "SELECT value, expires FROM tally_kv WHERE bucket = ?1 AND key = ?2";
 const UPSERT: &str = "INSERT INTO tally_kv (bucket, key, value, expires) VALUES (?1, ?2, ?3, ?4)
@@ -74,26 +67,14 @@ const LIST: &str = "SELECT key FROM tally_kv
     WHERE bucket = ?1 AND key > ?2 AND key >= ?3 AND (?4 IS NULL OR key < ?4)
         AND (expires IS NULL OR expires > ?5)
     ORDER BY key LIMIT ?6";
-const RECALL: &str = "SELECT fingerprint, outcome FROM tally_once
-    WHERE request = ?1 AND write = ?2 AND expires > ?3";
-const OTHERS: &str = "SELECT EXISTS (SELECT 1 FROM tally_once
-    WHERE request = ?1 AND fingerprint <> ?2 AND expires > ?3)";
-// One that has expired and is not removed yet gives way.
-const RECORD: &str = "INSERT INTO tally_once (request, write, fingerprint, outcome, expires)
-    VALUES (?1, ?2, ?3, ?4, ?5)
-    ON CONFLICT (request, write) DO UPDATE SET fingerprint = excluded.fingerprint,
-        outcome = excluded.outcome, expires = excluded.expires
-    WHERE expires <= ?6";
 const SWEEP_VALUES: &str = "DELETE FROM tally_kv WHERE rowid IN
     (SELECT rowid FROM tally_kv WHERE expires <= ?1 LIMIT ?2)";
-const SWEEP_RECORDS: &str = "DELETE FROM tally_once WHERE (request, write) IN
-    (SELECT request, write FROM tally_once WHERE expires <= ?1 LIMIT ?2)";
 
 /// An SQLite file.
 pub(crate) struct Sqlite {
     path: PathBuf,
     /// How long records of requests are kept.
-    remember: Duration,
+    window: Duration,
     /// How long to wait for another process that writes.
     busy: Duration,
 }
@@ -115,7 +96,7 @@ impl Sqlite {
             ));
         }
         let busy = options.timeout.checked_div(2).unwrap_or_default().min(LONGEST_BUSY);
-        let sqlite = Self { path: PathBuf::from(path), remember: options.remember, busy };
+        let sqlite = Self { path: PathBuf::from(path), window: options.idempotency_window, busy };
         // Fails now rather than at the first request, with the path in the message.
         patiently(|| create_tables(&mut sqlite.database()?))
             .map_err(|error| sqlite.explain(&error))?;
@@ -138,7 +119,7 @@ impl Sqlite {
                 .pragma_update(None, "query_only", true)
                 .map_err(|error| self.explain(&error))?;
         }
-        Ok(SqliteConnection { database, remember: self.remember })
+        Ok(SqliteConnection { database, window: self.window })
     }
 
     fn database(&self) -> rusqlite::Result<Database> {
@@ -146,7 +127,7 @@ impl Sqlite {
         database.busy_timeout(self.busy)?;
         database.pragma_update(None, "journal_mode", "wal")?;
         database.pragma_update(None, "synchronous", "full")?;
-        database.set_prepared_statement_cache_capacity(16);
+        database.set_prepared_statement_cache_capacity(32);
         Ok(database)
     }
 
@@ -167,6 +148,7 @@ fn create_tables(database: &mut Database) -> rusqlite::Result<()> {
         transaction.execute_batch(ADD_EXPIRES)?;
     }
     transaction.execute_batch(REST)?;
+    transaction.execute_batch(records::TABLES)?;
     transaction.commit()
 }
 
@@ -190,52 +172,65 @@ fn patiently<T>(mut open: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Resu
 /// One lane's connection.
 pub(crate) struct SqliteConnection {
     database: Database,
-    remember: Duration,
+    window: Duration,
 }
 
 impl Connection for SqliteConnection {
     /// Blocks the thread, which is this lane's own.
     async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
-        let now = semantics::now();
         if steps.iter().all(|step| step.action.kind().is_read()) {
-            return steps.iter().map(|step| read(&self.database, step, now)).collect();
+            return self.read(steps);
         }
-        match self.write(steps, now) {
+        match self.write(steps) {
             Ok(replies) => replies,
             // Reads are answered all the same: a full disk does not stop them.
-            Err(error) => steps
-                .iter()
-                .map(|step| match step.action.kind().is_read() {
-                    true => read(&self.database, step, now),
-                    false => Err(error.clone()),
-                })
-                .collect(),
+            Err(error) => {
+                let read = self.read(steps);
+                let is_read = |step: &Step| step.action.kind().is_read();
+                steps
+                    .iter()
+                    .zip(read)
+                    .map(|(step, read)| if is_read(step) { read } else { Err(error.clone()) })
+                    .collect()
+            }
         }
     }
 }
 
 impl SqliteConnection {
+    /// Answers those steps that read, each by itself.
+    fn read(&self, steps: &[Step]) -> Vec<Reply> {
+        let mut open = Open::new(&self.database, self.window, false);
+        steps
+            .iter()
+            .map(|step| match step.action.kind().is_read() {
+                true => open.apply(step).unwrap_or_else(|error| Err(not_applied(&error))),
+                false => Err(Error::not_applied("no operation that reads")),
+            })
+            .collect()
+    }
+
     /// Applies a batch in one transaction. Rejected steps fail alone; any other failure rolls the
     /// whole batch back.
-    fn write(&mut self, steps: &[Step], now: Moment) -> Result<Vec<Reply>, Error> {
-        let not_applied = |error: rusqlite::Error| Error::not_applied(format!("SQLite: {error}"));
+    fn write(&mut self, steps: &[Step]) -> Result<Vec<Reply>, Error> {
         let transaction = self
             .database
             .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(not_applied)?;
+            .map_err(|error| not_applied(&error))?;
+        let mut open = Open::new(&transaction, self.window, true);
         let mut replies = Vec::with_capacity(steps.len());
         for step in steps {
-            replies.push(match once(&transaction, step, now, self.remember) {
-                Ok(outcome) => Ok(outcome),
-                Err(Failure::Answered(error)) => Err(error),
-                Err(Failure::Database(error)) => return Err(not_applied(error)),
-            });
+            replies.push(open.apply(step).map_err(|error| not_applied(&error))?);
         }
         match transaction.commit() {
             Ok(()) => Ok(replies),
             Err(error) => Err(commit_failed(&error)),
         }
     }
+}
+
+fn not_applied(error: &rusqlite::Error) -> Error {
+    Error::not_applied(format!("SQLite: {error}"))
 }
 
 /// What is known after `COMMIT` failed. A full disk or a lock stops it before the commit record is
@@ -251,123 +246,94 @@ fn commit_failed(error: &rusqlite::Error) -> Error {
     }
 }
 
-/// Why a step has no outcome.
-enum Failure {
-    /// The step's own error, which leaves the others' as they are.
-    Answered(Error),
-    Database(rusqlite::Error),
-}
-
-impl From<rusqlite::Error> for Failure {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Database(error)
-    }
-}
-
-impl From<Rejection> for Failure {
-    fn from(rejection: Rejection) -> Self {
-        Self::Answered(rejection.into())
-    }
-}
-
-fn read(database: &Database, step: &Step, now: Moment) -> Reply {
-    apply(database, step, now).map_err(|failure| match failure {
-        Failure::Answered(error) => error,
-        Failure::Database(error) => Error::not_applied(format!("SQLite: {error}")),
-    })
-}
-
-/// Applies a step that may have been applied before, if its token says so.
-fn once(
-    database: &Database,
-    step: &Step,
+/// The file as one transaction sees it.
+struct Open<'a> {
+    database: &'a Database,
     now: Moment,
-    remember: Duration,
-) -> Result<Outcome, Failure> {
-    let Some(token) = step.token else { return apply(database, step, now) };
-    let record = |outcome: &[u8]| {
-        database.prepare_cached(RECORD)?.execute(params![
-            token.request,
-            token.write,
-            token.fingerprint,
-            outcome,
-            semantics::end(now, remember),
-            now,
-        ])
-    };
-    if let Some(record) = recorded(database, token, now)? {
-        return record.reply(token, &step.action).map_err(Failure::Answered);
-    }
-    let others = params![token.request, token.fingerprint, now];
-    if database.prepare_cached(OTHERS)?.query_row(others, |row| row.get(0))? {
-        return Err(Rejection::Reused.into());
-    }
-    if let Action::Remember(answer) = &step.action {
-        record(answer)?;
-        return Ok(Outcome::Done);
-    }
-    let result = match apply(database, step, now) {
-        Ok(outcome) => Ok(outcome),
-        Err(Failure::Answered(Error::Rejected(rejection))) => Err(rejection),
-        Err(failure) => return Err(failure),
-    };
-    record(&Record::of(token, &result).outcome)?;
-    Ok(result?)
+    window: i64,
+    writes: bool,
+    /// Read when first needed.
+    records: Option<Records>,
 }
 
-fn recorded(database: &Database, token: Token, now: Moment) -> rusqlite::Result<Option<Record>> {
-    database
-        .prepare_cached(RECALL)?
-        .query_row(params![token.request, token.write, now], |row| {
-            let outcome: Vec<u8> = row.get(1)?;
-            Ok(Record { fingerprint: row.get(0)?, outcome: outcome.into() })
+impl<'a> Open<'a> {
+    fn new(database: &'a Database, window: Duration, writes: bool) -> Self {
+        let (now, window) = (semantics::now(), semantics::milliseconds(window));
+        Self { database, now, window, writes, records: None }
+    }
+
+    fn records(&mut self) -> rusqlite::Result<&Records> {
+        let Self { database, now, window, writes, records } = self;
+        let opened = match records.take() {
+            Some(records) => records,
+            None => Records::open(database, *now, *window, *writes)?,
+        };
+        Ok(records.insert(opened))
+    }
+
+    fn apply(&mut self, step: &Step) -> rusqlite::Result<Reply> {
+        let database = self.database;
+        Ok(match &step.action {
+            Action::List { prefix, cursor, limit } => {
+                let (bucket, cursor) = (step.bucket.as_str(), cursor.as_deref());
+                Ok(Outcome::Page(page(database, bucket, prefix, cursor, *limit, self.now)?))
+            }
+            Action::Sweep { limit } => {
+                let rows = i64::try_from(*limit).unwrap_or(i64::MAX);
+                let now = self.now;
+                let values = database.prepare_cached(SWEEP_VALUES)?.execute(params![now, rows])?;
+                let window = self.window;
+                let more = self.records()?.sweep(database, now, window, *limit)?;
+                Ok(Outcome::Swept(more || values >= *limit))
+            }
+            _ => semantics::apply_step(self, step)?,
         })
-        .optional()
+    }
 }
 
-fn apply(database: &Database, step: &Step, now: Moment) -> Result<Outcome, Failure> {
-    let (bucket, key) = (step.bucket.as_str(), &*step.key);
-    match (&step.action, step.token) {
-        (Action::List { prefix, cursor, limit }, _) => {
-            let page = page(database, bucket, prefix, cursor.as_deref(), *limit, now)?;
-            return Ok(Outcome::Page(page));
-        }
-        (Action::Recall, Some(token)) => {
-            let record = recorded(database, token, now)?;
-            return Ok(Outcome::Recalled(record.map(|record| Recalled {
-                fingerprint: record.fingerprint,
-                answer: record.outcome,
-            })));
-        }
-        (Action::Sweep { limit }, _) => {
-            let rows = i64::try_from(*limit).unwrap_or(i64::MAX);
-            let values = database.prepare_cached(SWEEP_VALUES)?.execute(params![now, rows])?;
-            let records = database.prepare_cached(SWEEP_RECORDS)?.execute(params![now, rows])?;
-            return Ok(Outcome::Swept(values.max(records) >= *limit));
-        }
-        _ => {}
+impl Values for Open<'_> {
+    type Error = rusqlite::Error;
+
+    fn now(&self) -> Moment {
+        self.now
     }
-    let current = database
-        .prepare_cached(SELECT)?
-        .query_row(params![bucket, key], |row| {
-            Ok(Entry { value: value(row.get_ref(0)?), expires: row.get(1)? })
-        })
-        .optional()?;
-    let (outcome, change) = semantics::apply(&step.action, current, now)?;
-    match change {
-        Change::Keep => {}
-        Change::Put(Entry { value, expires }) => {
-            let mut upsert = database.prepare_cached(UPSERT)?;
-            match counter::parse(&value) {
-                Some(number) => upsert.execute(params![bucket, key, number, expires])?,
-                None => upsert.execute(params![bucket, key, &value[..], expires])?,
-            };
-        }
-        Change::Remove => {
-            database.prepare_cached(DELETE)?.execute(params![bucket, key])?;
-        }
+
+    fn entry(&mut self, step: &Step) -> rusqlite::Result<Option<Entry>> {
+        self.database
+            .prepare_cached(SELECT)?
+            .query_row(params![step.bucket.as_str(), &*step.key], |row| {
+                Ok(Entry { value: value(row.get_ref(0)?), expires: row.get(1)? })
+            })
+            .optional()
     }
-    Ok(outcome)
+
+    fn change(&mut self, step: &Step, change: Change) -> rusqlite::Result<()> {
+        let (bucket, key) = (step.bucket.as_str(), &*step.key);
+        match change {
+            Change::Keep => {}
+            Change::Put(Entry { value, expires }) => {
+                let mut upsert = self.database.prepare_cached(UPSERT)?;
+                match counter::parse(&value) {
+                    Some(number) => upsert.execute(params![bucket, key, number, expires])?,
+                    None => upsert.execute(params![bucket, key, &value[..], expires])?,
+                };
+            }
+            Change::Remove => {
+                self.database.prepare_cached(DELETE)?.execute(params![bucket, key])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&mut self, write: &WriteId) -> rusqlite::Result<Found> {
+        let database = self.database;
+        self.records()?.find(database, write)
+    }
+
+    fn record(&mut self, write: &WriteId, record: Record) -> rusqlite::Result<()> {
+        let database = self.database;
+        self.records()?.record(database, write, &record)
+    }
 }
 
 /// A stored value as bytes. Text and reals, which only another program can have put there past the

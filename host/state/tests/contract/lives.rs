@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
+use futures_util::future::join_all;
 use tally_state::{Bounded, Error, Handle, Rejection, Swapped, TimeToLive};
 
 use crate::bench::{Bench, at_once};
@@ -168,4 +169,39 @@ pub(crate) async fn a_prefix_lists_what_begins_with_it(bench: Bench) {
         keys.sort_unstable();
         assert_eq!(keys, expected, "{prefix}");
     }
+}
+
+pub(crate) async fn an_increment_gives_what_it_creates_its_time(bench: Bench) {
+    let Bench { handle, bucket, .. } = &bench;
+    let long = Some(Duration::from_secs(1_000));
+    // One by one, and several in one batch, some of them to be applied once.
+    assert_eq!(handle.increment_for(bucket, "window", 1, long).await, Ok(1));
+    let scopes = [1, 2].map(|n| tally_state::Scope::new([n; 16], [0; 16]));
+    let scoped = scopes.each_ref().map(|scope| handle.scoped(scope));
+    let handles = [&scoped[0], handle, &scoped[1], handle, handle];
+    let asked = handles.map(|handle| handle.increment_for(bucket, "window", 1, long));
+    let mut counts = join_all(asked).await.into_iter().map(Result::unwrap).collect::<Vec<_>>();
+    counts.sort_unstable();
+    assert_eq!(counts, [2, 3, 4, 5, 6]);
+    let TimeToLive::Left(left) = handle.time_to_live(bucket, "window").await.unwrap() else {
+        panic!("it has no end");
+    };
+    assert!(left > Duration::from_secs(500) && left <= Duration::from_secs(1_000), "{left:?}");
+    // One that exists keeps its own, be it none.
+    handle.set(bucket, "stays", "5".into()).await.unwrap();
+    assert_eq!(handle.increment_for(bucket, "stays", 1, long).await, Ok(6));
+    assert_eq!(handle.time_to_live(bucket, "stays").await, Ok(TimeToLive::Unlimited));
+    // What has expired begins anew, with a new time.
+    let short = Some(Duration::from_millis(30));
+    for round in 0..5 {
+        assert_eq!(handle.increment_for(bucket, "short", 1, short).await, Ok(1), "{round}");
+        let gone = async {
+            while handle.exists(bucket, "short").await.unwrap() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), gone).await.expect("its time ends");
+    }
+    let wrong = handle.increment_for(bucket, "window", 1, Some(Duration::ZERO)).await;
+    assert_eq!(wrong, Err(Error::Rejected(Rejection::TimeToLive)));
 }

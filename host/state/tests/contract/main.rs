@@ -19,7 +19,7 @@ mod limits;
 mod listing;
 mod lives;
 mod many;
-mod once;
+mod idempotency;
 mod outside;
 mod swaps;
 mod values;
@@ -81,6 +81,7 @@ fn alone() -> Cases {
             keys_that_stay_are_listed_while_others_come_and_go,
         }
         lives {
+            an_increment_gives_what_it_creates_its_time,
             a_key_is_missing_once_its_time_is_over,
             what_is_changed_in_place_keeps_its_time,
             a_time_to_live_is_given_and_taken,
@@ -90,8 +91,11 @@ fn alone() -> Cases {
             extreme_bounds_are_exact,
             a_prefix_lists_what_begins_with_it,
         }
-        once {
+        idempotency {
             a_call_on_several_keys_happens_once,
+            a_write_that_was_gone_without_stays_undone,
+            buckets_do_not_share_records,
+            increments_of_all_sorts_share_a_batch,
             another_request_under_the_same_token_changes_nothing,
             a_write_that_is_left_out_does_not_answer_for_another,
         }
@@ -121,11 +125,12 @@ fn together() -> Cases {
             two_write_the_same_keys_in_opposite_orders,
             one_sees_what_the_other_was_acknowledged,
         }
-        once {
+        idempotency {
             every_write_happens_once,
             one_token_sent_by_many_at_once_counts_once,
             tokens_and_plain_increments_count_exactly_together,
-            an_answer_is_remembered_once,
+            a_response_is_stored_once,
+            a_repeat_is_told_of_its_response,
             records_are_forgotten_after_their_time,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tally_state::{Bucket, Error, Metrics, Once, Options, Rejection, State, Swapped};
+use tally_state::{Bucket, Error, Metrics, Scope, Options, Rejection, State, Swapped};
 
 use crate::bench::{Bench, options};
 
@@ -61,13 +61,13 @@ pub(crate) async fn postgres_counters_are_plain_numbers(bench: Bench) {
 /// Fills a fresh store, which sweeps often, with what soon expires.
 async fn expiring(url: &str) -> State {
     let moment = Duration::from_millis(20);
-    let options = Options { remember: moment, sweep_every: moment, ..options() };
+    let options = Options { idempotency_window: moment, sweep_every: moment, ..options() };
     let state = State::open(url, options, Metrics::default()).await.unwrap();
     let (handle, bucket) = (state.worker(), Bucket::new("expiring").unwrap());
     handle.set(&bucket, "stays", "v".into()).await.unwrap();
     for number in 0..1_200_u64 {
-        let (key, token) = (number.to_string(), u128::from(number).to_be_bytes());
-        let once = handle.once(&Once::new(token, token));
+        let (key, name) = (number.to_string(), u128::from(number).to_be_bytes());
+        let once = handle.scoped(&Scope::new(name, name));
         // Kept by two clocks: of the value, and of the record.
         once.set_for(&bucket, &key, "v".into(), Some(moment)).await.unwrap();
     }
@@ -81,11 +81,12 @@ pub(crate) async fn sqlite_gives_room_back(bench: Bench) {
     let waiting = tokio::task::spawn_blocking(move || {
         let other = rusqlite::Connection::open(path).unwrap();
         other.busy_timeout(Duration::from_secs(30)).unwrap();
-        let count = |table| {
+        let count = |table: &str| {
             let select = format!("SELECT count(*) FROM {table}");
             other.query_row(&select, [], |row| row.get::<_, i64>(0)).unwrap()
         };
-        while (count("tally_kv"), count("tally_once")) != (1, 0) {
+        let records = || (0..4).map(|slot| count(&format!("tally_write_{slot}"))).sum::<i64>();
+        while (count("tally_kv"), records()) != (1, 0) {
             std::thread::sleep(Duration::from_millis(10));
         }
     });
@@ -97,7 +98,7 @@ pub(crate) async fn postgres_gives_room_back(bench: Bench) {
     let _state = expiring(&url).await;
     let (other, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
-    let select = "SELECT (SELECT count(*) FROM tally_kv), (SELECT count(*) FROM tally_once)";
+    let select = "SELECT (SELECT count(*) FROM tally_kv), (SELECT count(*) FROM tally_write)";
     loop {
         let row = other.query_one(select, &[]).await.unwrap();
         if (row.get::<_, i64>(0), row.get::<_, i64>(1)) == (1, 0) {

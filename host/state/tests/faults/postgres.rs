@@ -4,7 +4,7 @@ use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tally_state::{Bucket, Error, Handle, Once, Options, State};
+use tally_state::{Bucket, Error, Handle, Scope, Options, State};
 use tally_testkit::{Durability, Postgres, Proxy, Way};
 use tokio_postgres::Client;
 
@@ -238,7 +238,7 @@ fn a_locked_row_fails_no_other_key() {
             // Once with statements, and once with a transaction.
             let handle = match round {
                 1 => handle.clone(),
-                _ => handle.once(&Once::new([1; 16], [1; 16])),
+                _ => handle.scoped(&Scope::new([1; 16], [1; 16])),
             };
             // While the first waits, the others gather behind it, with another one for its row.
             let first = handle.increment(&bucket, "key", 1);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tally_state::{Bucket, Error, Handle, Once};
+use tally_state::{Bucket, Error, Handle, Scope};
 
 use crate::history::{Answer, Clock, Event, Operation, Outcome};
 
@@ -68,8 +68,8 @@ impl Client for Persistent {
     async fn ask(&self, bucket: &Bucket, key: &str, operation: &Operation) -> Outcome {
         let name = fastrand::u128(..).to_be_bytes();
         loop {
-            let once = Once::new(name, [0; 16]);
-            let host = self.hosts[fastrand::usize(..self.hosts.len())].once(&once);
+            let once = Scope::new(name, [0; 16]);
+            let host = self.hosts[fastrand::usize(..self.hosts.len())].scoped(&once);
             let outcome = host.ask(bucket, key, operation).await;
             if matches!(outcome, Outcome::Answered(_)) {
                 return outcome;

@@ -11,13 +11,16 @@ use std::{collections::HashMap, time::Duration};
 use bytes::Bytes;
 use tokio_postgres::{Client, Error, Row, Statement, types::ToSql};
 
-use super::{Answer, Failure, Placed, transaction::Transaction};
+use super::{
+    Answer, Failure, Placed,
+    records::{self, Records},
+    transaction::Transaction,
+};
 use crate::{
     Page,
     backend::prefix_end,
     counter,
-    once::Digest,
-    operation::{Action, Outcome, Recalled, Step, TimeToLive},
+    operation::{Action, Outcome, Step, TimeToLive},
     semantics,
 };
 
@@ -26,8 +29,7 @@ use crate::{
 const CREATE_LOCK: i64 = 0x7461_6c6c_795f_6b76;
 
 /// The tables and what earlier versions' lack. `expires`, as all moments, is in milliseconds since
-/// 1970 (UTC). `tally_once` keeps what is recorded of requests: each of their writes, and as write
-/// -1 their answer.
+/// 1970 (UTC).
 const CREATE: &str = r#"
 CREATE TABLE IF NOT EXISTS tally_kv (
     bucket text COLLATE "C" NOT NULL,
@@ -39,19 +41,10 @@ CREATE TABLE IF NOT EXISTS tally_kv (
     CHECK (num_nonnulls(number, value) = 1)
 ) WITH (fillfactor = 70);
 ALTER TABLE tally_kv ADD COLUMN IF NOT EXISTS expires bigint;
-CREATE INDEX IF NOT EXISTS tally_kv_expires ON tally_kv (expires) WHERE expires IS NOT NULL;
-CREATE TABLE IF NOT EXISTS tally_once (
-    request bytea NOT NULL,
-    write bigint NOT NULL,
-    fingerprint bytea NOT NULL,
-    outcome bytea NOT NULL,
-    expires bigint NOT NULL,
-    PRIMARY KEY (request, write)
-);
-CREATE INDEX IF NOT EXISTS tally_once_expires ON tally_once (expires)"#;
+CREATE INDEX IF NOT EXISTS tally_kv_expires ON tally_kv (expires) WHERE expires IS NOT NULL;"#;
 
 const IS_COMPLETE: &str = "
-SELECT to_regclass('tally_once') IS NOT NULL AND EXISTS (
+SELECT to_regclass('tally_write') IS NOT NULL AND EXISTS (
     SELECT FROM pg_attribute
     WHERE attrelid = to_regclass('tally_kv') AND attname = 'expires' AND NOT attisdropped
 )";
@@ -93,9 +86,11 @@ END AND (t.expires IS NULL OR t.expires > ",
 
 const INCREMENT: &str = concat!(
     r#"
-INSERT INTO tally_kv AS t (bucket, key, number)
-SELECT bucket, key, delta
-FROM unnest($1::text[], $2::text[], $3::bigint[]) AS u(bucket, key, delta)
+INSERT INTO tally_kv AS t (bucket, key, number, expires)
+SELECT bucket, key, delta, "#,
+    now!(),
+    r#" + ttl
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS u(bucket, key, delta, ttl)
 ORDER BY bucket COLLATE "C", key COLLATE "C"
 "#,
     increment_held!(),
@@ -103,7 +98,8 @@ ORDER BY bucket COLLATE "C", key COLLATE "C"
 RETURNING bucket, key, number"#
 );
 
-// The same for one row, which is what a hot counter takes: less work for the server than arrays.
+// The same for one row to live for ever, which is what a hot counter takes: less work for the server
+// than arrays.
 const INCREMENT_ONE: &str = concat!(
     r#"
 INSERT INTO tally_kv AS t (bucket, key, number) VALUES ($1, $2, $3)
@@ -148,13 +144,6 @@ WHERE bucket = $1 AND key > $2 AND key >= $3 AND ($4::text IS NULL OR key < $4)
 ORDER BY key LIMIT $5"#
 );
 
-const RECALL: &str = concat!(
-    r#"
-SELECT request, fingerprint, outcome FROM tally_once
-WHERE request = ANY($1::bytea[]) AND write = -1 AND expires > "#,
-    now!()
-);
-
 // Rows that somebody holds are left for the next time.
 const SWEEP_VALUES: &str = concat!(
     r#"
@@ -164,15 +153,6 @@ DELETE FROM tally_kv WHERE ctid = ANY(ARRAY(
     r#"
     LIMIT $1 FOR UPDATE SKIP LOCKED))"#
 );
-const SWEEP_RECORDS: &str = concat!(
-    r#"
-DELETE FROM tally_once WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM tally_once WHERE expires <= "#,
-    now!(),
-    r#"
-    LIMIT $1 FOR UPDATE SKIP LOCKED))"#
-);
-
 /// What is set in each session: limits on the server's side, inside the lane's own limit, and
 /// durability even where the database's default is weaker. A transaction whose host has frozen, or
 /// is cut off, ends and lets go of its locks before another host has waited for them too long.
@@ -180,11 +160,13 @@ pub(super) fn session(timeout: Duration) -> String {
     format!(
         "SET statement_timeout = {}; {};
          SET idle_in_transaction_session_timeout = {};
+         {};
          SELECT set_config('synchronous_commit', 'on', false)
          WHERE current_setting('synchronous_commit') = 'off'",
         part(timeout, 8),
         patience(timeout),
-        part(timeout, 2)
+        part(timeout, 2),
+        records::SESSION
     )
 }
 
@@ -215,7 +197,8 @@ pub(super) async fn create_tables(client: &Client) -> Result<(), Error> {
     if !is_complete {
         client
             .batch_execute(&format!(
-                "BEGIN; SELECT pg_advisory_xact_lock({CREATE_LOCK}); {CREATE}; COMMIT"
+                "BEGIN; SELECT pg_advisory_xact_lock({CREATE_LOCK}); {CREATE}; {}; COMMIT",
+                records::CREATE
             ))
             .await?;
     }
@@ -247,9 +230,8 @@ pub(super) struct Statements {
     set: Statement,
     delete: Statement,
     list: Statement,
-    recall: Statement,
     sweep_values: Statement,
-    sweep_records: Statement,
+    pub(super) records: Records,
     pub(super) transaction: Transaction,
 }
 
@@ -262,9 +244,8 @@ impl Statements {
             set,
             delete,
             list,
-            recall,
             sweep_values,
-            sweep_records,
+            records,
             transaction,
         ) = tokio::try_join!(
             client.prepare(READ),
@@ -273,9 +254,8 @@ impl Statements {
             client.prepare(SET),
             client.prepare(DELETE),
             client.prepare(LIST),
-            client.prepare(RECALL),
             client.prepare(SWEEP_VALUES),
-            client.prepare(SWEEP_RECORDS),
+            Records::prepare(client),
             Transaction::prepare(client),
         )?;
         Ok(Self {
@@ -285,9 +265,8 @@ impl Statements {
             set,
             delete,
             list,
-            recall,
             sweep_values,
-            sweep_records,
+            records,
             transaction,
         })
     }
@@ -299,18 +278,21 @@ impl Statements {
         steps: &[Placed<'_>],
     ) -> Result<Vec<Option<i64>>, Failure> {
         let delta = |step: &Step| match step.action {
-            Action::Increment(delta) => delta,
+            Action::Increment { delta, .. } => delta,
             _ => 0,
         };
-        if let [(_, step)] = steps {
+        if let [(_, step)] = steps
+            && step.action.ttl().is_none()
+        {
             let parameters: [&(dyn ToSql + Sync); 3] =
                 [&step.bucket.as_str(), &&*step.key, &delta(step)];
             let row = client.query_opt(&self.increment_one, &parameters).await?;
             return Ok(vec![row.map(|row| row.try_get(0)).transpose()?]);
         }
         let deltas: Vec<i64> = steps.iter().map(|(_, step)| delta(step)).collect();
+        let ttls = ttls(steps);
         let (buckets, keys) = columns(steps);
-        let rows = client.query(&self.increment, &[&buckets, &keys, &deltas]).await?;
+        let rows = client.query(&self.increment, &[&buckets, &keys, &deltas, &ttls]).await?;
         let mut counts = HashMap::with_capacity(rows.len());
         for row in &rows {
             counts.insert(place(row)?, row.try_get(2)?);
@@ -349,31 +331,11 @@ impl Statements {
             .collect())
     }
 
-    /// Answers `Recall`.
-    pub(super) async fn recall(
-        &self,
-        client: &Client,
-        steps: &[Placed<'_>],
-    ) -> Result<Vec<Answer>, Failure> {
-        let request = |step: &Step| step.token.map(|token| token.request).unwrap_or_default();
-        let requests: Vec<Digest> = steps.iter().map(|(_, step)| request(step)).collect();
-        let wanted: Vec<&[u8]> = requests.iter().map(|request| &request[..]).collect();
-        let rows = client.query(&self.recall, &[&wanted]).await?;
-        let mut found = HashMap::with_capacity(rows.len());
-        for row in &rows {
-            let fingerprint = row.try_get::<_, &[u8]>(1)?.try_into().unwrap_or_default();
-            let answer = Bytes::copy_from_slice(row.try_get(2)?);
-            found.insert(row.try_get::<_, &[u8]>(0)?, Recalled { fingerprint, answer });
-        }
-        Ok(wanted.iter().map(|one| Ok(Outcome::Recalled(found.get(one).cloned()))).collect())
-    }
-
-    /// Removes what has expired; whether there is more.
+    /// Removes values that have expired; whether there are more.
     pub(super) async fn sweep(&self, client: &Client, limit: usize) -> Result<bool, Failure> {
         let rows = i64::try_from(limit).unwrap_or(i64::MAX);
         let values = client.execute(&self.sweep_values, &[&rows]).await?;
-        let records = client.execute(&self.sweep_records, &[&rows]).await?;
-        Ok(values.max(records) >= limit as u64)
+        Ok(values >= limit as u64)
     }
 
     pub(super) async fn set(
@@ -385,8 +347,7 @@ impl Statements {
             .iter()
             .map(|(_, step)| step.action.value().map_or((None, None), |v| split(v)))
             .unzip();
-        let ttls: Vec<Option<i64>> =
-            steps.iter().map(|(_, step)| step.action.ttl().map(semantics::milliseconds)).collect();
+        let ttls = ttls(steps);
         let (buckets, keys) = columns(steps);
         client.execute(&self.set, &[&buckets, &keys, &numbers, &values, &ttls]).await?;
         Ok(steps.iter().map(|_| Ok(Outcome::Done)).collect())
@@ -426,6 +387,11 @@ impl Statements {
 
 pub(super) fn name(step: &Step) -> (&str, &str) {
     (step.bucket.as_str(), &step.key)
+}
+
+/// Times to live, in milliseconds.
+fn ttls(steps: &[Placed<'_>]) -> Vec<Option<i64>> {
+    steps.iter().map(|(_, step)| step.action.ttl().map(semantics::milliseconds)).collect()
 }
 
 fn columns<'a>(steps: &[Placed<'a>]) -> (Vec<&'a str>, Vec<&'a str>) {

@@ -1,33 +1,34 @@
 //! Steps that share a transaction: what no single statement does, and all that is to happen once.
 //!
 //! Two exchanges. The first locks the rows of all keys, in the global order, and reads them and what
-//! is recorded of the steps' tokens. Then the steps are applied here, in order, by the same
+//! is recorded of the steps' writes. Then the steps are applied here, in order, by the same
 //! [`semantics`] as in the embedded backends. The second writes what came out, and commits.
 //!
 //! What keeps it exact: a key without a row gets one to be locked, which nobody else sees unless it
-//! stays; records are read after the locks are had, so a token that another host is using is seen
-//! or, if it should be on another key, stops this transaction. Until the second exchange is sent a
-//! failure of the connection is certain.
+//! stays; records are read after the locks are had, so a write that another host has made is seen.
+//! Until the second exchange is sent a failure of the connection is certain.
 
 use std::{
     collections::{BTreeSet, HashMap},
+    convert::Infallible,
     time::Duration,
 };
 
 use bytes::Bytes;
-use tokio_postgres::{Client, Error, Row, Statement, error::SqlState, types::ToSql};
+use tokio_postgres::{Client, Error, Row, Statement, types::ToSql};
+use uuid::Uuid;
 
 use super::{
     Answer, Failure, Placed,
+    records::{expires, seconds},
     statement::{name, place, split, stored},
     text,
 };
 use crate::{
-    Rejection,
     error::Error as StateError,
-    once::{Digest, Record},
-    operation::{Action, Kind, Outcome, Step},
-    semantics::{self, Change, Entry, Moment},
+    idempotency::{Digest, Record, WriteId},
+    operation::{Action, Step},
+    semantics::{self, Change, Entry, Found, Moment, Values},
 };
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -55,15 +56,8 @@ SELECT t.bucket, t.key, t.number, t.value, t.expires
 FROM unnest($1::text[], $2::text[]) AS u(bucket, key)
 JOIN tally_kv t ON t.bucket = u.bucket AND t.key = u.key"#;
 
-// A record that has expired and is not removed yet gives way.
-const FORGET: &str = concat!(
-    r#"
-DELETE FROM tally_once WHERE request = ANY($1::bytea[]) AND expires <= "#,
-    now!()
-);
-
 const RECORDED: &str = r#"
-SELECT request, write, fingerprint, outcome FROM tally_once WHERE request = ANY($1::bytea[])"#;
+SELECT request, write, fingerprint, count, outcome FROM tally_write WHERE request = ANY($1::uuid[])"#;
 
 const PUT: &str = r#"
 INSERT INTO tally_kv (bucket, key, number, value, expires)
@@ -75,23 +69,22 @@ const REMOVE: &str = r#"
 DELETE FROM tally_kv t USING unnest($1::text[], $2::text[]) AS u(bucket, key)
 WHERE t.bucket = u.bucket AND t.key = u.key"#;
 
-const RECORD: &str = r#"
-INSERT INTO tally_once (request, write, fingerprint, outcome, expires)
-SELECT request, write, fingerprint, outcome, $5
-FROM unnest($1::bytea[], $2::bigint[], $3::bytea[], $4::bytea[])
-    AS u(request, write, fingerprint, outcome)
-ORDER BY request, write"#;
-
-/// What stands among a request's writes for the request itself, from its first one on: two requests
-/// under one name cannot both put it there.
-const NAME: i64 = -2;
+const RECORD: &str = concat!(
+    r#"
+INSERT INTO tally_write (request, write, fingerprint, count, outcome, expires)
+SELECT request, write, fingerprint, count, outcome, "#,
+    expires!("$6"),
+    r#"
+FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::bigint[], $5::bytea[])
+    AS u(request, write, fingerprint, count, outcome)
+ORDER BY request, write"#
+);
 
 /// The statements of a transaction.
 pub(super) struct Transaction {
     lock: Statement,
     now: Statement,
     read: Statement,
-    forget: Statement,
     recorded: Statement,
     put: Statement,
     remove: Statement,
@@ -100,20 +93,16 @@ pub(super) struct Transaction {
 
 type Parameters<'a, const N: usize> = [&'a (dyn ToSql + Sync); N];
 
-/// The name of a record: the request, and which of its writes.
-type Name = (Digest, i64);
-
 /// What the transaction works on.
 #[derive(Default)]
 struct Work<'a> {
     now: Moment,
     /// Sorted by bucket and key.
     entries: Vec<((&'a str, &'a str), Held)>,
-    records: HashMap<Name, Record>,
-    /// The fingerprints of requests that have records.
-    requests: HashMap<Digest, Digest>,
-    /// Names of records that are new.
-    written: Vec<Name>,
+    /// What was recorded, and what is to be: of each request its fingerprint and its writes.
+    requests: HashMap<Digest, (u32, Vec<(i64, Record)>)>,
+    /// Records that are new.
+    written: Vec<(WriteId, Record)>,
 }
 
 /// A locked row.
@@ -127,17 +116,16 @@ struct Held {
 
 impl Transaction {
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
-        let (lock, now, read, forget, recorded, put, remove, record) = tokio::try_join!(
+        let (lock, now, read, recorded, put, remove, record) = tokio::try_join!(
             client.prepare(LOCK),
             client.prepare(NOW),
             client.prepare(READ),
-            client.prepare(FORGET),
             client.prepare(RECORDED),
             client.prepare(PUT),
             client.prepare(REMOVE),
             client.prepare(RECORD),
         )?;
-        Ok(Self { lock, now, read, forget, recorded, put, remove, record })
+        Ok(Self { lock, now, read, recorded, put, remove, record })
     }
 
     /// Applies the steps in order, all or none.
@@ -145,7 +133,7 @@ impl Transaction {
         &self,
         client: &Client,
         steps: &[Placed<'_>],
-        remember: Duration,
+        window: Duration,
     ) -> Result<Vec<Answer>, Failure> {
         let mut work = match self.begin(client, steps).await {
             Ok(work) => work,
@@ -158,33 +146,29 @@ impl Transaction {
                 });
             }
         };
-        let answers = steps.iter().map(|(_, step)| work.apply(step)).collect();
-        self.finish(client, &work, remember).await?;
+        let answers = steps
+            .iter()
+            .map(|(_, step)| {
+                let Ok(reply) = semantics::apply_step(&mut work, step);
+                reply.map_err(Failure::Final)
+            })
+            .collect();
+        self.finish(client, &work, window).await?;
         Ok(answers)
     }
 
     /// Locks and reads. The statements travel together.
     async fn begin<'a>(&self, client: &Client, steps: &[Placed<'a>]) -> Result<Work<'a>, Error> {
-        let names: BTreeSet<(&str, &str)> = steps
-            .iter()
-            .filter(|(_, step)| step.action.kind() != Kind::Remember)
-            .map(|(_, step)| name(step))
-            .collect();
+        let names: BTreeSet<(&str, &str)> = steps.iter().map(|(_, step)| name(step)).collect();
         let (buckets, keys): (Vec<&str>, Vec<&str>) = names.iter().copied().unzip();
         let requests: BTreeSet<Digest> =
-            steps.iter().filter_map(|(_, step)| Some(step.token?.request)).collect();
-        let requests: Vec<&[u8]> = requests.iter().map(|request| &request[..]).collect();
+            steps.iter().flat_map(|(_, step)| writes(step)).map(|write| write.request).collect();
+        let requests: Vec<Uuid> = requests.into_iter().map(Uuid::from_bytes).collect();
         let records = async {
             if requests.is_empty() {
                 return Ok(Vec::new());
             }
-            let names: Parameters<'_, 1> = [&requests];
-            let (_, records) = tokio::try_join!(
-                biased;
-                client.execute(&self.forget, &names),
-                client.query(&self.recorded, &names),
-            )?;
-            Ok(records)
+            client.query(&self.recorded, &[&requests]).await
         };
         let places: Parameters<'_, 2> = [&buckets, &keys];
         let (_, new, now, rows, records) = tokio::try_join!(
@@ -208,15 +192,14 @@ impl Transaction {
             }
         }
         for row in &records {
-            let request: &[u8] = row.try_get(0)?;
-            let fingerprint: &[u8] = row.try_get(2)?;
-            let record = Record {
-                fingerprint: fingerprint.try_into().unwrap_or_default(),
-                outcome: Bytes::copy_from_slice(row.try_get(3)?),
-            };
-            let request = request.try_into().unwrap_or_default();
-            work.requests.insert(request, record.fingerprint);
-            work.records.insert((request, row.try_get(1)?), record);
+            let request: Uuid = row.try_get(0)?;
+            let (write, fingerprint): (i64, i32) = (row.try_get(1)?, row.try_get(2)?);
+            let outcome = row.try_get::<_, Option<&[u8]>>(4)?.map(Bytes::copy_from_slice);
+            let record = Record::stored(write, row.try_get(3)?, outcome);
+            let recorded = work.requests.entry(request.into_bytes());
+            let (_, records) =
+                recorded.or_insert_with(|| (fingerprint.cast_unsigned(), Vec::new()));
+            records.push((write, record));
         }
         Ok(work)
     }
@@ -226,7 +209,7 @@ impl Transaction {
         &self,
         client: &Client,
         work: &Work<'_>,
-        remember: Duration,
+        window: Duration,
     ) -> Result<(), Failure> {
         let mut put = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut removed = (Vec::new(), Vec::new());
@@ -247,15 +230,16 @@ impl Transaction {
                 _ => {}
             }
         }
-        let mut records = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (request, write) in &work.written {
-            let Some(record) = work.records.get(&(*request, *write)) else { continue };
-            records.0.push(&request[..]);
-            records.1.push(*write);
-            records.2.push(&record.fingerprint[..]);
-            records.3.push(&record.outcome[..]);
+        let mut records = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (write, record) in &work.written {
+            let (count, outcome) = record.columns();
+            records.0.push(Uuid::from_bytes(write.request));
+            records.1.push(write.write);
+            records.2.push(write.fingerprint.cast_signed());
+            records.3.push(count);
+            records.4.push(outcome);
         }
-        let expires = semantics::end(work.now, remember);
+        let window = seconds(window);
         let putting = async {
             if put.0.is_empty() {
                 return Ok(0);
@@ -272,8 +256,9 @@ impl Transaction {
             if records.0.is_empty() {
                 return Ok(0);
             }
-            let parameters: Parameters<'_, 5> =
-                [&records.0, &records.1, &records.2, &records.3, &expires];
+            let (requests, writes, fingerprints, counts, outcomes) = &records;
+            let parameters: Parameters<'_, 6> =
+                [requests, writes, fingerprints, counts, outcomes, &window];
             client.execute(&self.record, &parameters).await
         };
         let (put, removed, recorded, committed) = tokio::join!(
@@ -284,7 +269,8 @@ impl Transaction {
             client.batch_execute("COMMIT"),
         );
         for written in [put, removed, recorded] {
-            written.map_err(not_written)?;
+            // A statement that failed rolled back, and so did `COMMIT`, unless the connection failed.
+            written?;
         }
         committed.map_err(Failure::from)
     }
@@ -295,43 +281,20 @@ impl Work<'_> {
         let place = self.entries.binary_search_by(|(other, _)| (*other).cmp(&name)).ok()?;
         self.entries.get_mut(place).map(|(_, held)| held)
     }
+}
 
-    fn apply(&mut self, step: &Step) -> Answer {
-        let Some(token) = step.token else {
-            return self.one(step).map_err(|rejection| Failure::Final(rejection.into()));
-        };
-        let name = (token.request, token.write);
-        if let Some(record) = self.records.get(&name) {
-            return record.reply(token, &step.action).map_err(Failure::Final);
-        }
-        match self.requests.get(&token.request) {
-            Some(fingerprint) if *fingerprint != token.fingerprint => {
-                return Err(Failure::Final(Rejection::Reused.into()));
-            }
-            Some(_) => {}
-            None => {
-                self.requests.insert(token.request, token.fingerprint);
-                self.record((token.request, NAME), Record::answer(token, &Bytes::new()));
-            }
-        }
-        if let Action::Remember(answer) = &step.action {
-            self.record(name, Record::answer(token, answer));
-            return Ok(Outcome::Done);
-        }
-        let result = self.one(step);
-        self.record(name, Record::of(token, &result));
-        result.map_err(|rejection| Failure::Final(rejection.into()))
+impl Values for Work<'_> {
+    type Error = Infallible;
+
+    fn now(&self) -> Moment {
+        self.now
     }
 
-    fn record(&mut self, name: Name, record: Record) {
-        self.records.insert(name, record);
-        self.written.push(name);
+    fn entry(&mut self, step: &Step) -> Result<Option<Entry>, Infallible> {
+        Ok(self.held(name(step)).and_then(|held| held.entry.clone()))
     }
 
-    fn one(&mut self, step: &Step) -> Result<Outcome, Rejection> {
-        let now = self.now;
-        let current = self.held(name(step)).and_then(|held| held.entry.clone());
-        let (outcome, change) = semantics::apply(&step.action, current, now)?;
+    fn change(&mut self, step: &Step, change: Change) -> Result<(), Infallible> {
         if let Some(held) = self.held(name(step)) {
             match change {
                 Change::Keep => {}
@@ -339,8 +302,36 @@ impl Work<'_> {
                 Change::Remove => (held.entry, held.is_changed) = (None, true),
             }
         }
-        Ok(outcome)
+        Ok(())
     }
+
+    fn find(&mut self, write: &WriteId) -> Result<Found, Infallible> {
+        let Some((fingerprint, records)) = self.requests.get(&write.request) else {
+            return Ok(Found::Nothing);
+        };
+        if *fingerprint != write.fingerprint {
+            return Ok(Found::Reused);
+        }
+        let record = records.iter().find(|(other, _)| *other == write.write);
+        Ok(record.map_or(Found::Nothing, |(_, record)| Found::Record(record.clone())))
+    }
+
+    fn record(&mut self, write: &WriteId, record: Record) -> Result<(), Infallible> {
+        let request = self.requests.entry(write.request);
+        let (_, records) = request.or_insert_with(|| (write.fingerprint, Vec::new()));
+        records.push((write.write, record.clone()));
+        self.written.push((*write, record));
+        Ok(())
+    }
+}
+
+/// The ids of a step's writes.
+fn writes(step: &Step) -> impl Iterator<Item = &WriteId> {
+    let members = match &step.action {
+        Action::Increments(increments) => &increments.members[..],
+        _ => &[],
+    };
+    step.write.iter().chain(members.iter().filter_map(|member| member.write.as_ref()))
 }
 
 fn entry(row: &Row) -> Result<Option<Entry>, Error> {
@@ -356,17 +347,5 @@ fn not_begun(error: Error) -> Failure {
         Failure::Locked(error) => Failure::Locked(error),
         Failure::Broken(_) => Failure::Broken(StateError::not_applied(reason)),
         Failure::Final(_) => Failure::Final(StateError::not_applied(reason)),
-    }
-}
-
-/// A statement failed, so `COMMIT` rolled back; unless the connection did.
-fn not_written(error: Error) -> Failure {
-    let reason = format!("PostgreSQL: {}", text(&error));
-    match error.code() {
-        // The token is being used by another host, for another key.
-        Some(code) if *code == SqlState::UNIQUE_VIOLATION => {
-            Failure::Conflict(StateError::not_applied(reason))
-        }
-        _ => Failure::from(error),
     }
 }

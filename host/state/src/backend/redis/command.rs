@@ -13,8 +13,8 @@ use crate::{
     Rejection,
     error::Error,
     name::Bucket,
-    once::{self, Digest, Token},
-    operation::{Action, Kind, Outcome, Recalled, Step, TimeToLive},
+    idempotency::{self, Digest, Record, WriteId},
+    operation::{Action, Increments, Kind, Member, Outcome, Step, TimeToLive},
     plan::Reply,
     semantics::{left, milliseconds},
 };
@@ -32,9 +32,16 @@ pub(super) fn place(bucket: &Bucket, key: &str) -> String {
     format!("{}:{key}", utf8_percent_encode(bucket.as_str(), SEPARATORS))
 }
 
-/// The name of what is recorded of a request. Guests can open no bucket whose name begins so.
-fn record(request: &Digest) -> String {
-    format!("tally.once:{:032x}", u128::from_be_bytes(*request))
+/// The name of a stored response. Guests can open no bucket whose name begins so.
+fn response(request: &Digest) -> String {
+    format!("tally.response:{:032x}", u128::from_be_bytes(*request))
+}
+
+/// A write's id as the script takes it.
+fn id(write: Option<&WriteId>) -> Vec<u8> {
+    write.map_or_else(Vec::new, |write| {
+        [&write.request[..], &write.write.to_be_bytes(), &write.fingerprint.to_be_bytes()].concat()
+    })
 }
 
 /// How the script of a step is sent.
@@ -48,17 +55,26 @@ pub(super) enum Text {
 
 /// The command for a step; `None` for a listing, which is more than one, and for a sweep, which is
 /// Redis' own work.
-pub(super) fn command(step: &Step, text: Text, remember: Duration) -> Option<Cmd> {
+pub(super) fn command(step: &Step, text: Text, window: Duration) -> Option<Cmd> {
     let name = || place(&step.bucket, &step.key);
     let mut command = Cmd::new();
-    match (&step.action, step.token) {
+    match (&step.action, &step.write) {
         (Action::Get, _) => command.arg("GET").arg(name()),
         (Action::Exists, _) => command.arg("EXISTS").arg(name()),
         (Action::TimeToLive, _) => command.arg("PTTL").arg(name()),
-        (Action::Recall, Some(token)) => {
-            command.arg("HMGET").arg(record(&token.request)).arg("fingerprint").arg(token.write)
+        (Action::LoadResponse, Some(write)) => command.arg("GET").arg(response(&write.request)),
+        (Action::StoreResponse(body), Some(write)) => {
+            let stored = [&write.fingerprint.to_be_bytes()[..], &body[..]].concat();
+            command.arg("SET").arg(response(&write.request)).arg(stored);
+            command.arg("NX").arg("PX").arg(milliseconds(window))
         }
-        (Action::List { .. } | Action::Sweep { .. } | Action::Recall, _) => return None,
+        (
+            Action::List { .. }
+            | Action::Sweep { .. }
+            | Action::LoadResponse
+            | Action::StoreResponse(_),
+            _,
+        ) => return None,
         (Action::Set { value, ttl }, None) => {
             px(command.arg("SET").arg(name()).arg(&value[..]), *ttl)
         }
@@ -69,11 +85,13 @@ pub(super) fn command(step: &Step, text: Text, remember: Duration) -> Option<Cmd
             px(command.arg("SET").arg(name()).arg(&value[..]).arg("NX"), *ttl)
         }
         (Action::Delete, None) => command.arg("DEL").arg(name()),
-        (Action::Increment(delta), None) => command.arg("INCRBY").arg(name()).arg(*delta),
+        (Action::Increment { delta, ttl: None }, None) => {
+            command.arg("INCRBY").arg(name()).arg(*delta)
+        }
         (Action::Expire(Some(ttl)), None) => {
             command.arg("PEXPIRE").arg(name()).arg(milliseconds(*ttl))
         }
-        (action, token) => script(&mut command, &name(), action, token, text, remember),
+        (action, write) => script(&mut command, &name(), action, write.as_ref(), text, window),
     };
     Some(command)
 }
@@ -89,37 +107,39 @@ fn script<'a>(
     command: &'a mut Cmd,
     name: &str,
     action: &Action,
-    token: Option<Token>,
+    write: Option<&WriteId>,
     text: Text,
-    remember: Duration,
+    window: Duration,
 ) -> &'a mut Cmd {
     match text {
         Text::Hash => command.arg("EVALSHA").arg(SCRIPT_HASH.as_str()),
         Text::Full => command.arg("EVAL").arg(SCRIPT),
     };
-    let operation = action.kind().name();
-    match token {
-        None => command.arg(1).arg(name).arg(operation).arg("").arg("").arg(""),
-        Some(token) => {
-            command.arg(2).arg(name).arg(record(&token.request));
-            command.arg(operation).arg(&token.fingerprint[..]);
-            command.arg(token.write).arg(milliseconds(remember))
-        }
+    let operation = match action {
+        Action::Increments(_) => "increments",
+        action => action.kind().name(),
     };
+    command.arg(1).arg(name).arg(operation).arg(milliseconds(window)).arg(id(write));
     let ttl =
         |ttl: &Option<Duration>| ttl.map_or(String::new(), |ttl| milliseconds(ttl).to_string());
     match action {
         Action::Set { value, ttl: life }
         | Action::GetAndSet { value, ttl: life }
         | Action::SetIfAbsent { value, ttl: life } => command.arg(&value[..]).arg(ttl(life)),
-        Action::Increment(delta) => command.arg(*delta),
+        Action::Increment { delta, ttl: life } => command.arg(*delta).arg(ttl(life)),
+        Action::Increments(Increments { members, ttl: life, .. }) => {
+            command.arg(ttl(life));
+            for Member { write, delta } in members {
+                command.arg(id(write.as_ref())).arg(*delta);
+            }
+            command
+        }
         Action::IncrementWithin { delta, min, max } => command.arg(*delta).arg(*min).arg(*max),
         Action::Swap { expected, value } => command
             .arg(if expected.is_some() { "1" } else { "0" })
             .arg(expected.as_ref().map_or(&[][..], |value| &value[..]))
             .arg(&value[..]),
         Action::Expire(life) => command.arg(ttl(life)),
-        Action::Remember(answer) => command.arg(&answer[..]),
         _ => command,
     }
 }
@@ -130,18 +150,22 @@ pub(super) fn outcome(step: &Step, value: Value) -> Reply {
         // What a server answers to a write it did not understand says nothing of its effect.
         Err(Error::unknown(format!("Redis answered something unexpected: {value:?}")))
     };
-    let scripted = step.token.is_some() && step.action.kind() != Kind::Recall;
     Ok(match (&step.action, value) {
         (_, Value::ServerError(error)) => return Err(refused(&error)),
-        (Action::Remember(_), Value::BulkString(recorded)) if recorded != b"R" => Outcome::Done,
-        (action, Value::BulkString(recorded))
-            if scripted
-                || matches!(action.kind(), Kind::Swap | Kind::IncrementWithin | Kind::Expire) =>
+        (Action::LoadResponse, Value::Nil) => Outcome::Response(None),
+        (Action::LoadResponse, Value::BulkString(stored)) => return response_of(step, stored),
+        (Action::StoreResponse(_), Value::Okay | Value::Nil) => Outcome::Done,
+        (Action::Increments(increments), Value::Array(replies))
+            if replies.len() == increments.members.len() =>
         {
-            return match &recorded[..] {
-                b"R" => Err(Rejection::Reused.into()),
-                _ => once::decode(&Bytes::from(recorded), action.kind()),
-            };
+            let each = replies.into_iter().map(|reply| match reply {
+                Value::BulkString(reply) => scripted(reply, Kind::Increment),
+                value => unexpected(value),
+            });
+            Outcome::Each(each.collect())
+        }
+        (action, Value::BulkString(reply)) if is_scripted(step) => {
+            return scripted(reply, action.kind());
         }
         (Action::Get | Action::GetAndSet { .. }, Value::Nil) => Outcome::Value(None),
         (Action::Get | Action::GetAndSet { .. }, Value::BulkString(bytes)) => {
@@ -154,19 +178,40 @@ pub(super) fn outcome(step: &Step, value: Value) -> Reply {
         (Action::Set { .. }, Value::Okay) | (Action::Delete, Value::Int(_)) => Outcome::Done,
         (Action::SetIfAbsent { .. }, Value::Okay) => Outcome::Flag(true),
         (Action::SetIfAbsent { .. }, Value::Nil) => Outcome::Flag(false),
-        (Action::Increment(_), Value::Int(count)) => Outcome::Count(count),
-        (Action::Recall, Value::Array(fields)) => match &fields[..] {
-            [Value::BulkString(fingerprint), Value::BulkString(answer)] => {
-                let Ok(fingerprint) = Digest::try_from(&fingerprint[..]) else {
-                    return unexpected(Value::Array(fields));
-                };
-                let answer = Bytes::copy_from_slice(answer);
-                Outcome::Recalled(Some(Recalled { fingerprint, answer }))
-            }
-            _ => Outcome::Recalled(None),
-        },
+        (Action::Increment { .. }, Value::Int(count)) => Outcome::Count(count),
         (_, value) => return unexpected(value),
     })
+}
+
+/// Whether a step's command is the script.
+fn is_scripted(step: &Step) -> bool {
+    let always = matches!(step.action.kind(), Kind::Swap | Kind::IncrementWithin | Kind::Expire);
+    always || step.write.is_some() || matches!(step.action, Action::Increment { ttl: Some(_), .. })
+}
+
+/// What the script answered to one write.
+fn scripted(reply: Vec<u8>, kind: Kind) -> Reply {
+    match reply.first() {
+        Some(b'R') => Err(Rejection::Reused.into()),
+        Some(b'E') => {
+            let reason = String::from_utf8_lossy(reply.get(1..).unwrap_or_default());
+            Err(Error::not_applied(format!("Redis refused: {reason}")))
+        }
+        Some(b'=') => Record::Outcome(Bytes::from(reply).slice(1..)).replay(kind),
+        Some(b'z') => Ok(Outcome::Forgone),
+        _ => idempotency::decode(&reply.into(), kind),
+    }
+}
+
+fn response_of(step: &Step, stored: Vec<u8>) -> Reply {
+    let fingerprint = step.write.map(|write| write.fingerprint.to_be_bytes());
+    let Some((theirs, response)) = stored.split_first_chunk() else {
+        return Err(Error::unknown("the stored response cannot be read"));
+    };
+    if Some(*theirs) != fingerprint {
+        return Err(Rejection::Reused.into());
+    }
+    Ok(Outcome::Response(Some(Bytes::copy_from_slice(response))))
 }
 
 /// An error reply: the command was not executed. Some are the operation's own fault.

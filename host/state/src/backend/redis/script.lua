@@ -1,20 +1,24 @@
--- One operation on one key that no single command does, or that is to happen once.
+-- Operations on one key that no single command does, or that are to be applied once.
 --
--- KEYS: the key; with a token, the record of its request, which is a hash of the
--- request's fingerprint and each write's outcome.
--- ARGV: the operation; of a token its fingerprint, the field of the write, and for how many
--- milliseconds it is remembered (each empty without one); then the operation's own.
--- Answers with the outcome as it is recorded (see `once.rs`): a letter, and a number or a value.
+-- KEYS: the key.
+-- ARGV: the operation; for how many milliseconds writes are recorded; the write's id, or nothing;
+-- then the operation's own. An id is the request (16 bytes), the write (8) and the request's
+-- fingerprint (4).
+-- Answers with the outcome as it is recorded (see `idempotency.rs`): a letter, and a number or a
+-- value; behind '=' one that had been recorded before. `increments` answers with one for each.
+--
+-- Records lie in hashes `tally.write:GENERATION:SHARD`, by request: the fingerprint, then for each
+-- write its 8 bytes, the length of its outcome (4) and the outcome. Small hashes take the least
+-- memory that Redis offers, and the shards keep them small. A generation takes records for half
+-- of the window; `tally.write` has when each began. A hash expires a window after its last record.
+-- The names of these hashes depend on what is in `tally.write`, so they are not among KEYS: this
+-- takes a single server or a master with replicas.
 
-local key, record = KEYS[1], KEYS[2]
-local operation, fingerprint, field, remember = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local a, b, c = ARGV[5], ARGV[6], ARGV[7]
+local key, operation, window, id = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local a, b, c = ARGV[4], ARGV[5], ARGV[6]
 
-if record then
-    local seen = redis.call('HMGET', record, 'fingerprint', field)
-    if seen[1] and seen[1] ~= fingerprint then return 'R' end
-    if seen[2] then return operation == 'remember' and 'd' or seen[2] end
-end
+-- Numbers of this many digits and less are exact in Lua, and so are their sums.
+local EXACT = 15
 
 -- Runs a command that what the key holds may refuse. The second result says how: a letter that is
 -- an outcome, or an error of the server's, which is none.
@@ -55,6 +59,130 @@ local function within(delta, min, max)
     return 'r' .. (before or '0')
 end
 
+-- The generations in which a record may be, the oldest first: their numbers and beginnings.
+local generations
+
+-- Begins a generation when it is time, and leaves out those whose records have all expired.
+local function open_records()
+    if generations then return end
+    generations = {}
+    local clock = redis.call('TIME')
+    local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+    local fields = redis.call('HGETALL', 'tally.write')
+    for i = 1, #fields, 2 do
+        generations[#generations + 1] = { tonumber(fields[i]), tonumber(fields[i + 1]) }
+    end
+    table.sort(generations, function(one, other) return one[1] < other[1] end)
+    local last = generations[#generations]
+    if not last or now - last[2] >= window / 2 then
+        last = { last and last[1] + 1 or 1, now }
+        generations[#generations + 1] = last
+        redis.call('HSET', 'tally.write', last[1], string.format('%.0f', now))
+    end
+    while generations[2] and now - generations[2][2] >= tonumber(window) do
+        redis.call('HDEL', 'tally.write', generations[1][1])
+        table.remove(generations, 1)
+    end
+end
+
+local function shard(generation, write)
+    return string.format('tally.write:%d:%02x%02x', generation[1], write:byte(1, 2))
+end
+
+-- The recorded outcome of a write, or 'R' where another request had the name. The second result is
+-- what the current generation holds of the request.
+local function find(write)
+    local held
+    for i = #generations, 1, -1 do
+        local record = redis.call('HGET', shard(generations[i], write), write:sub(1, 16))
+        if record then
+            if i == #generations then held = record end
+            if record:sub(1, 4) ~= write:sub(25, 28) then return 'R' end
+            local at = 5
+            while at <= #record do
+                local length = struct.unpack('>I4', record, at + 8)
+                if record:sub(at, at + 7) == write:sub(17, 24) then
+                    return record:sub(at + 12, at + 11 + length), held
+                end
+                at = at + 12 + length
+            end
+        end
+    end
+    return nil, held
+end
+
+local function put(write, outcome, held)
+    local name = shard(generations[#generations], write)
+    local record = (held or write:sub(25, 28)) .. write:sub(17, 24)
+        .. struct.pack('>I4', #outcome) .. outcome
+    redis.call('HSET', name, write:sub(1, 16), record)
+    redis.call('PEXPIRE', name, window)
+end
+
+local function replayed(found)
+    return found == 'R' and found or '=' .. found
+end
+
+-- ARGV: the time to live of a key that is created, or nothing; then for each increment its id, or
+-- nothing, and its delta.
+local function increments()
+    local replies, held, new, sum, digits = {}, {}, {}, 0, 0
+    open_records()
+    for i = 5, #ARGV, 2 do
+        local write, member = ARGV[i], (i - 3) / 2
+        local found
+        if write ~= '' then found, held[member] = find(write) end
+        if found then
+            replies[member] = replayed(found)
+        else
+            new[#new + 1] = member
+            digits = math.max(digits, #ARGV[i + 1])
+            sum = sum + tonumber(ARGV[i + 1])
+        end
+    end
+    if #new == 0 then return replies end
+    local before, failed = attempt('GET', key)
+    if type(failed) == 'table' then return failed end
+    local function outcome_of(member, outcome)
+        -- An error of the server's is no outcome: it is answered and not recorded.
+        if type(outcome) == 'table' then
+            replies[member] = 'E' .. outcome.err
+            return
+        end
+        local write = ARGV[3 + 2 * member]
+        if write ~= '' then put(write, outcome, held[member]) end
+        replies[member] = outcome
+    end
+    if not failed and digits < EXACT - 3 and (not before or #before <= EXACT) then
+        -- All at once: nothing can overflow, and each one's number follows from the last.
+        local _
+        _, failed = attempt('INCRBY', key, string.format('%.0f', sum))
+        if type(failed) == 'table' then return failed end
+        if not failed then
+            if not before and a ~= '' then redis.call('PEXPIRE', key, a) end
+            local count = tonumber(before or '0')
+            for _, member in ipairs(new) do
+                count = count + tonumber(ARGV[4 + 2 * member])
+                outcome_of(member, string.format('c%.0f', count))
+            end
+            return replies
+        end
+    end
+    for _, member in ipairs(new) do
+        local refused = failed
+        if not refused then
+            local _
+            _, refused = attempt('INCRBY', key, ARGV[4 + 2 * member])
+            if not refused then
+                if not before and a ~= '' then redis.call('PEXPIRE', key, a) end
+                before = redis.call('GET', key)
+            end
+        end
+        outcome_of(member, refused or 'c' .. before)
+    end
+    return replies
+end
+
 local function apply()
     if operation == 'set' then
         if b == '' then redis.call('SET', key, a) else redis.call('SET', key, a, 'PX', b) end
@@ -79,8 +207,11 @@ local function apply()
         redis.call('DEL', key)
         return 'd'
     elseif operation == 'increment' then
+        local created = b and b ~= '' and redis.call('EXISTS', key) == 0
         local _, failed = attempt('INCRBY', key, a)
-        return failed or 'c' .. redis.call('GET', key)
+        if failed then return failed end
+        if created then redis.call('PEXPIRE', key, b) end
+        return 'c' .. redis.call('GET', key)
     elseif operation == 'increment_within' then
         return within(a, b, c)
     elseif operation == 'swap' then
@@ -95,16 +226,22 @@ local function apply()
         if a ~= '' then return redis.call('PEXPIRE', key, a) == 1 and 't' or 'f' end
         redis.call('PERSIST', key)
         return redis.call('EXISTS', key) == 1 and 't' or 'f'
-    elseif operation == 'remember' then
-        return a
+    elseif operation == 'forgo' then
+        return 'z'
     end
     return redis.error_reply('ERR unknown operation')
 end
 
-local outcome = apply()
-if type(outcome) == 'table' then return outcome end
-if record then
-    redis.call('HSET', record, 'fingerprint', fingerprint, field, outcome)
-    redis.call('PEXPIRE', record, remember)
+if operation == 'increments' then
+    return increments()
 end
-return operation == 'remember' and 'd' or outcome
+local held
+if id ~= '' then
+    open_records()
+    local found
+    found, held = find(id)
+    if found then return replayed(found) end
+end
+local outcome = apply()
+if type(outcome) ~= 'table' and id ~= '' then put(id, outcome, held) end
+return outcome

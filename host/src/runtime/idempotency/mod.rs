@@ -1,0 +1,212 @@
+//! Requests with an `Idempotency-Key`: their writes are applied once, however often they are sent
+//! (draft-ietf-httpapi-idempotency-key-header-07).
+//!
+//! This works for any guest, because it lives around the guest and below `wasi:keyvalue`. The store
+//! records the outcome of each write with the write itself ([`Scope`]). A request that is sent
+//! again, be it to another host and after a crash, runs again without writing again, and gets the
+//! outcomes of the first time.
+//!
+//! Where that alone would not give the same response, because the guest has used something else
+//! than its request and the outcomes of its writes, the response is stored as well, behind the
+//! request's back: it is not waited for, because whoever never got it gets the same counts from the
+//! records. A repeat learns from its first write that it is one; if there is a stored response, the
+//! guest is stopped there and the response is given. A guest that may call others is not run again
+//! at all if there is a stored response, and its response is stored before it is sent.
+//!
+//! While a request is in flight on this host, the same key is refused. On another host it runs
+//! beside it and shares its writes.
+
+mod key;
+mod stored;
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use sha2::{Digest as _, Sha256};
+use tally_state::{Applied, Digest, Error, Handle, Rejection, Scope};
+
+use super::{
+    Body, Request, Response,
+    failure::{Cause, Failure},
+    guest::Guest,
+};
+use crate::interfaces::Ledger;
+
+/// Tells a client that its request had been made before, and that nothing was written this time.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// Whether a request's writes are to be applied once: it has a key, and may change something.
+pub(crate) fn applies(method: &Method, headers: &HeaderMap) -> bool {
+    !method.is_safe() && headers.contains_key(key::HEADER)
+}
+
+/// The requests of a guest that are in flight, by their keys' digests.
+#[derive(Default)]
+pub(super) struct InFlight(Mutex<HashSet<Digest>>);
+
+impl InFlight {
+    fn enter(&self, request: Digest) -> Option<Entered<'_>> {
+        let mut requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Made only if it is one: dropping it takes the request out.
+        requests.insert(request).then(|| Entered { requests: self, request })
+    }
+}
+
+/// A request's place among those in flight.
+struct Entered<'a> {
+    requests: &'a InFlight,
+    request: Digest,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let mut requests = self.requests.0.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.remove(&self.request);
+    }
+}
+
+/// Answers a request whose writes are applied once. Its body is here in full.
+pub(super) async fn answer(
+    guest: &Guest,
+    state: Handle,
+    request: Request,
+) -> Result<Response, Failure> {
+    let failed = |cause, applied| Failure { cause, applied };
+    let key = key::read(&request.headers)
+        .map_err(|reason| failed(Cause::IdempotencyKey(reason), Applied::No))?;
+    let scope = scope(key, &request);
+    let in_flight = guest.in_flight().enter(scope.name());
+    let _entered =
+        in_flight.ok_or_else(|| failed(Cause::IdempotencyInFlight, Applied::Unknown))?;
+    // A call of another server is no write of ours, and would be made again.
+    let calls_others = guest.settings().outgoing.allows_any();
+    if calls_others && let Some(response) = load(guest, &state, &scope).await? {
+        return Ok(response);
+    }
+    let ledger = Ledger::default();
+    let answer = guest.run(state.scoped(&scope), request, ledger.clone()).await;
+    if let Some(response) = scope.response().filter(|_| !ledger.streams()) {
+        return stored::decode(response).ok_or_else(|| {
+            let reason = "the stored response cannot be read".into();
+            failed(Cause::Internal(reason), Applied::Unknown)
+        });
+    }
+    if matches!(ledger.failure(), Some(Error::Rejected(Rejection::Reused))) {
+        return Err(failed(Cause::IdempotencyReused, ledger.applied()));
+    }
+    let mut response = answer.map_err(with_what_was_before)?;
+    let recorded = scope.recorded();
+    if recorded.new == 0 && recorded.replayed > 0 {
+        response.headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    if let Some(bucket) = recorded.bucket
+        && (calls_others || ledger.saw_outside())
+        && let Some(encoded) = to_store(&response, &ledger)
+    {
+        let name = guest.name().clone();
+        let storing = async move {
+            if let Err(error) = state.store_response(&bucket, &scope, encoded).await {
+                // Its writes are recorded: sent again, the request runs again over them.
+                tracing::warn!(guest = %name, %error, "a response could not be stored");
+            }
+        };
+        match calls_others {
+            true => storing.await,
+            false => drop(tokio::spawn(storing)),
+        }
+    }
+    Ok(response)
+}
+
+/// The stored response to a request, whichever of the guest's buckets it wrote to first.
+async fn load(guest: &Guest, state: &Handle, scope: &Scope) -> Result<Option<Response>, Failure> {
+    for bucket in guest.settings().buckets.stored() {
+        match state.load_response(bucket, scope).await {
+            Ok(None) => {}
+            Ok(Some(response)) => return Ok(stored::decode(response)),
+            Err(Error::Rejected(Rejection::Reused)) => {
+                return Err(Failure { cause: Cause::IdempotencyReused, applied: Applied::No });
+            }
+            Err(error) => {
+                let cause = Cause::IdempotencyUnknown(error.to_string());
+                return Err(Failure { cause, applied: Applied::Unknown });
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// A failure in the light of what the same request may have done before, which is not known here
+/// unless it was refused for what it asks.
+fn with_what_was_before(failure: Failure) -> Failure {
+    match failure.cause {
+        Cause::Body(_)
+        | Cause::BadRequest(_)
+        | Cause::NotFound
+        | Cause::MethodNotAllowed(_)
+        | Cause::StateRefused(_)
+        | Cause::StateConflict(_) => failure,
+        Cause::StateNotApplied(reason) => {
+            Failure { cause: Cause::IdempotencyUnknown(reason), applied: Applied::Unknown }
+        }
+        _ => Failure { applied: Applied::Unknown, ..failure },
+    }
+}
+
+/// What identifies a request, and what it looks like.
+///
+/// The key alone identifies it, and that among the requests that write to the same bucket: see
+/// [`Scope`]. Neither the guest's name nor its other buckets, nor anything else that a configuration
+/// may change between two tries, makes the same key another.
+fn scope(key: &str, request: &Request) -> Scope {
+    let body = match &request.body {
+        Body::Whole(body) => body.as_ref(),
+        Body::Stream(_) => &[],
+    };
+    let target = request.uri.path_and_query().map_or("", |target| target.as_str());
+    let fingerprint = digest(&[request.method.as_str().as_bytes(), target.as_bytes(), body]);
+    Scope::new(digest(&[key.as_bytes()]), fingerprint)
+}
+
+/// A digest of parts, each with its length, so that none runs into the next.
+fn digest(parts: &[&[u8]]) -> Digest {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().first_chunk().copied().unwrap_or_default()
+}
+
+/// A response that can be given again: one of the guest's own making, after which it has ended, to a
+/// request that met no failure that may be gone by the next time.
+fn to_store(response: &Response, ledger: &Ledger) -> Option<bytes::Bytes> {
+    let failed = ledger.failure().is_some_and(|error| !matches!(error, Error::Rejected(_)));
+    if failed || !response.is_final || response.status.is_server_error() {
+        return None;
+    }
+    stored::encode(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_do_not_run_into_each_other() {
+        assert_ne!(digest(&[b"ab", b"c"]), digest(&[b"a", b"bc"]));
+    }
+
+    #[test]
+    fn a_request_is_in_flight_until_it_has_ended() {
+        let requests = InFlight::default();
+        let entered = requests.enter([1; 16]);
+        assert!(entered.is_some() && requests.enter([1; 16]).is_none());
+        assert!(requests.enter([2; 16]).is_some());
+        drop(entered);
+        assert!(requests.enter([1; 16]).is_some());
+    }
+}
