@@ -32,6 +32,9 @@ const SHARDS: u64 = 1 << 16;
 /// Hashes that are sent to Redis at once.
 const PIPELINE: u64 = 256;
 
+/// When Redis syncs its log.
+const SYNC: &str = "appendfsync";
+
 /// The number of a request's first and only write.
 const WRITE: i64 = 0;
 
@@ -73,6 +76,12 @@ pub(crate) async fn redis(url: &str, records: u64) -> Result<()> {
     let generations: Vec<u64> =
         redis::cmd("HKEYS").arg("tally.write").query_async(&mut connection).await?;
     let generation = generations.into_iter().max().context(NO_TABLE)?;
+    // Each part of a pipeline would be synced by itself. The log that is written anew afterwards is
+    // synced whatever the setting.
+    let mut get = redis::cmd("CONFIG");
+    get.arg("GET").arg(SYNC);
+    let (_, sync): (String, String) = get.query_async(&mut connection).await?;
+    configure(&mut connection, SYNC, "no").await?;
     let mut random = Random::new();
     // Each shard's records at once, as one command for each record would take far longer.
     let before = |shard: u64| u128::from(records) * u128::from(shard) / u128::from(SHARDS);
@@ -98,7 +107,18 @@ pub(crate) async fn redis(url: &str, records: u64) -> Result<()> {
         }
         pipeline.query_async::<()>(&mut connection).await?;
     }
-    rewrite_log(&mut connection).await
+    rewrite_log(&mut connection).await?;
+    configure(&mut connection, SYNC, &sync).await
+}
+
+async fn configure(
+    connection: &mut redis::aio::MultiplexedConnection,
+    setting: &str,
+    value: &str,
+) -> Result<()> {
+    let mut set = redis::cmd("CONFIG");
+    set.arg("SET").arg(setting).arg(value);
+    Ok(set.query_async(connection).await?)
 }
 
 /// Has Redis write its log anew now: the log has grown so much that it would do so under load.
@@ -239,6 +259,10 @@ mod tests {
         begin.arg("tally.write").arg(9).arg(1_000).arg(10).arg(2_000);
         begin.query_async::<()>(&mut connection).await.unwrap();
         redis(&server.url(), RECORDS).await.unwrap();
+        let mut sync = redis::cmd("CONFIG");
+        sync.arg("GET").arg(SYNC);
+        let sync: Vec<String> = sync.query_async(&mut connection).await.unwrap();
+        assert_eq!(sync, [SYNC, "always"]);
         let keys: Vec<String> =
             redis::cmd("KEYS").arg("tally.write:*").query_async(&mut connection).await.unwrap();
         let mut requests = Vec::new();
