@@ -80,6 +80,10 @@ impl Contender {
                     | Self::Fastapi
             );
         };
+        if load.unkeyed().is_some() {
+            // The others ignore the key, so their figures would be those of another promise.
+            return self.is_tally();
+        }
         match self {
             Self::Plain | Self::Tally | Self::TallyHttp | Self::TallyJs | Self::TallyPy => true,
             Self::Wasmtime | Self::WasmtimeTuned => false,
@@ -87,6 +91,11 @@ impl Contender {
             Self::Pgbench => backend == Backend::Postgres && load.counts(),
             Self::RedisBenchmark => backend == Backend::Redis && load.counts(),
         }
+    }
+
+    /// Whether it is Tally, with whichever guest.
+    pub(crate) fn is_tally(self) -> bool {
+        matches!(self, Self::Tally | Self::TallyHttp | Self::TallyJs | Self::TallyPy)
     }
 
     /// Whether it is a server, that others put load on.
@@ -205,5 +214,13 @@ mod tests {
         assert!(!Contender::Fastapi.takes(Load::Increment, Some(Backend::Sqlite)));
         assert!(!Contender::Pgbench.takes(Load::Report, Some(Backend::Postgres)));
         assert!(!Contender::Wasmtime.takes(Load::Increment, Some(Backend::Memory)));
+        let keyed = |contender: Contender| {
+            [Load::IncrementKeyed, Load::KeysKeyed]
+                .map(|load| contender.takes(load, Some(Backend::Postgres)))
+        };
+        assert_eq!(keyed(Contender::Tally), [true; 2]);
+        assert_eq!(keyed(Contender::TallyPy), [true; 2]);
+        assert_eq!(keyed(Contender::Pgbench), [false; 2]);
+        assert_eq!(keyed(Contender::Plain), [false; 2]);
     }
 }

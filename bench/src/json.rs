@@ -40,6 +40,10 @@ fn json_row(results: &Results, row: &Row) -> Value {
         "count_exact": row.exact(),
         "spread": metrics(|metric| row.spread(metric).map(spread)),
         "ratio_to_base": metrics(|metric| results.ratio(row, metric).map(|ratio| json!(ratio))),
+        "ratio_to_unkeyed": row.key.load.unkeyed().map(|_| {
+            metrics(|metric| results.ratio_to_unkeyed(row, metric).map(|ratio| json!(ratio)))
+        }),
+        "requests_per_second_ratio_to_pgbench": results.ratio_to_pgbench(row),
         "windows": row.samples.iter().map(window).collect::<Vec<_>>(),
     })
 }
@@ -61,7 +65,7 @@ fn metrics(of: impl Fn(Metric) -> Option<Value>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::tests::results;
+    use crate::results::tests::{keyed_results, results};
 
     #[test]
     fn rows_have_what_tables_show_and_every_window() {
@@ -75,5 +79,17 @@ mod tests {
             json!({ "requests_per_second": 40.0, "cpu_seconds_per_request": 10e-6 })
         );
         assert_eq!(tally["count_exact"], true);
+    }
+
+    #[test]
+    fn keyed_rows_have_their_ratios_to_unkeyed_ones_and_to_pgbench() {
+        let value = value(&keyed_results());
+        let rows = value["results"].as_array().unwrap();
+        let keyed: Vec<_> = rows.iter().filter(|row| row["load"] == "increment-keyed").collect();
+        assert_eq!(keyed[0]["ratio_to_unkeyed"]["requests_per_second"], 0.71);
+        assert_eq!(keyed[0]["requests_per_second_ratio_to_pgbench"], Value::Null);
+        assert_eq!(keyed[1]["ratio_to_unkeyed"]["store_cpu_seconds_per_request"], 1.25);
+        assert_eq!(keyed[1]["requests_per_second_ratio_to_pgbench"], 16.0);
+        assert_eq!(rows[0]["ratio_to_unkeyed"], Value::Null);
     }
 }

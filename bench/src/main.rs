@@ -4,7 +4,7 @@
 //! Layout: `rounds` goes through all windows, and `measure` makes one; `contender` knows who is
 //! measured and how they are called, with `fastapi`, `wasmtime`, `pgbench` and `redis_benchmark`;
 //! `load` is what is asked for, `client` or `wrk` asks, and `traffic` and `quantiles` are what
-//! that comes to; `count` checks counts; `server`, `backend` and `program` start and end processes,
+//! that comes to; `count` checks counts; `preload` fills a store before; `server`, `backend` and `program` start and end processes,
 //! and `processes` reads their CPU time and memory; `results`, `surroundings`, `table`, `json` and
 //! `picture` make what is shown.
 
@@ -31,9 +31,11 @@ mod measure;
 mod options;
 mod pgbench;
 mod picture;
+mod preload;
 mod processes;
 mod program;
 mod quantiles;
+mod random;
 mod redis_benchmark;
 mod results;
 mod rounds;

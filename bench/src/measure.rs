@@ -16,6 +16,7 @@ use crate::{
     count, fastapi, http,
     load::{Load, Target},
     pgbench::Pgbench,
+    preload,
     processes::{Clock, peak_memory},
     redis_benchmark::RedisBenchmark,
     results::Sample,
@@ -37,6 +38,9 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Answering at least this part of a constant rate is to keep up: the last answers come after the
 /// last request, and the time until then counts.
 const KEPT_UP: f64 = 0.98;
+
+/// How long requests are sent before a store is preloaded.
+const FIRST_REQUESTS: Duration = Duration::from_millis(100);
 
 const GREETING: &str = "Hello, World!";
 
@@ -81,6 +85,36 @@ struct Used {
 }
 
 impl Measure<'_> {
+    /// Puts records of requests with an `Idempotency-Key` into a store: a server has made its tables
+    /// by then, and answered such requests itself.
+    ///
+    /// # Errors
+    /// When the server does not start, or the store does not take the records.
+    pub(crate) async fn preload(
+        &self,
+        contender: Contender,
+        store: &Store,
+        records: u64,
+    ) -> Result<()> {
+        let load = Load::IncrementKeyed;
+        let server = Server::start(self.files, contender, load, Some(store), self.dir).await?;
+        let (address, target) = (server.address(), load.target(0));
+        let requests = Requests::new(address, &target, false);
+        let first = move || closed_loop::run(address, requests, 1, FIRST_REQUESTS);
+        if let Some(failure) =
+            tokio::task::spawn_blocking(first).await??.failures("preloading").first()
+        {
+            bail!("{failure}");
+        }
+        server.end().await?;
+        match store {
+            Store::Memory => bail!("records of requests cannot be put into memory"),
+            Store::Sqlite(path) => preload::sqlite(path, records),
+            Store::Redis(redis) => preload::redis(&redis.url(), records).await,
+            Store::Postgres(postgres) => preload::postgres(&postgres.url(), records).await,
+        }
+    }
+
     /// Measures whichever contender it is.
     pub(crate) async fn window(&self, window: Window<'_>) -> Result<Outcome> {
         match (window.contender, window.store) {

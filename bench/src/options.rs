@@ -44,6 +44,11 @@ pub(crate) struct Options {
     /// Length of each window.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub(crate) seconds: u32,
+    /// Records of requests with an Idempotency-Key to put into each store before its windows; not
+    /// into memory.
+    #[arg(long, value_name = "N", default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(..=1_000_000_000))]
+    pub(crate) preload_keys: u64,
     /// Measure latency at constant rates as well: 50 % and 80 % of what each server can do.
     #[arg(long)]
     pub(crate) open_loop: bool,

@@ -126,7 +126,24 @@ impl Results {
 
     /// A median divided by that of the base under the same load.
     pub(crate) fn ratio(&self, row: &Row, metric: Metric) -> Option<f64> {
-        let base = self.row(Key { contender: self.base, ..row.key })?;
+        self.ratio_to(row, Key { contender: self.base, ..row.key }, metric)
+    }
+
+    /// A median of a load with an `Idempotency-Key` divided by that of the same contender under the
+    /// same load without.
+    pub(crate) fn ratio_to_unkeyed(&self, row: &Row, metric: Metric) -> Option<f64> {
+        self.ratio_to(row, Key { load: row.key.load.unkeyed()?, ..row.key }, metric)
+    }
+
+    /// Requests a second of a load with an `Idempotency-Key` divided by what `pgbench` did of the
+    /// same load without.
+    pub(crate) fn ratio_to_pgbench(&self, row: &Row) -> Option<f64> {
+        let load = row.key.load.unkeyed()?;
+        self.ratio_to(row, Key { load, contender: Contender::Pgbench, ..row.key }, Metric::Rate)
+    }
+
+    fn ratio_to(&self, row: &Row, base: Key, metric: Metric) -> Option<f64> {
+        let base = self.row(base)?;
         let ratio = row.spread(metric)?.median / base.spread(metric)?.median;
         ratio.is_finite().then_some(ratio)
     }
@@ -191,6 +208,49 @@ pub(crate) mod tests {
         results.add(tally, Sample { exact: Some(true), ..sample(60.0, 20e-6) });
         results.add(Key { backend: Some(Backend::Redis), ..tally }, sample(10.0, 1e-6));
         results
+    }
+
+    /// [`results`] with a keyed load, on memory as on PostgreSQL.
+    pub(crate) fn keyed_results() -> Results {
+        let mut results = results();
+        let keyed = Key { load: Load::IncrementKeyed, contender: Contender::Tally, ..KEY };
+        let sample = |rate: f64, cpu: f64, store_cpu| Sample {
+            rate: Some(rate),
+            cpu: Some(cpu),
+            store_cpu,
+            exact: Some(true),
+            ..Sample::default()
+        };
+        results.add(keyed, sample(35.5, 21e-6, None));
+        let on_postgres = |key| Key { backend: Some(Backend::Postgres), ..key };
+        results.add(
+            on_postgres(Key { load: Load::Increment, ..keyed }),
+            sample(100.0, 1e-6, Some(4.0)),
+        );
+        results.add(on_postgres(keyed), sample(80.0, 2e-6, Some(5.0)));
+        let pgbench = on_postgres(Key { contender: Contender::Pgbench, ..KEY });
+        results.add(pgbench, sample(5.0, 0.0, None));
+        results
+    }
+
+    #[test]
+    fn a_keyed_row_is_divided_by_its_unkeyed_sibling_and_by_pgbench() {
+        let results = keyed_results();
+        let row = |load, backend| {
+            let contender = Contender::Tally;
+            results.row(Key { load, backend: Some(backend), contender, ..KEY }).unwrap()
+        };
+        let memory = row(Load::IncrementKeyed, Backend::Memory);
+        assert_eq!(results.ratio_to_unkeyed(memory, Metric::Rate), Some(0.71));
+        assert_eq!(results.ratio_to_unkeyed(memory, Metric::StoreCpu), None);
+        assert_eq!(results.ratio_to_pgbench(memory), None);
+        let postgres = row(Load::IncrementKeyed, Backend::Postgres);
+        assert_eq!(results.ratio_to_unkeyed(postgres, Metric::Cpu), Some(2.0));
+        assert_eq!(results.ratio_to_unkeyed(postgres, Metric::StoreCpu), Some(1.25));
+        assert_eq!(results.ratio_to_pgbench(postgres), Some(16.0));
+        let unkeyed = row(Load::Increment, Backend::Postgres);
+        assert_eq!(results.ratio_to_unkeyed(unkeyed, Metric::Rate), None);
+        assert_eq!(results.ratio_to_pgbench(unkeyed), None);
     }
 
     #[test]

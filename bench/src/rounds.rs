@@ -1,12 +1,13 @@
 //! All windows, in turn: contenders alternate under each load, round after round, so that what else
-//! the machine does meanwhile falls on all of them.
+//! the machine does meanwhile falls on all of them. Loads with an `Idempotency-Key` take turns with
+//! the same loads without.
 
 use anyhow::{Result, bail};
 
 use crate::{
     backend::{Backend, Store},
     contender::Contender,
-    load::Load,
+    load::{self, Load},
     measure::{Measure, Window},
     options::Options,
     results::{Key, Metric, Results},
@@ -35,7 +36,12 @@ impl Rounds<'_> {
         let backends = if loads.is_empty() { &[] } else { self.options.backends.as_slice() };
         for backend in backends {
             match Store::start(*backend, self.measure.dir) {
-                Ok(store) => self.loads(&loads, Some(&store)).await,
+                Ok(store) => match self.preload(&store).await {
+                    Ok(()) => self.loads(&loads, Some(&store)).await,
+                    Err(error) => {
+                        self.results.leave_out(format!("{}, preloaded: {error:#}", backend.name()))
+                    }
+                },
                 Err(error) => {
                     self.results.leave_out(format!("{}: {error:#}", backend.name()));
                 }
@@ -47,41 +53,61 @@ impl Rounds<'_> {
         Ok(())
     }
 
+    /// Fills a store with as many records of requests as was asked for.
+    async fn preload(&self, store: &Store) -> Result<()> {
+        let records = self.options.preload_keys;
+        if records == 0 {
+            return Ok(());
+        }
+        let mut contenders = self.options.contenders.iter();
+        let Some(tally) = contenders.find(|contender| contender.is_tally()) else {
+            bail!("--preload-keys takes Tally among the contenders, which makes the tables");
+        };
+        eprintln!("putting {records} records of requests into {}", store.backend().name());
+        self.measure.preload(*tally, store, records).await
+    }
+
     async fn loads(&mut self, loads: &[Load], store: Option<&Store>) {
-        for load in loads {
-            let contenders = self.present(*load, store.map(Store::backend)).await;
+        for group in load::groups(loads) {
+            let mut turns = Vec::new();
+            for contender in &self.options.contenders {
+                for load in &group {
+                    if self.is_present(*contender, *load, store.map(Store::backend)).await {
+                        turns.push((*contender, *load));
+                    }
+                }
+            }
             for connections in &self.options.connections {
-                self.alternate(&contenders, *load, *connections, store).await;
+                self.alternate(&turns, *connections, store).await;
             }
         }
     }
 
-    /// The contenders for a load whose files are there.
-    async fn present(&mut self, load: Load, backend: Option<Backend>) -> Vec<Contender> {
-        let mut present = Vec::new();
-        for contender in &self.options.contenders {
-            if !contender.takes(load, backend) {
-                continue;
-            }
-            if self.options.reconnect && !contender.is_server() {
-                let name = contender.name(None);
-                self.results.leave_out(format!("{name}: it keeps its connections to the store"));
-                continue;
-            }
-            match self.measure.files.missing(*contender, load).await {
-                None => present.push(*contender),
-                Some(missing) => {
-                    self.results.leave_out(format!("{}: {missing}", contender.name(None)));
-                }
-            }
+    /// Whether a contender takes a load, and its files are there.
+    async fn is_present(
+        &mut self,
+        contender: Contender,
+        load: Load,
+        backend: Option<Backend>,
+    ) -> bool {
+        if !contender.takes(load, backend) {
+            return false;
         }
-        present
+        let name = contender.name(None);
+        if self.options.reconnect && !contender.is_server() {
+            self.results.leave_out(format!("{name}: it keeps its connections to the store"));
+            return false;
+        }
+        let missing = self.measure.files.missing(contender, load).await;
+        if let Some(missing) = &missing {
+            self.results.leave_out(format!("{name}: {missing}"));
+        }
+        missing.is_none()
     }
 
     async fn alternate(
         &mut self,
-        contenders: &[Contender],
-        load: Load,
+        turns: &[(Contender, Load)],
         connections: u32,
         store: Option<&Store>,
     ) {
@@ -89,7 +115,7 @@ impl Rounds<'_> {
         let shares = SHARES.into_iter().filter(|_| self.options.open_loop).map(Some);
         for share in std::iter::once(None).chain(shares) {
             for round in 0..self.options.rounds {
-                for contender in order(contenders, round) {
+                for (contender, load) in order(turns, round) {
                     let key = Key { load, backend, connections, share, contender };
                     self.window(key, store).await;
                 }
@@ -128,9 +154,10 @@ impl Rounds<'_> {
     }
 }
 
-/// The contenders in the order of a round: it alternates, so that none always goes first.
-fn order(contenders: &[Contender], round: u32) -> Vec<Contender> {
-    let mut order = contenders.to_vec();
+/// The windows of a round in their order: it alternates, so that none always goes first. A load with
+/// an `Idempotency-Key` stays next to the one without of the same contender.
+fn order(turns: &[(Contender, Load)], round: u32) -> Vec<(Contender, Load)> {
+    let mut order = turns.to_vec();
     if round % 2 == 1 {
         order.reverse();
     }
@@ -143,9 +170,12 @@ mod tests {
 
     #[test]
     fn every_other_round_is_reversed() {
-        let contenders = [Contender::Plain, Contender::Tally, Contender::Fastapi];
-        assert_eq!(order(&contenders, 0), contenders);
-        assert_eq!(order(&contenders, 1), [Contender::Fastapi, Contender::Tally, Contender::Plain]);
-        assert_eq!(order(&contenders, 2), contenders);
+        let plain = (Contender::Plain, Load::Increment);
+        let tally = (Contender::Tally, Load::Increment);
+        let keyed = (Contender::Tally, Load::IncrementKeyed);
+        let turns = [plain, tally, keyed];
+        assert_eq!(order(&turns, 0), turns);
+        assert_eq!(order(&turns, 1), [keyed, tally, plain]);
+        assert_eq!(order(&turns, 2), turns);
     }
 }

@@ -28,6 +28,9 @@ pub(crate) async fn describe(
     }
     parts.push(("seconds a window", options.seconds.to_string()));
     parts.push(("rounds", options.rounds.to_string()));
+    if options.preload_keys > 0 {
+        parts.push(("records of requests put into each store", options.preload_keys.to_string()));
+    }
     if options.reconnect {
         parts.push(("connections", "one for each request".into()));
     }

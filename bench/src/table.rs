@@ -38,6 +38,10 @@ pub(crate) fn text(results: &Results) -> String {
             let _ = write!(text, "\n{title}: divided by {}\n\n", results.base.name(None));
             text.push_str(&ratios(results, &closed));
         }
+        if load.unkeyed().is_some() {
+            let _ = write!(text, "\n{title}: divided by the same load without keys\n\n");
+            text.push_str(&ratios_to_unkeyed(results, &closed));
+        }
         if !open.is_empty() {
             let metrics = [Metric::Rate, Metric::P50, Metric::P99, Metric::P999, Metric::Slowest];
             let _ = write!(text, "\n{title}, at a constant rate\n\n{}", values(&open, &metrics));
@@ -91,16 +95,39 @@ fn ratios(results: &Results, rows: &[&Row]) -> String {
     heading.extend(["requests/s", "p50", "p99", "CPU/request", "memory"].map(str::to_owned));
     let mut lines = vec![heading];
     for row in rows {
-        let ratio = |metric| match results.ratio(row, metric) {
-            Some(ratio) if ratio < 0.1 => format!("{ratio:.3}"),
-            Some(ratio) => format!("{ratio:.2}"),
-            None => NOTHING.into(),
-        };
         let mut line = names(Some(row));
-        line.extend(metrics.map(ratio));
+        line.extend(metrics.map(|metric| ratio(results.ratio(row, metric))));
         lines.push(line);
     }
     layout(&lines)
+}
+
+/// Rows with an `Idempotency-Key` divided by the same without, and by `pgbench` where it was
+/// measured in the same run.
+fn ratios_to_unkeyed(results: &Results, rows: &[&Row]) -> String {
+    let metrics =
+        [Metric::Rate, Metric::Cpu, Metric::StoreCpu, Metric::P50, Metric::P99, Metric::Memory];
+    let mut heading = names(None);
+    let headings = ["requests/s", "CPU/request", "store CPU/request", "p50", "p99", "memory"];
+    heading.extend(headings.map(str::to_owned));
+    let has_pgbench = rows.iter().any(|row| results.ratio_to_pgbench(row).is_some());
+    heading.extend(has_pgbench.then(|| "requests/s by pgbench's".to_owned()));
+    let mut lines = vec![heading];
+    for row in rows {
+        let mut line = names(Some(row));
+        line.extend(metrics.map(|metric| ratio(results.ratio_to_unkeyed(row, metric))));
+        line.extend(has_pgbench.then(|| ratio(results.ratio_to_pgbench(row))));
+        lines.push(line);
+    }
+    layout(&lines)
+}
+
+fn ratio(ratio: Option<f64>) -> String {
+    match ratio {
+        Some(ratio) if ratio < 0.1 => format!("{ratio:.3}"),
+        Some(ratio) => format!("{ratio:.2}"),
+        None => NOTHING.into(),
+    }
 }
 
 /// The first two columns, of a row or of the heading.
@@ -171,7 +198,7 @@ impl Unit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::tests::results;
+    use crate::results::tests::{keyed_results, results};
 
     fn lines(text: &str, start: &str) -> Vec<Vec<String>> {
         let lines = text.lines().filter(|line| line.starts_with(start));
@@ -190,8 +217,19 @@ mod tests {
     }
 
     #[test]
+    fn keyed_rows_show_their_ratios_to_unkeyed_ones_and_to_pgbench() {
+        let text = text(&keyed_results());
+        let (_, keyed) = text.split_once(": divided by the same load without keys\n").unwrap();
+        assert_eq!(lines(keyed, "| memory")[0][2..], ["0.71", "1.40", "–", "–", "–", "–", "–"]);
+        assert_eq!(
+            lines(keyed, "| postgres")[0][2..],
+            ["0.80", "2.00", "1.25", "–", "–", "–", "16.00"]
+        );
+    }
+
+    #[test]
     fn all_lines_of_a_table_are_equally_wide() {
-        let text = text(&results());
+        let text = text(&keyed_results());
         for table in text.split("\n\n").filter(|part| part.starts_with('|')) {
             let mut widths: Vec<usize> = table.lines().map(|line| line.chars().count()).collect();
             widths.dedup();

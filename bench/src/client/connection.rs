@@ -46,8 +46,8 @@ impl Connection {
 
     /// Sends a request. One with a large body may not fit the socket's buffer at once, and is waited
     /// for.
-    pub(super) fn send(&mut self, request: &str, due: Instant) -> Result<()> {
-        let mut rest = request.as_bytes();
+    pub(super) fn send(&mut self, request: &[u8], due: Instant) -> Result<()> {
+        let mut rest = request;
         while !rest.is_empty() {
             match self.stream.write(rest) {
                 Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),

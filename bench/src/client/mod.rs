@@ -4,6 +4,7 @@
 mod answer;
 pub(crate) mod closed_loop;
 mod connection;
+mod idempotency;
 pub(crate) mod open_loop;
 
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ use rustix::{
     fd::OwnedFd,
 };
 
-use self::connection::Connection;
+use self::{connection::Connection, idempotency::Keys};
 use crate::load::{KEYS, Target};
 
 /// Connections that are read from before others are sent on.
@@ -86,41 +87,53 @@ fn watch(ready: &OwnedFd, connection: &Connection, place: usize) -> Result<()> {
 /// Requests that are made before the load, of which each is chosen by chance.
 #[derive(Clone)]
 pub(crate) struct Requests {
-    all: Vec<String>,
+    all: Vec<Vec<u8>>,
     random: u32,
+    /// Where each request has an `Idempotency-Key`, what makes them.
+    keys: Option<Keys>,
     /// Whether each has a connection of its own.
     reconnect: bool,
 }
 
 impl Requests {
     pub(crate) fn of(all: Vec<String>) -> Self {
-        Self { all, random: 1, reconnect: false }
+        let all = all.into_iter().map(String::into_bytes).collect();
+        Self { all, random: 1, keys: None, reconnect: false }
     }
 
-    /// Those for a target; each may ask the server to close its connection after it.
+    /// Those for a target; each may ask the server to close its connection after it. Requests with
+    /// an `Idempotency-Key` get a new one each whenever they are sent.
     pub(crate) fn new(address: SocketAddr, target: &Target, reconnect: bool) -> Self {
         let count = if target.prefix.is_some() { KEYS } else { 1 };
         let close = if reconnect { "connection: close\r\n" } else { "" };
         let request = |key| {
             let (method, path) = (&target.method, target.path_and_query(key));
-            format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n{close}\r\n")
+            let head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\n{close}");
+            let key = if target.keyed { idempotency::HEADER } else { "" };
+            format!("{head}{key}\r\n")
         };
-        Self { reconnect, ..Self::of((0..count).map(request).collect()) }
+        let keys = target.keyed.then(Keys::new);
+        Self { reconnect, keys, ..Self::of((0..count).map(request).collect()) }
     }
 
-    fn next(&mut self) -> &str {
+    fn next(&mut self) -> &[u8] {
         // Xorshift; see Marsaglia 2003.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 17;
         self.random ^= self.random << 5;
         let place = self.random as usize % self.all.len();
-        self.all.get(place).map_or("", String::as_str)
+        let Some(request) = self.all.get_mut(place) else { return &[] };
+        if let Some(keys) = &mut self.keys {
+            keys.renew(request);
+        }
+        request
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
+        collections::HashSet,
         io::{Read as _, Write as _},
         net::{TcpListener, TcpStream},
         sync::{
@@ -137,11 +150,30 @@ mod tests {
     fn all_of_many_counters_are_asked_for() {
         let address = SocketAddr::from(([127, 0, 0, 1], 80));
         let mut requests = Requests::new(address, &Load::Keys.target(3), false);
-        let chosen: std::collections::HashSet<_> =
-            (0..20 * KEYS).map(|_| requests.next().to_owned()).collect();
+        let chosen: HashSet<_> = (0..20 * KEYS).map(|_| requests.next().to_owned()).collect();
         assert_eq!(chosen.len(), KEYS as usize);
-        let first = "POST /increment?name=bench3-0 HTTP/1.1\r\nhost: 127.0.0.1:80\r\n\r\n";
-        assert!(chosen.contains(first));
+        let first = b"POST /increment?name=bench3-0 HTTP/1.1\r\nhost: 127.0.0.1:80\r\n\r\n";
+        assert!(chosen.contains(first.as_slice()));
+    }
+
+    #[test]
+    fn requests_of_a_keyed_load_differ_by_their_keys_alone() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 80));
+        for (load, counters) in [(Load::IncrementKeyed, 1), (Load::KeysKeyed, KEYS as usize)] {
+            let mut requests = Requests::new(address, &load.target(3), true);
+            let unkeyed = load.unkeyed().unwrap();
+            let mut others = Requests::new(address, &unkeyed.target(3), true);
+            let (mut keys, mut heads) = (HashSet::new(), HashSet::new());
+            for _ in 0..20 * KEYS {
+                let other = str::from_utf8(others.next()).unwrap();
+                let request = str::from_utf8(requests.next()).unwrap();
+                let (head, key) = request.split_once("idempotency-key: ").unwrap();
+                assert_eq!(head, other.strip_suffix("\r\n").unwrap());
+                assert!(keys.insert(key.strip_suffix("\r\n\r\n").unwrap().to_owned()), "{key}");
+                heads.insert(head.to_owned());
+            }
+            assert_eq!(heads.len(), counters);
+        }
     }
 
     /// Each connection is closed by the server after one answer, as it was asked to.
