@@ -9,9 +9,11 @@
 mod accept;
 mod body;
 mod connection;
+mod explain;
 mod limits;
 mod metrics;
 mod problem;
+mod request_id;
 mod routes;
 mod service;
 mod worker;

@@ -2,13 +2,13 @@
 //! and of what guests of other hosts import.
 //!
 //! Each request has one [`Context`], which is the data of its wasmtime store. It holds the
-//! request's own view of the world and a ledger of what its state operations did, from which the
-//! runtime tells whether a failed request may have changed something.
+//! request's own view of the world and its [`Effects`], from which the runtime tells whether a failed
+//! request may have changed something.
 
 mod bindings;
 mod buckets;
+mod effects;
 mod keyvalue;
-mod ledger;
 mod logging;
 mod outgoing;
 mod output;
@@ -26,7 +26,7 @@ use wasmtime_wasi_config::WasiConfig;
 pub(crate) use self::{
     bindings::plugin::{PluginIndices, exports::tally::plugin::handler},
     buckets::{Buckets, RESERVED},
-    ledger::Ledger,
+    effects::Effects,
     outgoing::Outgoing,
     settings::Settings,
 };
@@ -71,7 +71,7 @@ pub(crate) struct Context {
     /// Headers of the request, asked for by name.
     headers: HeaderMap,
     worker: Worker,
-    ledger: Ledger,
+    effects: Effects,
     pub(crate) cpu: Meter,
     /// Bytes of values that this request may still read: they are held by the host on their way to
     /// the guest, whose own memory they would not fit into either.
@@ -95,7 +95,7 @@ impl Context {
         settings: Arc<Settings>,
         id: HeaderValue,
         worker: Worker,
-        ledger: Ledger,
+        effects: Effects,
         cpu: Meter,
         readable: usize,
     ) -> Self {
@@ -105,7 +105,7 @@ impl Context {
             id,
             headers: HeaderMap::new(),
             worker,
-            ledger,
+            effects,
             cpu,
             readable,
             cas: keyvalue::CasTable::default(),
@@ -154,6 +154,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Context>, shape: Draft2) -> wasm
     draft::batch::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     spin::key_value::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     wasmtime_wasi_config::add_to_linker(linker, |context: &mut Context| {
+        context.effects.look_outside();
         WasiConfig::new(&context.settings.variables)
     })?;
     logging::add_to_linker(linker)?;

@@ -10,14 +10,17 @@ use super::{
 
 impl worker::Host for Context {
     fn process_id(&mut self) -> u32 {
+        self.effects.look_outside();
         std::process::id()
     }
 
     fn instance(&mut self) -> u64 {
+        self.effects.look_outside();
         self.worker.instance
     }
 
     fn guest_version(&mut self) -> String {
+        self.effects.look_outside();
         self.worker.guest_version.to_string()
     }
 }

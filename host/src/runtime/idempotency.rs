@@ -25,7 +25,7 @@ use super::{
     failure::{Cause, Failure},
     guest::Guest,
 };
-use crate::interfaces::Ledger;
+use crate::interfaces::Effects;
 
 /// The header of the key.
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -90,14 +90,14 @@ pub(super) async fn answer(
             return Ok(response);
         }
     }
-    let ledger = Ledger::default();
-    let answer = guest.run(state.once(&once), request, ledger.clone()).await;
-    let failure = ledger.failure();
+    let effects = Effects::default();
+    let answer = guest.run(state.once(&once), request, effects.clone()).await;
+    let failure = effects.failure();
     if matches!(failure, Some(Error::Rejected(Rejection::Reused))) {
-        return Err(failed(Cause::IdempotencyReused, ledger.applied()));
+        return Err(failed(Cause::IdempotencyReused, effects.applied()));
     }
     let response = answer.map_err(with_what_was_before)?;
-    if let Some(answer) = to_remember(&response, &ledger)
+    if let Some(answer) = to_remember(&response, &effects)
         && let Err(error) = state.remember(&once, answer).await
     {
         // Its writes are recorded: made again, the request runs again and gets their outcomes.
@@ -168,9 +168,9 @@ fn digest(parts: &[&[u8]]) -> Digest {
 
 /// An answer that is to be given again: one of the guest's own making, after which it has ended, to
 /// a request that changed something and met no failure that may be gone by the next time.
-fn to_remember(response: &Response, ledger: &Ledger) -> Option<Bytes> {
-    let failed = ledger.failure().is_some_and(|error| !matches!(error, Error::Rejected(_)));
-    if !ledger.wrote() || failed || !response.is_final || response.status.is_server_error() {
+fn to_remember(response: &Response, effects: &Effects) -> Option<Bytes> {
+    let failed = effects.failure().is_some_and(|error| !matches!(error, Error::Rejected(_)));
+    if !effects.wrote() || failed || !response.is_final || response.status.is_server_error() {
         return None;
     }
     encode(response)

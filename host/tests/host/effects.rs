@@ -95,7 +95,8 @@ async fn a_body_that_fails_before_the_guest_changes_nothing() {
     let (status, json, _) = send_half(host.address, head, b"ab");
     assert_eq!((status, &json["applied"]), (408, &"no".into()), "{json}");
     // An earlier request with this key may have come through; it is safe to repeat all the same.
-    let (status, json, _) = send_half(host.address, &format!("{head}\r\nidempotency-key: k"), b"ab");
+    let (status, json, _) =
+        send_half(host.address, &format!("{head}\r\nidempotency-key: k"), b"ab");
     assert_eq!((status, &json["applied"]), (408, &"unknown".into()), "{json}");
     assert_eq!(get(host.address, "/value?n").await.text(), "(none)");
 }
