@@ -119,7 +119,7 @@ impl WasiView for Context {
 
 impl Context {
     /// The WASI context, for output, which tells the guest nothing.
-    fn printing(&mut self) -> WasiCtxView<'_> {
+    pub(super) fn printing(&mut self) -> WasiCtxView<'_> {
         let Self { wasi, settings, effects, journal, id, .. } = self;
         let Wasi { table, ctx: made, .. } =
             &mut **wasi.get_or_insert_with(|| Box::new(Wasi::new(settings, effects)));
