@@ -75,7 +75,8 @@ pub fn handle(path: &str, argument: &str) -> Result<Response, Error> {
         // Replaces a large value over and over, until the values read are too many.
         "/replace-often" => {
             for _ in 0..number()? {
-                extensions::get_and_set(&bucket, key, &vec![b'v'; 1 << 20], None).map_err(failed)?;
+                extensions::get_and_set(&bucket, key, &vec![b'v'; 1 << 20], None)
+                    .map_err(failed)?;
             }
             text("done".into())
         }
