@@ -2,14 +2,24 @@
 
 use wasip2::http::{
     outgoing_handler,
-    types::{ErrorCode, Fields, IncomingResponse, OutgoingRequest, Scheme},
+    types::{ErrorCode, Fields, IncomingResponse, Method, OutgoingRequest, Scheme},
 };
 
 use crate::streams::Reading;
 
 /// Gets what is at a URL: its status and its body.
 pub fn get(url: &str) -> Result<String, ErrorCode> {
-    let response = send(request(url)?)?;
+    read(send(request(url)?)?)
+}
+
+/// Sends a POST without a body to a URL; gives the response's status and body.
+pub fn post(url: &str) -> Result<String, ErrorCode> {
+    let request = request(url)?;
+    request.set_method(&Method::Post).map_err(|()| ErrorCode::HttpRequestMethodInvalid)?;
+    read(send(request)?)
+}
+
+fn read(response: IncomingResponse) -> Result<String, ErrorCode> {
     let body = response.consume().expect("the first time it is asked for");
     let body = Reading::new(body).to_end()?;
     Ok(format!("{} {}", response.status(), String::from_utf8_lossy(&body)))

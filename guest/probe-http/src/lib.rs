@@ -1,10 +1,12 @@
 //! A standard handler for tests: does what its path says, misbehaviour included.
 
+mod bindings;
 mod bodies;
 mod fetch;
 mod misbehaviour;
 mod streams;
 mod surroundings;
+mod writes;
 
 use std::{
     str::FromStr,
@@ -48,6 +50,11 @@ impl Guest for Probe {
             "/no-finish" => misbehaviour::no_finish(out),
             "/zero-writes" => misbehaviour::zero_writes(out),
             "/long-after" => misbehaviour::long_after(out),
+            "/add-then-body" => writes::add_then_body(argument, &request, out),
+            "/body-then-add" => writes::body_then_add(argument, &request, out),
+            "/add-after-invalid" => writes::add_after_invalid(argument, out),
+            "/get-then-fail" => writes::send_then_fail(false, argument, out),
+            "/post-then-fail" => writes::send_then_fail(true, argument, out),
             path => match text(path, argument, &request) {
                 Some(text) => probing::send(out, 200, &text),
                 None => probing::send(out, 404, "there is nothing at this path"),
@@ -63,6 +70,7 @@ fn text(path: &str, argument: &str, request: &IncomingRequest) -> Option<String>
         "/static" => (RAISED.fetch_add(1, Ordering::Relaxed) + 1).to_string(),
         "/header" => header(&request.headers(), argument),
         "/headers" => names(&request.headers()),
+        "/value" => writes::value(argument),
         "/fetch" => fetch::get(argument).unwrap_or_else(|code| format!("{code:?}")),
         path => return surroundings::text(path, argument),
     })

@@ -7,7 +7,7 @@ use crate::{
     state::{bucket, failed},
     tally::keyvalue::extensions::{self, Bounded, TimeToLive},
     text,
-    wasi::keyvalue::atomics,
+    wasi::keyvalue::atomics::{self, Cas},
 };
 
 /// How often a request that waits looks whether it may go on.
@@ -51,6 +51,34 @@ pub fn handle(path: &str, argument: &str) -> Result<Response, Error> {
                 Bounded::Applied(count) => format!("applied {count}"),
                 Bounded::Refused(count) => format!("refused {count}"),
             })
+        }
+        // Tries what may change nothing, and then gives up over something else: a key that is
+        // there already, a count that may not be raised, a key to keep that does not exist, and a
+        // value that has changed since it was read.
+        "/try-and-complain" => {
+            match rest {
+                "absent" => drop(extensions::set_if_absent(&bucket, key, b"2", None)),
+                "within" => drop(extensions::increment_within(&bucket, key, 1, 0, 1)),
+                "persist" => drop(extensions::persist(&bucket, key)),
+                "extend" => drop(extensions::extend(&bucket, key, 3_600_000)),
+                "swap" => {
+                    let seen = Cas::new(&bucket, key).map_err(failed)?;
+                    while bucket.exists("hold").map_err(failed)? {
+                        sleep(LOOK);
+                    }
+                    drop(atomics::swap(seen, b"9"));
+                }
+                _ => return Err(Error::NotFound),
+            }
+            Err(Error::BadRequest("asked to".into()))
+        }
+        // Replaces a large value over and over, until the values read are too many.
+        "/replace-often" => {
+            for _ in 0..number()? {
+                extensions::get_and_set(&bucket, key, &vec![b'v'; 1 << 20], None)
+                    .map_err(failed)?;
+            }
+            text("done".into())
         }
         "/prefix" => {
             let mut page = extensions::list_prefix(&bucket, key, None).map_err(failed)?;

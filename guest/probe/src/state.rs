@@ -75,6 +75,43 @@ pub fn handle(path: &str, argument: &str) -> Result<Response, Error> {
             atomics::increment(&bucket()?, argument, 1).map_err(failed)?;
             Err(Error::BadRequest("asked to".into()))
         }
+        // Counts, and then answers with a header that cannot be sent.
+        "/add-and-split" => {
+            atomics::increment(&bucket()?, argument, 1).map_err(failed)?;
+            let headers = vec![("x-split".into(), "a\r\nb".into())];
+            Ok(Response { status: 200, headers, body: vec![] })
+        }
+        // Counts, and answers as if nothing were wrong, whatever came of it.
+        "/add-and-ignore" => {
+            let _ = atomics::increment(&bucket()?, argument, 1);
+            text("ignored".into())
+        }
+        // Counts, and then computes for ever.
+        "/add-and-loop" => {
+            atomics::increment(&bucket()?, argument, 1).map_err(failed)?;
+            loop {
+                std::hint::spin_loop();
+            }
+        }
+        // Counts, and then reads a key.
+        "/add-and-get" => {
+            let count = atomics::increment(&bucket()?, argument, 1).map_err(failed)?;
+            bucket()?.get(argument).map_err(failed)?;
+            text(count.to_string())
+        }
+        // Sets or deletes the keys 0 to N - 1 in one call.
+        "/set-many" => {
+            let value = |n: u32| (n.to_string(), b"value".to_vec());
+            let pairs: Vec<_> = (0..argument.parse().unwrap_or(0)).map(value).collect();
+            batch::set_many(&bucket()?, &pairs).map_err(failed)?;
+            text("set".into())
+        }
+        "/delete-many" => {
+            let keys = 0..argument.parse().unwrap_or(0_u32);
+            let keys: Vec<_> = keys.map(|n| n.to_string()).collect();
+            batch::delete_many(&bucket()?, &keys).map_err(failed)?;
+            text("deleted".into())
+        }
         "/many" => {
             let bucket = bucket()?;
             for _ in 0..argument.parse().unwrap_or(0_u32) {

@@ -2,16 +2,19 @@
 //!
 //! `worker`s are threads with a runtime of their own each, on which they `accept` connections;
 //! `connection` speaks HTTP/1.1 and HTTP/2 on them; `service` turns one HTTP request into
-//! one call of the guest that `routes` finds, `body` reads what the client sends; `problem` is the one place that decides status codes.
+//! one call of the guest that `routes` finds, `body` reads what the client sends; `problem` is the
+//! one place that decides status codes, for what `explain` calls by name.
 //!
 //! This room knows no WebAssembly.
 
 mod accept;
 mod body;
 mod connection;
+mod explain;
 mod limits;
 mod metrics;
 mod problem;
+mod request_id;
 mod routes;
 mod service;
 mod worker;

@@ -1,24 +1,36 @@
-//! Errors as responses: the one place that decides status codes.
+//! Errors as responses: the one place that decides status codes and what clients are told of the
+//! effect.
 //!
 //! The body is `application/problem+json` (RFC 9457). `code` names the problem for programs,
-//! `detail` says for people what to do, `instance` is the request's id. Where a guest has run,
-//! `applied` says what is known of the request's effect: `no`, or `unknown`. What goes to the log
-//! and not to the client: reasons that name the inside of the host, the guest or the store.
+//! `detail` says for people what to do, `instance` is the request's id. `applied` says what is known
+//! of the request's effect: `no`, or `unknown`. Reasons that name the inside of the host, the guest
+//! or the store go to the log and not to the client.
 
-use std::{borrow::Cow, fmt::Write as _};
-
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
 use tally_state::Applied;
 
+use super::{explain::explain, request_id::RequestId};
 use crate::runtime::{Body, BodyError, Cause, Failure};
 
 /// Seconds after which a refused request may be tried again: a full pool or a restarting store
 /// need about that.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// Bytes of a client's own request id that are taken over.
-const MAX_ID_BYTES: usize = 64;
+/// Statuses with which clients and proxies send a request again by themselves, whatever its method:
+/// 408 and 425 because HTTP lets them (RFC 9110, 15.5.9; RFC 8470, 5.2), 429 and 503 because of
+/// `Retry-After`, 502 because proxies try another server. A status here promises that nothing was
+/// changed.
+///
+/// 504 is not among them: it is HTTP's word for "no answer came". Clients that repeat it were told
+/// to, and those repeat 500 as well.
+const REPEATED: [StatusCode; 5] = [
+    StatusCode::REQUEST_TIMEOUT,
+    StatusCode::TOO_EARLY,
+    StatusCode::TOO_MANY_REQUESTS,
+    StatusCode::BAD_GATEWAY,
+    StatusCode::SERVICE_UNAVAILABLE,
+];
 
 /// Why a request gets no response of its guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,17 +45,9 @@ pub(super) enum Problem {
     Connect,
     /// No route takes this host and path.
     NoRoute,
+    /// The body could not be had, and no guest has run.
     Body(BodyError),
     Guest(Failure),
-}
-
-impl From<Failure> for Problem {
-    fn from(failure: Failure) -> Self {
-        match failure.cause {
-            Cause::Body(error) => Self::Body(error),
-            _ => Self::Guest(failure),
-        }
-    }
 }
 
 impl From<BodyError> for Problem {
@@ -52,99 +56,72 @@ impl From<BodyError> for Problem {
     }
 }
 
-/// What a problem looks like to a client.
-struct Shape {
-    status: StatusCode,
-    code: &'static str,
-    detail: String,
-    applied: Option<Applied>,
-}
-
 impl Problem {
-    fn shape(&self) -> Shape {
-        let client = |status, code, detail: String| Shape { status, code, detail, applied: None };
+    /// What is known of the effect of a request; with an `Idempotency-Key` (`keyed`), of all that
+    /// were sent with that key.
+    fn applied(&self, keyed: bool) -> Applied {
         match self {
-            Self::Target => client(
-                StatusCode::BAD_REQUEST,
-                "target",
-                "The request's target must be a path that begins with a slash.".into(),
-            ),
-            Self::TargetTooLong { limit } => client(
-                StatusCode::URI_TOO_LONG,
-                "target_too_long",
-                format!("The request's path and query are over the limit of {limit} bytes."),
-            ),
-            Self::Body(BodyError::TooLarge { limit }) => client(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                format!("The request's body is over the limit of {limit} bytes."),
-            ),
-            Self::Host => client(
-                StatusCode::BAD_REQUEST,
-                "host",
-                "The request must have one Host header.".into(),
-            ),
-            Self::Body(BodyError::TooMany) => client(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "bodies",
-                "The server is at its limit of request bodies; try again.".into(),
-            ),
-            Self::Body(BodyError::Timeout) => client(
-                StatusCode::REQUEST_TIMEOUT,
-                "body_timeout",
-                "The request's body did not arrive in time.".into(),
-            ),
-            Self::Body(BodyError::Broken) => client(
-                StatusCode::BAD_REQUEST,
-                "body",
-                "The request's body ended early or could not be read.".into(),
-            ),
-            Self::Connect => client(
-                StatusCode::NOT_IMPLEMENTED,
-                "connect",
-                "This server is no proxy: it does not take CONNECT.".into(),
-            ),
-            Self::NoRoute => client(
-                StatusCode::NOT_FOUND,
-                "no_route",
-                "This server has no handler for this host and path.".into(),
-            ),
-            Self::Guest(Failure { cause, applied }) => {
-                let (status, code, detail) = explain(cause);
-                Shape { status, code, detail: detail.into_owned(), applied: Some(*applied) }
-            }
+            Self::Guest(failure) => failure.applied,
+            // Refused for what the request is, as an earlier one with the same key was.
+            Self::Target | Self::Host | Self::TargetTooLong { .. } | Self::Connect => Applied::No,
+            Self::Body(BodyError::TooLarge { .. }) => Applied::No,
+            // An earlier one with the same key may have come further.
+            Self::NoRoute | Self::Body(_) if keyed => Applied::Unknown,
+            Self::NoRoute | Self::Body(_) => Applied::No,
         }
     }
 
-    /// The response.
-    pub(super) fn into_response(self, id: &RequestId) -> Response<Body> {
-        let Shape { status, code, detail, applied } = self.shape();
-        let mut body = json!({
+    /// Why the guest failed, if one was asked.
+    fn cause(&self) -> Option<&Cause> {
+        match self {
+            Self::Guest(failure) => Some(&failure.cause),
+            _ => None,
+        }
+    }
+
+    /// Whether the client may still be sending the request's body, so that its connection serves no
+    /// other request.
+    pub(super) fn leaves_body(&self) -> bool {
+        let error = match self {
+            Self::Body(error) => error,
+            Self::Guest(Failure { cause: Cause::Body(error), .. }) => error,
+            _ => return false,
+        };
+        matches!(error, BodyError::Timeout | BodyError::Broken)
+    }
+
+    /// The response. `keyed` says that the request has an `Idempotency-Key`, and that sending it
+    /// again changes nothing that was changed.
+    pub(super) fn into_response(self, id: &RequestId, keyed: bool) -> Response<Body> {
+        let applied = self.applied(keyed);
+        let (status, code, detail) = explain(&self);
+        let status = settle(status, applied, keyed);
+        let mut detail = detail.into_owned();
+        if !self.cause().is_some_and(is_about_keys) {
+            add(&mut detail, advice(status, applied, keyed));
+        }
+        let body = json!({
             "type": "about:blank",
             "title": status.canonical_reason().unwrap_or("Error"),
             "status": status.as_u16(),
             "code": code,
             "detail": detail,
             "instance": id.as_str(),
-        });
-        if let (Some(applied), Some(members)) = (applied, body.as_object_mut()) {
-            let text = match applied {
+            "applied": match applied {
                 Applied::No => "no",
                 Applied::Unknown => "unknown",
-            };
-            members.insert("applied".into(), text.into());
-        }
+            },
+        });
         let mut response = Response::new(Body::Whole(body.to_string().into()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        let under_way =
-            matches!(&self, Self::Guest(Failure { cause: Cause::IdempotencyInFlight, .. }));
+        let under_way = keyed && matches!(self.cause(), Some(Cause::IdempotencyInFlight));
         if status == StatusCode::SERVICE_UNAVAILABLE || under_way {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
-        if let Self::Guest(Failure { cause: Cause::MethodNotAllowed(methods), .. }) = &self
+        if let Some(Cause::MethodNotAllowed(methods)) = self.cause()
             && let Ok(allow) = HeaderValue::try_from(methods.join(", "))
         {
             headers.insert(header::ALLOW, allow);
@@ -177,125 +154,62 @@ impl Problem {
     }
 }
 
-/// Status, code and detail of a request that a guest got or would have got.
-fn explain(cause: &Cause) -> (StatusCode, &'static str, Cow<'_, str>) {
-    match cause {
-        // A problem of its own: see `From<Failure>`.
-        Cause::Body(error) => {
-            (StatusCode::BAD_REQUEST, "body", Cow::Owned(format!("The request's body failed: {error}.")))
+/// The status for an effect: none of [`REPEATED`] where a repeat could change something twice. What
+/// takes its place keeps the side at fault, and `code` still says what happened.
+fn settle(status: StatusCode, applied: Applied, keyed: bool) -> StatusCode {
+    match applied {
+        Applied::Unknown if !keyed && REPEATED.contains(&status) => {
+            if status.is_client_error() {
+                StatusCode::BAD_REQUEST
+            } else {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
-        Cause::Busy => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "busy",
-            "The server is at its limit; try again.".into(),
-        ),
-        Cause::CpuLimit => (
-            StatusCode::GATEWAY_TIMEOUT,
-            "cpu_limit",
-            "The handler computed for longer than it may.".into(),
-        ),
-        Cause::WallLimit => (
-            StatusCode::GATEWAY_TIMEOUT,
-            "wall_limit",
-            "The request took longer than it may.".into(),
-        ),
-        Cause::Trap(_) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "trap", "The handler failed.".into())
-        }
-        Cause::InvalidResponse(_) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "invalid_response",
-            "The handler gave a response that cannot be sent.".into(),
-        ),
-        // One that is answered before has its response; see `runtime/idempotency`.
-        Cause::Internal(_) | Cause::AnsweredBefore => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The handler failed.".into())
-        }
-        Cause::BadRequest(detail) => (StatusCode::BAD_REQUEST, "bad_request", detail.into()),
-        Cause::NotFound => {
-            (StatusCode::NOT_FOUND, "not_found", "There is nothing at this path.".into())
-        }
-        Cause::MethodNotAllowed(methods) => (
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            format!("This path takes {}.", methods.join(", ")).into(),
-        ),
-        Cause::IdempotencyKey(detail) => {
-            (StatusCode::BAD_REQUEST, "idempotency_key", detail.into())
-        }
-        Cause::IdempotencyUnknown(_) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "store_unavailable",
-            "The store cannot be used at the moment. This time nothing was changed; whether an earlier request with this Idempotency-Key changed something is not known. Try again with the same key."
-                .into(),
-        ),
-        Cause::IdempotencyFull => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "idempotency_full",
-            "So many requests with an Idempotency-Key have been made to this handler that no more can be recorded for now. This time nothing was changed; try again later, with the same key."
-                .into(),
-        ),
-        Cause::IdempotencyInFlight => (
-            StatusCode::CONFLICT,
-            "idempotency_in_flight",
-            "A request with this Idempotency-Key is being answered; try again for its answer."
-                .into(),
-        ),
-        Cause::IdempotencyReused => (
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "idempotency_reused",
-            "This Idempotency-Key was used for another request; take a new one for each.".into(),
-        ),
-        Cause::StateRefused(detail) => (StatusCode::BAD_REQUEST, "state_refused", detail.into()),
-        Cause::StateConflict(detail) => (StatusCode::CONFLICT, "state_conflict", detail.into()),
-        Cause::StateNotApplied(_) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "store_unavailable",
-            "The store cannot be used at the moment. Nothing was changed; it is safe to try again."
-                .into(),
-        ),
-        Cause::StateUnknown(_) => (
-            StatusCode::GATEWAY_TIMEOUT,
-            "store_unknown",
-            "The store did not answer. Whether the change was made is not known; trying again may make it twice, unless the request has an Idempotency-Key."
-                .into(),
-        ),
+        _ => status,
     }
 }
 
-/// The id of a request: the client's own, if it can be one, or a new one.
-#[derive(Clone, Debug)]
-pub(super) struct RequestId(HeaderValue);
+/// Whether a cause's detail says all there is to say of effects and repeats.
+fn is_about_keys(cause: &Cause) -> bool {
+    matches!(
+        cause,
+        Cause::IdempotencyKey(_)
+            | Cause::IdempotencyUnknown(_)
+            | Cause::IdempotencyFull
+            | Cause::IdempotencyInFlight
+            | Cause::IdempotencyReused
+    )
+}
 
-impl RequestId {
-    /// The id for a request with these headers.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
-        match headers.get("x-request-id") {
-            Some(theirs) if is_plain(theirs.as_bytes()) => Self(theirs.clone()),
-            _ => Self::new(),
+/// What a client may do, in the light of what is known of the effect.
+fn advice(status: StatusCode, applied: Applied, keyed: bool) -> &'static str {
+    match applied {
+        Applied::Unknown if keyed => {
+            "Whether a change was made is not known; trying again with the same Idempotency-Key does not make it twice."
         }
-    }
-
-    fn new() -> Self {
-        let mut text = String::with_capacity(16);
-        // Writing to a string does not fail.
-        let _ = write!(text, "{:016x}", fastrand::u64(..));
-        Self(HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("none")))
-    }
-
-    pub(super) fn header(&self) -> HeaderValue {
-        self.0.clone()
-    }
-
-    pub(super) fn as_str(&self) -> &str {
-        self.0.to_str().unwrap_or_default()
+        Applied::Unknown => {
+            "Whether a change was made is not known; trying again may make it twice. Requests with an Idempotency-Key are safe to repeat."
+        }
+        Applied::No => match status {
+            // It may be otherwise the next time.
+            StatusCode::REQUEST_TIMEOUT
+            | StatusCode::INTERNAL_SERVER_ERROR
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => "Nothing was changed; it is safe to try again.",
+            _ => "",
+        },
     }
 }
 
-/// Whether an id can go into logs and headers as it is.
-fn is_plain(id: &[u8]) -> bool {
-    (1..=MAX_ID_BYTES).contains(&id.len())
-        && id.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+/// Adds a sentence, if there is one, to a text that may be a guest's and end anyhow.
+fn add(text: &mut String, sentence: &str) {
+    if sentence.is_empty() {
+        return;
+    }
+    if !text.is_empty() {
+        text.push_str(if text.ends_with(['.', '!', '?']) { " " } else { ". " });
+    }
+    text.push_str(sentence);
 }
 
 #[cfg(test)]
@@ -304,14 +218,153 @@ mod tests {
 
     use super::*;
 
-    fn failed(cause: Cause, applied: Applied) -> Response<Body> {
-        Problem::from(Failure { cause, applied })
-            .into_response(&RequestId(HeaderValue::from_static("test")))
-    }
-
     fn body(response: Response<Body>) -> serde_json::Value {
         let collected = futures_util::FutureExt::now_or_never(response.into_body().collect());
         serde_json::from_slice(&collected.unwrap().unwrap().to_bytes()).unwrap()
+    }
+
+    fn respond(problem: Problem, keyed: bool) -> Response<Body> {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("x-request-id", HeaderValue::from_static("test"));
+        problem.into_response(&RequestId::of(&headers), keyed)
+    }
+
+    fn failed(cause: Cause, applied: Applied) -> Response<Body> {
+        respond(Problem::Guest(Failure { cause, applied }), false)
+    }
+
+    fn body_errors() -> Vec<BodyError> {
+        let all = vec![
+            BodyError::TooLarge { limit: 1 },
+            BodyError::TooMany,
+            BodyError::Timeout,
+            BodyError::Broken,
+        ];
+        for error in &all {
+            // One more must be added above.
+            match error {
+                BodyError::TooLarge { .. }
+                | BodyError::TooMany
+                | BodyError::Timeout
+                | BodyError::Broken => {}
+            }
+        }
+        all
+    }
+
+    fn causes() -> Vec<Cause> {
+        let text = || "planted".to_owned();
+        let mut all = vec![
+            Cause::Busy,
+            Cause::CpuLimit,
+            Cause::WallLimit,
+            Cause::Trap(text()),
+            Cause::InvalidResponse(text()),
+            Cause::BadRequest(text()),
+            Cause::NotFound,
+            Cause::MethodNotAllowed(vec!["GET".into()]),
+            Cause::IdempotencyKey(text()),
+            Cause::IdempotencyFull,
+            Cause::AnsweredBefore,
+            Cause::IdempotencyInFlight,
+            Cause::IdempotencyReused,
+            Cause::IdempotencyUnknown(text()),
+            Cause::StateRefused(text()),
+            Cause::StateConflict(text()),
+            Cause::StateNotApplied(text()),
+            Cause::StateUnknown(text()),
+            Cause::Internal(text()),
+        ];
+        all.extend(body_errors().into_iter().map(Cause::Body));
+        for cause in &all {
+            // One more must be added above.
+            match cause {
+                Cause::Body(_)
+                | Cause::Busy
+                | Cause::CpuLimit
+                | Cause::WallLimit
+                | Cause::Trap(_)
+                | Cause::InvalidResponse(_)
+                | Cause::BadRequest(_)
+                | Cause::NotFound
+                | Cause::MethodNotAllowed(_)
+                | Cause::IdempotencyKey(_)
+                | Cause::IdempotencyFull
+                | Cause::AnsweredBefore
+                | Cause::IdempotencyInFlight
+                | Cause::IdempotencyReused
+                | Cause::IdempotencyUnknown(_)
+                | Cause::StateRefused(_)
+                | Cause::StateConflict(_)
+                | Cause::StateNotApplied(_)
+                | Cause::StateUnknown(_)
+                | Cause::Internal(_) => {}
+            }
+        }
+        all
+    }
+
+    /// Every problem, with every effect that it can have.
+    fn problems() -> Vec<Problem> {
+        let mut all = vec![
+            Problem::Target,
+            Problem::Host,
+            Problem::TargetTooLong { limit: 1 },
+            Problem::Connect,
+            Problem::NoRoute,
+        ];
+        all.extend(body_errors().into_iter().map(Problem::Body));
+        for applied in [Applied::No, Applied::Unknown] {
+            let failures = causes().into_iter().map(|cause| Failure { cause, applied });
+            all.extend(failures.map(Problem::Guest));
+        }
+        all
+    }
+
+    #[test]
+    fn whatever_goes_wrong_a_client_that_repeats_by_itself_changes_nothing_twice() {
+        for problem in problems() {
+            let applied = problem.applied(false);
+            let response = respond(problem.clone(), false);
+            let (status, headers) = (response.status(), response.headers().clone());
+            let body = body(response);
+            let detail = body["detail"].as_str().unwrap();
+            match applied {
+                Applied::No => {
+                    assert_eq!(body["applied"], "no", "{problem:?}");
+                    assert!(!detail.contains("may make it twice"), "{problem:?}: {detail}");
+                }
+                Applied::Unknown => {
+                    assert_eq!(body["applied"], "unknown", "{problem:?}");
+                    let repeated = [408, 425, 429, 502, 503].contains(&status.as_u16());
+                    assert!(!repeated, "{problem:?}: {status}");
+                    assert!(!headers.contains_key("retry-after"), "{problem:?}");
+                    assert!(!detail.contains("Nothing was changed"), "{problem:?}: {detail}");
+                    assert!(!detail.contains("is safe to try"), "{problem:?}: {detail}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn with_a_key_repeats_are_safe_and_statuses_stay_as_they_are() {
+        for problem in problems() {
+            let keyed = respond(problem.clone(), true);
+            assert_eq!(keyed.status(), explain(&problem).0, "{problem:?}");
+            let unknown = problem.applied(true) == Applied::Unknown;
+            let body = body(keyed);
+            assert_eq!(body["applied"], if unknown { "unknown" } else { "no" }, "{problem:?}");
+            let detail = body["detail"].as_str().unwrap();
+            assert!(!detail.contains("may make it twice"), "{problem:?}: {detail}");
+        }
+    }
+
+    #[test]
+    fn a_request_with_a_key_may_have_come_further_before() {
+        for error in [BodyError::TooMany, BodyError::Timeout, BodyError::Broken] {
+            assert_eq!(Problem::Body(error.clone()).applied(true), Applied::Unknown);
+            assert_eq!(Problem::Body(error).applied(false), Applied::No);
+        }
     }
 
     #[test]
@@ -335,6 +388,26 @@ mod tests {
     }
 
     #[test]
+    fn a_body_that_is_late_is_408_only_where_nothing_was_changed() {
+        let late = || Cause::Body(BodyError::Timeout);
+        assert_eq!(failed(late(), Applied::No).status(), 408);
+        let response = failed(late(), Applied::Unknown);
+        assert_eq!(response.status(), 400);
+        assert_eq!(body(response)["code"], "body_timeout");
+    }
+
+    #[test]
+    fn what_a_guest_says_and_what_is_added_are_two_sentences() {
+        let complained = |text: &str| {
+            let response = failed(Cause::BadRequest(text.into()), Applied::Unknown);
+            body(response)["detail"].as_str().unwrap().to_owned()
+        };
+        assert!(complained("no such thing").starts_with("no such thing. Whether"));
+        assert!(complained("No such thing!").starts_with("No such thing! Whether"));
+        assert!(complained("").starts_with("Whether"));
+    }
+
+    #[test]
     fn allow_names_the_methods() {
         let response =
             failed(Cause::MethodNotAllowed(vec!["GET".into(), "HEAD".into()]), Applied::No);
@@ -346,18 +419,5 @@ mod tests {
     fn methods_that_would_break_a_header_are_left_out() {
         let response = failed(Cause::MethodNotAllowed(vec!["GET\r\nx: y".into()]), Applied::No);
         assert!(response.headers().get("allow").is_none());
-    }
-
-    #[test]
-    fn a_clients_id_is_taken_over_only_if_it_is_plain() {
-        let id = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("x-request-id", HeaderValue::try_from(text).unwrap());
-            RequestId::of(&headers).as_str().to_owned()
-        };
-        assert_eq!(id("abc-1.2_3"), "abc-1.2_3");
-        for other in ["", "a b", "a\"b", &"x".repeat(65)] {
-            assert_eq!(id(other).len(), 16, "{other}");
-        }
     }
 }

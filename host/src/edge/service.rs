@@ -12,10 +12,11 @@ use tokio::sync::Semaphore;
 use super::{
     Limits, Metrics, Routes,
     body::{self, Trouble},
-    problem::{Problem, RequestId},
+    problem::Problem,
+    request_id::RequestId,
     routes::without_port,
 };
-use crate::runtime::{self, Body};
+use crate::runtime::{self, Body, Cause, Failure};
 
 /// The header of a request's id, in the request as guests see it and in the response.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -58,8 +59,10 @@ impl Service {
         let started = Instant::now();
         let active = self.0.metrics.begin();
         let method = request.method().clone();
+        let version = request.version();
         let id = RequestId::of(request.headers());
-        let (answer, route) = self.answer(request, &id).await;
+        let keyed = runtime::is_to_be_made_once(&method, request.headers());
+        let (answer, route) = self.answer(request, &id, keyed).await;
         let mut response = match answer {
             Ok(answer) => {
                 let mut response = Response::new(answer.body);
@@ -69,7 +72,14 @@ impl Service {
             }
             Err(problem) => {
                 problem.log(&id, &route, &method);
-                problem.into_response(&id)
+                // HTTP/2 ends the stream alone.
+                let closes = problem.leaves_body() && version < Version::HTTP_2;
+                let mut response = problem.into_response(&id, keyed);
+                if closes {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
+                response
             }
         };
         response.headers_mut().insert(REQUEST_ID, id.header());
@@ -85,6 +95,7 @@ impl Service {
         &self,
         request: Request<Incoming>,
         id: &RequestId,
+        keyed: bool,
     ) -> (Result<runtime::Response, Problem>, Arc<str>) {
         let (mut parts, body) = request.into_parts();
         let guest = match self.route(&mut parts) {
@@ -94,8 +105,7 @@ impl Service {
         let trouble = Trouble::default();
         let answer = async {
             let (limits, bodies) = (&self.0.limits, &*self.0.bodies);
-            let whole = guest.takes_whole_bodies()
-                || runtime::is_to_be_made_once(&parts.method, &parts.headers);
+            let whole = guest.takes_whole_bodies() || keyed;
             // For guests that answer for themselves what went wrong, or ask others.
             parts.headers.insert(REQUEST_ID, id.header());
             let (headers, version) = (&parts.headers, parts.version);
@@ -109,10 +119,13 @@ impl Service {
                 body,
             };
             let answer = guest.handle(self.0.state.clone(), request).await;
-            // A guest that failed over its client's body has not failed by itself.
+            // A guest that failed over its client's body has not failed by itself; what it changed
+            // before stays changed.
             answer.map_err(|failure| match trouble.get() {
-                Some(error) => error.clone().into(),
-                None => failure.into(),
+                Some(error) => {
+                    Problem::Guest(Failure { cause: Cause::Body(error.clone()), ..failure })
+                }
+                None => Problem::Guest(failure),
             })
         };
         (answer.await, Arc::clone(guest.name()))

@@ -2,13 +2,13 @@
 //! and of what guests of other hosts import.
 //!
 //! Each request has one [`Context`], which is the data of its wasmtime store. It holds the
-//! request's own view of the world and a ledger of what its state operations did, from which the
-//! runtime tells whether a failed request may have changed something.
+//! request's own view of the world and its [`Effects`], from which the runtime tells whether a failed
+//! request may have changed something.
 
 mod bindings;
 mod buckets;
+mod effects;
 mod keyvalue;
-mod ledger;
 mod logging;
 mod outgoing;
 mod output;
@@ -26,8 +26,8 @@ use wasmtime_wasi_config::WasiConfig;
 pub(crate) use self::{
     bindings::plugin::{PluginIndices, exports::tally::plugin::handler},
     buckets::{Buckets, RESERVED},
+    effects::Effects,
     keyvalue::AnsweredBefore,
-    ledger::Ledger,
     outgoing::Outgoing,
     settings::Settings,
 };
@@ -72,7 +72,7 @@ pub(crate) struct Context {
     /// Headers of the request, asked for by name.
     headers: HeaderMap,
     worker: Worker,
-    ledger: Ledger,
+    effects: Effects,
     pub(crate) cpu: Meter,
     /// Bytes of values that this request may still read: they are held by the host on their way to
     /// the guest, whose own memory they would not fit into either.
@@ -96,7 +96,7 @@ impl Context {
         settings: Arc<Settings>,
         id: HeaderValue,
         worker: Worker,
-        ledger: Ledger,
+        effects: Effects,
         cpu: Meter,
         readable: usize,
     ) -> Self {
@@ -106,7 +106,7 @@ impl Context {
             id,
             headers: HeaderMap::new(),
             worker,
-            ledger,
+            effects,
             cpu,
             readable,
             cas: keyvalue::CasTable::default(),
@@ -155,8 +155,94 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Context>, shape: Draft2) -> wasm
     draft::batch::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     spin::key_value::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     wasmtime_wasi_config::add_to_linker(linker, |context: &mut Context| {
+        context.effects.look_outside();
         WasiConfig::new(&context.settings.variables)
     })?;
     logging::add_to_linker(linker)?;
     wasi::add_to_linker(linker)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tally_state::{Metrics, Options, State};
+    use wasmtime::component::Resource;
+    use wasmtime_wasi::WasiView as _;
+    use wasmtime_wasi_http::WasiHttpView as _;
+
+    use super::{
+        bindings::plugin::{
+            tally::{keyvalue::extensions::Host as _, plugin::worker::Host as _},
+            wasi::keyvalue::{
+                atomics::{Host as _, HostCas as _},
+                batch::Host as _,
+                store::HostBucket as _,
+            },
+        },
+        *,
+    };
+
+    fn bucket<T: 'static>() -> Resource<T> {
+        Resource::new_borrow(0)
+    }
+
+    /// A request's context over an empty store, and its effects.
+    async fn fresh() -> (Context, Effects) {
+        let state = State::open("memory:", Options::default(), Metrics::default()).await.unwrap();
+        let buckets = Buckets::parse(["default"]).unwrap();
+        let settings = Arc::new(Settings { buckets, ..Settings::default() });
+        let (worker, effects) =
+            (Worker { instance: 1, guest_version: "1".into() }, Effects::default());
+        let (id, meter) = (HeaderValue::from_static("test"), Meter::new(Duration::from_secs(1)));
+        let made = effects.clone();
+        (Context::new(state.worker(), settings, id, worker, made, meter, 1 << 20), effects)
+    }
+
+    /// Whether a guest that does this has seen something that may be different the next time.
+    macro_rules! sees {
+        ($context:ident => $use:expr) => {{
+            let (mut $context, effects) = fresh().await;
+            let _ = $use;
+            effects.saw_outside()
+        }};
+    }
+
+    #[tokio::test]
+    async fn what_may_be_different_the_next_time_counts_as_seen() {
+        let key = || "key".to_owned();
+        let keys = || vec!["key".to_owned()];
+        assert!(sees!(c => c.get(bucket(), key()).await));
+        assert!(sees!(c => c.exists(bucket(), key()).await));
+        assert!(sees!(c => c.list_keys(bucket(), None).await));
+        assert!(sees!(c => c.list_prefix(bucket(), "k".into(), None).await));
+        assert!(sees!(c => c.remaining(bucket(), key()).await));
+        assert!(sees!(c => c.get_many(bucket(), keys()).await));
+        assert!(sees!(c => c.new(bucket(), key()).await));
+        assert!(sees!(c => c.process_id()));
+        assert!(sees!(c => c.instance()));
+        assert!(sees!(c => c.guest_version()));
+        assert!(sees!(c => c.ctx()));
+    }
+
+    #[tokio::test]
+    async fn writes_headers_and_logging_do_not_count_as_seen() {
+        let key = || "key".to_owned();
+        assert!(!sees!(c => c.set(bucket(), key(), vec![1]).await));
+        assert!(!sees!(c => c.delete(bucket(), key()).await));
+        assert!(!sees!(c => c.increment(bucket(), key(), 1).await));
+        assert!(!sees!(c => c.increment_within(bucket(), key(), 1, 0, 1).await));
+        assert!(!sees!(c => c.get_and_set(bucket(), key(), vec![1], None).await));
+        assert!(!sees!(c => c.set_if_absent(bucket(), key(), vec![1], None).await));
+        assert!(!sees!(c => c.set_many(bucket(), vec![(key(), vec![1])]).await));
+        assert!(!sees!(c => request_headers_of(&mut c)));
+        assert!(!sees!(c => c.journal()));
+        assert!(!sees!(c => c.printing()));
+        assert!(!sees!(c => c.http()));
+    }
+
+    /// By a function, because `get` is the name of another method too.
+    fn request_headers_of(context: &mut Context) -> Option<String> {
+        bindings::plugin::tally::plugin::request_headers::Host::get(context, "host".into())
+    }
 }

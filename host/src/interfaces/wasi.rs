@@ -7,12 +7,16 @@
 use std::sync::Arc;
 
 use wasmtime::component::{HasData, Linker, ResourceTable};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{
+    WasiCtx, WasiCtxView, WasiView,
+    cli::{WasiCli, WasiCliCtxView},
+    p2::bindings::cli,
+};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use wasmtime_wasi_io::bindings::wasi::io;
 
 use super::{
-    Context, Settings,
+    Context, Effects, Settings,
     outgoing::Hooks,
     output::{Journal, Output},
 };
@@ -37,12 +41,13 @@ pub(super) struct Wasi {
 }
 
 impl Wasi {
-    fn new(settings: &Arc<Settings>) -> Self {
+    fn new(settings: &Arc<Settings>, effects: &Effects) -> Self {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELD_BYTES);
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
-        Self { table, http, hooks: Hooks::new(Arc::clone(settings)), ctx: None }
+        let hooks = Hooks::new(Arc::clone(settings), effects.clone());
+        Self { table, http, hooks, ctx: None }
     }
 }
 
@@ -76,14 +81,22 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> wasmtime::Result<()
     io::error::add_to_linker::<_, Table>(linker, Context::table)?;
     io::poll::add_to_linker::<_, Table>(linker, Context::table)?;
     io::streams::add_to_linker::<_, Table>(linker, Context::table)?;
+    // A guest that prints has not looked at anything.
+    cli::stdout::add_to_linker::<_, WasiCli>(linker, printing)?;
+    cli::stderr::add_to_linker::<_, WasiCli>(linker, printing)?;
     linker.allow_shadowing(false);
     Ok(())
 }
 
+fn printing(context: &mut Context) -> WasiCliCtxView<'_> {
+    let WasiCtxView { ctx, table } = context.printing();
+    WasiCliCtxView { ctx: ctx.cli(), table }
+}
+
 impl Context {
     fn wasi(&mut self) -> &mut Wasi {
-        let Self { wasi, settings, .. } = self;
-        wasi.get_or_insert_with(|| Box::new(Wasi::new(settings)))
+        let Self { wasi, settings, effects, .. } = self;
+        wasi.get_or_insert_with(|| Box::new(Wasi::new(settings, effects)))
     }
 
     fn table(&mut self) -> &mut ResourceTable {
@@ -99,11 +112,17 @@ impl Context {
 
 impl WasiView for Context {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        // Clocks, chance, the environment.
-        self.ledger.look_outside();
-        let Self { wasi, settings, journal, id, .. } = self;
+        self.effects.look_outside();
+        self.printing()
+    }
+}
+
+impl Context {
+    /// The WASI context, for output, which tells the guest nothing.
+    pub(super) fn printing(&mut self) -> WasiCtxView<'_> {
+        let Self { wasi, settings, effects, journal, id, .. } = self;
         let Wasi { table, ctx: made, .. } =
-            &mut **wasi.get_or_insert_with(|| Box::new(Wasi::new(settings)));
+            &mut **wasi.get_or_insert_with(|| Box::new(Wasi::new(settings, effects)));
         let ctx = made.get_or_insert_with(|| {
             let journal = journal.get_or_insert_with(|| Journal::new(settings.name.clone(), id));
             Box::new(ctx(settings, journal.clone()))

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::failure::Failure;
+use super::failure::Cause;
 
 /// The door to the pool.
 pub(super) struct Admission {
@@ -33,17 +33,16 @@ impl Admission {
     }
 
     /// Waits for a place, in order of arrival. The place is free again when the permit is dropped.
-    pub(super) async fn enter(&self) -> Result<OwnedSemaphorePermit, Failure> {
+    pub(super) async fn enter(&self) -> Result<OwnedSemaphorePermit, Cause> {
         if let Some(permit) = self.try_enter() {
             return Ok(permit);
         }
-        let _waiting =
-            Waiting::begin(&self.waiting, self.most_waiting).ok_or_else(Failure::busy)?;
+        let _waiting = Waiting::begin(&self.waiting, self.most_waiting).ok_or(Cause::Busy)?;
         match tokio::time::timeout(self.longest_wait, Arc::clone(&self.places).acquire_owned())
             .await
         {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(Failure::busy()),
+            Ok(Err(_)) | Err(_) => Err(Cause::Busy),
         }
     }
 
@@ -104,8 +103,8 @@ mod tests {
             assert_eq!(admission.waiting(), 1);
             admission.enter().await.err()
         });
-        assert_eq!(third, Some(Failure::busy()), "the queue is full");
-        assert_eq!(second.err(), Some(Failure::busy()), "its wait is over");
+        assert_eq!(third, Some(Cause::Busy), "the queue is full");
+        assert_eq!(second.err(), Some(Cause::Busy), "its wait is over");
         assert_eq!(admission.waiting(), 0);
         drop(first);
         assert!(admission.enter().await.is_ok());

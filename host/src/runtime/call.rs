@@ -13,7 +13,7 @@ use super::{
     limits::Limits,
     pool::Permit,
 };
-use crate::interfaces::{AnsweredBefore, Context, Ledger, Settings, Worker};
+use crate::interfaces::{AnsweredBefore, Context, Effects, Settings, Worker};
 
 /// Bytes of strings and lists that one host call may take from a guest: eight times the limit on a
 /// value, so that one that is too large is an error that says so. Beyond, the guest is stopped.
@@ -28,7 +28,7 @@ pub(super) struct Call {
     pub(super) limits: Arc<Limits>,
     pub(super) settings: Arc<Settings>,
     pub(super) state: Handle,
-    pub(super) ledger: Ledger,
+    pub(super) effects: Effects,
     /// The number of the instance.
     pub(super) instance: u64,
     pub(super) permit: Permit,
@@ -44,7 +44,7 @@ impl Call {
             Arc::clone(&self.settings),
             id,
             worker,
-            self.ledger.clone(),
+            self.effects.clone(),
             Meter::new(self.limits.cpu),
             self.deployment.profile().memory,
         )

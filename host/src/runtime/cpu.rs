@@ -37,7 +37,7 @@ pub(crate) struct Meter {
 pub(super) struct CpuLimitReached(Duration);
 
 impl Meter {
-    pub(super) fn new(limit: Duration) -> Self {
+    pub(crate) fn new(limit: Duration) -> Self {
         Self { limit }
     }
 

@@ -11,7 +11,8 @@ use super::message::BodyError;
 pub(crate) struct Failure {
     /// Why.
     pub(crate) cause: Cause,
-    /// What is known of the effect of the whole request.
+    /// What is known of the effect of the whole request. From the moment its guest may have run, the
+    /// request's `Effects` say it, and nothing else does.
     pub(crate) applied: Applied,
 }
 
@@ -61,13 +62,6 @@ pub(crate) enum Cause {
     StateUnknown(String),
     /// The guest gave up; the text is for the log.
     Internal(String),
-}
-
-impl Failure {
-    /// The pool is full: nothing has begun.
-    pub(super) fn busy() -> Self {
-        Self { cause: Cause::Busy, applied: Applied::No }
-    }
 }
 
 impl Cause {

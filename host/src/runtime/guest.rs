@@ -17,7 +17,7 @@ use super::{
     call::{self, Call},
     cpu::Meter,
     deployment::{Deployment, Handler},
-    failure::Failure,
+    failure::{Cause, Failure},
     idempotency::{self, Budget, InFlight},
     inspection::{Inspection, LoadError, World},
     limits::Limits,
@@ -25,7 +25,7 @@ use super::{
     pool::{Permit, Pool},
     standard,
 };
-use crate::interfaces::{Context, Ledger, Settings, Worker};
+use crate::interfaces::{Context, Effects, Settings, Worker};
 
 /// Instances a new version is given before it takes requests, so that their slots hold its memory
 /// and its code is in the caches.
@@ -145,33 +145,36 @@ impl Guest {
             // In a box, as it would double the size of every request's future, and few have a key.
             return Box::pin(idempotency::answer(self, state, request)).await;
         }
-        self.run(state, request, Ledger::default()).await
+        self.run(state, request, Effects::default()).await
     }
 
-    /// Answers one request.
+    /// Answers one request. When this has failed, the guest is gone and changes nothing any more.
     pub(super) async fn run(
         &self,
         state: Handle,
         request: Request,
-        ledger: Ledger,
+        effects: Effects,
     ) -> Result<Response, Failure> {
-        let (deployment, permit) = self.enter().await?;
+        // The one place where a failure learns what is known of its effect.
+        let failed = |cause| Failure { cause, applied: effects.applied() };
+        let (deployment, permit) = self.enter().await.map_err(failed)?;
         let call = Call {
             deployment,
             limits: Arc::clone(&self.limits),
             settings: Arc::clone(&self.settings),
             state,
-            ledger,
+            effects: effects.clone(),
             instance: self.instances.fetch_add(1, Ordering::Relaxed).saturating_add(1),
             permit,
         };
-        match &call.deployment.handler {
+        let answer = match &call.deployment.handler {
             Handler::Plugin(indices) => plugin::answer(&call, indices, request).await,
             Handler::Http(indices) => {
                 let indices = Arc::clone(indices);
                 standard::answer(call, indices, request).await
             }
-        }
+        };
+        answer.map_err(failed)
     }
 
     /// The data of a store that no request belongs to.
@@ -179,11 +182,11 @@ impl Guest {
         let worker = Worker { instance: 0, guest_version: Arc::clone(&next.version) };
         let id = HeaderValue::from_static("warm");
         let (settings, meter) = (Arc::clone(&self.settings), Meter::new(self.limits.cpu));
-        Context::new(state.clone(), settings, id, worker, Ledger::default(), meter, 0)
+        Context::new(state.clone(), settings, id, worker, Effects::default(), meter, 0)
     }
 
     /// A place in the pool of the version that is current: at once, or when the place is had.
-    async fn enter(&self) -> Result<(Arc<Deployment>, Permit), Failure> {
+    async fn enter(&self) -> Result<(Arc<Deployment>, Permit), Cause> {
         {
             // Most often a place is free, and then the pool need not be held on to: its count of
             // references is written by all workers.

@@ -3,22 +3,21 @@
 use super::{
     Request, Response,
     call::{self, Call},
-    failure::{Cause, Failure},
+    failure::Cause,
     limits::Limits,
     message::Body,
     response,
 };
-use crate::interfaces::{Context, Ledger, PluginIndices, handler};
+use crate::interfaces::{Context, Effects, PluginIndices, handler};
 
-/// Answers a request in a fresh instance.
+/// Answers a request in a fresh instance, or says why not.
 pub(super) async fn answer(
     call: &Call,
     indices: &PluginIndices,
     request: Request,
-) -> Result<Response, Failure> {
-    let failed = |cause| Failure { cause, applied: call.ledger.applied() };
+) -> Result<Response, Cause> {
     let Request { id, method, uri, headers, body } = request;
-    let body = body.collect().await.map_err(|error| failed(Cause::Body(error)))?;
+    let body = body.collect().await.map_err(Cause::Body)?;
     let context = call.context(id).with_headers(headers);
     let request = handler::Request {
         method: method.as_str(),
@@ -26,10 +25,9 @@ pub(super) async fn answer(
         query: uri.query(),
         body: &body,
     };
-    let answer = call::within(&call.limits, run(call, indices, context, request)).await;
-    let answer = answer.map_err(failed)?;
-    let response = answer.map_err(|error| failed(explain(error, &call.ledger)))?;
-    check(response, &call.limits).map_err(|reason| failed(Cause::InvalidResponse(reason)))
+    let answer = call::within(&call.limits, run(call, indices, context, request)).await?;
+    let response = answer.map_err(|error| explain(error, &call.effects))?;
+    check(response, &call.limits).map_err(Cause::InvalidResponse)
 }
 
 type Answer = Result<handler::Response, handler::Error>;
@@ -63,14 +61,14 @@ fn check(answer: handler::Response, limits: &Limits) -> Result<Response, String>
 }
 
 /// What a guest's own error means, in the light of what its state operations did.
-fn explain(error: handler::Error, ledger: &Ledger) -> Cause {
+fn explain(error: handler::Error, effects: &Effects) -> Cause {
     match error {
         handler::Error::BadRequest(reason) => Cause::BadRequest(reason),
         handler::Error::NotFound => Cause::NotFound,
         handler::Error::MethodNotAllowed(methods) => Cause::MethodNotAllowed(methods),
         handler::Error::Internal(reason) => Cause::Internal(reason),
-        handler::Error::State(reason) => match ledger.failure() {
-            Some(error) => Cause::of_state(&error, ledger.applied(), reason),
+        handler::Error::State(reason) => match effects.failure() {
+            Some(error) => Cause::of_state(&error, effects.applied(), reason),
             None => Cause::StateConflict(reason),
         },
     }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    admission::Admission, engine::Engine, failure::Failure, limits::Limits, profile::Profile,
+    admission::Admission, engine::Engine, failure::Cause, limits::Limits, profile::Profile,
 };
 
 /// A place in a pool, free again when dropped.
@@ -35,7 +35,7 @@ impl Pool {
     }
 
     /// Waits for a place, bounded in number and time.
-    pub(super) async fn enter(&self) -> Result<Permit, Failure> {
+    pub(super) async fn enter(&self) -> Result<Permit, Cause> {
         self.admission.enter().await
     }
 

@@ -18,6 +18,7 @@ mod command_line;
 mod counter;
 mod counting;
 mod crashes;
+mod effects;
 mod extensions;
 mod host;
 mod hostile_clients;

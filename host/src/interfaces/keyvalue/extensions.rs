@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use wasmtime::{Result, component::Resource};
 
-use super::{Answer, Bucket};
+use super::{Answer, Bucket, store};
 use crate::interfaces::{
     Context,
     bindings::plugin::tally::keyvalue::extensions::{
@@ -37,12 +37,13 @@ impl Host for Context {
         ttl: Milliseconds,
     ) -> Result<Answer<bool>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
-        self.writing(state.expire(&bucket, &key, Some(duration(ttl)))).await
+        let extending = state.expire(&bucket, &key, Some(duration(ttl)));
+        self.attempt(extending, |found| *found).await
     }
 
     async fn persist(&mut self, bucket: Resource<Bucket>, key: String) -> Result<Answer<bool>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
-        self.writing(state.expire(&bucket, &key, None)).await
+        self.attempt(state.expire(&bucket, &key, None), |found| *found).await
     }
 
     async fn remaining(
@@ -75,8 +76,14 @@ impl Host for Context {
             Ok(before) => before,
             Err(error) => return Ok(Err(error)),
         };
-        let charged = self.charge(before.as_ref().map_or(0, Bytes::len));
-        Ok(charged.map(|()| before.map(Vec::from)))
+        // The write has been made, and the guest must not take it for undone.
+        Ok(match self.charge(before.as_ref().map_or(0, Bytes::len)) {
+            Ok(()) => Ok(before.map(Vec::from)),
+            Err(_) => Err(store::Error::Other(
+                "the new value was set, but the one before is more than what this request may still read"
+                    .into(),
+            )),
+        })
     }
 
     async fn set_if_absent(
@@ -88,7 +95,8 @@ impl Host for Context {
     ) -> Result<Answer<bool>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let ttl = ttl.map(duration);
-        self.writing(state.set_if_absent(&bucket, &key, value.into(), ttl)).await
+        let setting = state.set_if_absent(&bucket, &key, value.into(), ttl);
+        self.attempt(setting, |set| *set).await
     }
 
     async fn increment_within(
@@ -101,7 +109,9 @@ impl Host for Context {
     ) -> Result<Answer<Bounded>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let adding = state.increment_within(&bucket, &key, delta, min..=max);
-        Ok(self.writing(adding).await?.map(|bounded| match bounded {
+        let changed =
+            |bounded: &tally_state::Bounded| matches!(bounded, tally_state::Bounded::Applied(_));
+        Ok(self.attempt(adding, changed).await?.map(|bounded| match bounded {
             tally_state::Bounded::Applied(count) => Bounded::Applied(count),
             tally_state::Bounded::Refused(count) => Bounded::Refused(count),
         }))

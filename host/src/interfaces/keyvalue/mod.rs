@@ -79,14 +79,17 @@ impl CasTable {
 #[error("the request was answered before")]
 pub(crate) struct AnsweredBefore;
 
-/// What a guest is told of a failure. Where the store is at fault, its words stay with the host,
-/// as they may name what is none of a client's business.
-fn explain(error: &Error) -> store::Error {
+/// What a guest is told of a failure. The store's own words stay with the host, because they may
+/// name what is none of a client's business.
+fn explain(error: &Error, write: bool) -> store::Error {
     store::Error::Other(match error {
         Error::Rejected(rejection) => rejection.to_string(),
         Error::NotApplied(_) => {
             "the store cannot be used at the moment; nothing was changed, and it is safe to retry"
                 .into()
+        }
+        Error::Unknown(_) if !write => {
+            "the store did not answer; nothing was changed, and it is safe to retry".into()
         }
         Error::Unknown(_) => {
             "the store did not answer; whether the change was made is not known".into()
@@ -97,41 +100,49 @@ fn explain(error: &Error) -> store::Error {
 type Answer<T> = Result<T, store::Error>;
 
 impl Context {
-    /// Runs an operation that reads, between two entries of the ledger.
+    /// Runs an operation that reads.
     async fn reading<T>(&mut self, run: impl Future<Output = Result<T, Error>>) -> Answer<T> {
-        self.ledger.look_outside();
-        self.operation(false, run).await
+        self.recorded(false, run, |_| true).await
     }
 
-    /// Runs an operation that writes. The guest is stopped if it turns out that its request was
-    /// answered before, and by a response that can be given again.
+    /// Runs a write that changes something if it succeeds.
     async fn writing<T>(
         &mut self,
         run: impl Future<Output = Result<T, Error>>,
     ) -> Result<Answer<T>> {
-        let answer = self.operation(true, run).await;
-        if let Some(scope) = self.state.scope()
-            && scope.response().is_some()
-            && !self.ledger.streams()
-        {
+        self.attempt(run, |_| true).await
+    }
+
+    /// Runs a write that may succeed and change nothing. The guest is stopped if it turns out that
+    /// its request was answered before, and the response is stored.
+    async fn attempt<T>(
+        &mut self,
+        run: impl Future<Output = Result<T, Error>>,
+        changed: impl FnOnce(&T) -> bool,
+    ) -> Result<Answer<T>> {
+        let answer = self.recorded(true, run, changed).await;
+        let answered = self.state.scope().is_some_and(|scope| scope.response().is_some());
+        if answered && !self.effects.streams() {
             return Err(AnsweredBefore.into());
         }
         Ok(answer)
     }
 
-    async fn operation<T>(
+    /// Runs an operation, and records its effect.
+    async fn recorded<T>(
         &mut self,
         write: bool,
         run: impl Future<Output = Result<T, Error>>,
+        changed: impl FnOnce(&T) -> bool,
     ) -> Answer<T> {
-        if !self.ledger.begin(MAX_OPERATIONS, write) {
+        if !self.effects.begin(MAX_OPERATIONS, write) {
             return Err(store::Error::Other(format!(
                 "this request has used up its {MAX_OPERATIONS} state operations; nothing was changed"
             )));
         }
         let result = run.await;
-        self.ledger.end(write, &result);
-        result.map_err(|error| explain(&error))
+        self.effects.end(write, &result, changed);
+        result.map_err(|error| explain(&error, write))
     }
 
     /// Charges the request for bytes it has read.
@@ -236,7 +247,8 @@ impl atomics::Host for Context {
         let bucket = self.bucket(&Resource::new_borrow(cas.bucket))?;
         let state = self.state.clone();
         let swapping = state.swap(&bucket, &cas.key, cas.current.clone(), value.into());
-        Ok(match self.writing(swapping).await? {
+        let changed = |swapped: &Swapped| matches!(swapped, Swapped::Yes);
+        Ok(match self.attempt(swapping, changed).await? {
             Ok(Swapped::Yes) => Ok(()),
             Ok(Swapped::No(current)) => Err(self.newer(Cas { current, ..cas })),
             Err(error) => Err(CasError::StoreError(error)),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use self::send::send;
-use super::Settings;
+use super::{Effects, Settings};
 
 /// Whom a guest may send requests to. By default nobody.
 #[derive(Clone, Debug, Default)]
@@ -91,11 +91,14 @@ fn host(text: &str) -> Result<Host, NoHost> {
 }
 
 /// What `wasi:http` asks of this host.
-pub(super) struct Hooks(Arc<Settings>);
+pub(super) struct Hooks {
+    settings: Arc<Settings>,
+    effects: Effects,
+}
 
 impl Hooks {
-    pub(super) fn new(settings: Arc<Settings>) -> Self {
-        Self(settings)
+    pub(super) fn new(settings: Arc<Settings>, effects: Effects) -> Self {
+        Self { settings, effects }
     }
 }
 
@@ -114,9 +117,11 @@ impl WasiHttpHooks for Hooks {
         options: Option<RequestOptions>,
         _processed: Io,
     ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Io), Error>> + Send> {
-        let settings = Arc::clone(&self.0);
+        let (settings, effects) = (Arc::clone(&self.settings), self.effects.clone());
+        effects.look_outside();
         Box::new(async move {
-            let sent = send(&settings.outgoing, request, options.unwrap_or_default()).await;
+            let options = options.unwrap_or_default();
+            let sent = send(&settings.outgoing, request, options, &effects).await;
             if let Err(error) = &sent {
                 tracing::debug!(guest = %settings.name, %error, "an outgoing request failed");
             }

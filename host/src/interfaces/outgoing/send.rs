@@ -25,16 +25,19 @@ use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::{Io, Outgoing, address::is_public};
+use crate::interfaces::Effects;
 
 /// Longest time for each step, where the guest does not say: below the default limit on a whole
 /// request, so that a guest can still answer something.
 const TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Sends a request to a host that the guest may reach.
+/// Sends a request to a host that the guest may reach. One that may change something there is an
+/// effect of the guest's own request, from the first byte of it that may have left.
 pub(super) async fn send(
     allowed: &Outgoing,
     mut request: Request<WasiBody>,
     options: RequestOptions,
+    effects: &Effects,
 ) -> Result<(Response<WasiBody>, Io), Error> {
     let uri = request.uri().clone();
     let tls = uri.scheme() == Some(&Scheme::HTTPS);
@@ -67,9 +70,18 @@ pub(super) async fn send(
             .await
             .map_err(|_| Error::ConnectionTimeout)?
             .map_err(Error::Tls)?;
+        record(&request, effects);
         exchange(stream, request, options).await
     } else {
+        record(&request, effects);
         exchange(stream, request, options).await
+    }
+}
+
+/// Records that a request is sent now, unless its method says that it changes nothing.
+fn record(request: &Request<WasiBody>, effects: &Effects) {
+    if !request.method().is_safe() {
+        effects.reach_out();
     }
 }
 

@@ -36,7 +36,7 @@ use super::{
     failure::{Cause, Failure},
     guest::Guest,
 };
-use crate::interfaces::Ledger;
+use crate::interfaces::Effects;
 
 /// Tells a client that its request had been made before, and that nothing was written this time.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -92,16 +92,16 @@ pub(super) async fn answer(
     if calls_others && let Some(response) = load(guest, &state, &scope).await? {
         return Ok(response);
     }
-    let ledger = Ledger::default();
-    let answer = guest.run(state.scoped(&scope), request, ledger.clone()).await;
-    if let Some(response) = scope.response().filter(|_| !ledger.streams()) {
+    let effects = Effects::default();
+    let answer = guest.run(state.scoped(&scope), request, effects.clone()).await;
+    if let Some(response) = scope.response().filter(|_| !effects.streams()) {
         return stored::decode(response).ok_or_else(|| {
             let reason = "the stored response cannot be read".into();
             failed(Cause::Internal(reason), Applied::Unknown)
         });
     }
-    if matches!(ledger.failure(), Some(Error::Rejected(Rejection::Reused))) {
-        return Err(failed(Cause::IdempotencyReused, ledger.applied()));
+    if matches!(effects.failure(), Some(Error::Rejected(Rejection::Reused))) {
+        return Err(failed(Cause::IdempotencyReused, effects.applied()));
     }
     let mut response = answer.map_err(with_what_was_before)?;
     let recorded = scope.recorded();
@@ -109,8 +109,8 @@ pub(super) async fn answer(
         response.headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
     if let Some(bucket) = recorded.bucket
-        && (calls_others || ledger.saw_outside())
-        && let Some(encoded) = to_store(&response, &ledger)
+        && (calls_others || effects.saw_outside())
+        && let Some(encoded) = to_store(&response, &effects)
     {
         let name = guest.name().clone();
         let storing = async move {
@@ -145,21 +145,14 @@ async fn load(guest: &Guest, state: &Handle, scope: &Scope) -> Result<Option<Res
     Ok(None)
 }
 
-/// A failure in the light of what the same request may have done before, which is not known here
-/// unless it was refused for what it asks.
+/// A failure in the light of what the same request may have done before. This host does not know:
+/// another host may have applied it, or another version of the guest.
 fn with_what_was_before(failure: Failure) -> Failure {
-    match failure.cause {
-        Cause::Body(_)
-        | Cause::BadRequest(_)
-        | Cause::NotFound
-        | Cause::MethodNotAllowed(_)
-        | Cause::StateRefused(_)
-        | Cause::StateConflict(_) => failure,
-        Cause::StateNotApplied(reason) => {
-            Failure { cause: Cause::IdempotencyUnknown(reason), applied: Applied::Unknown }
-        }
-        _ => Failure { applied: Applied::Unknown, ..failure },
-    }
+    let cause = match failure.cause {
+        Cause::StateNotApplied(reason) => Cause::IdempotencyUnknown(reason),
+        cause => cause,
+    };
+    Failure { cause, applied: Applied::Unknown }
 }
 
 /// What identifies a request, and what it looks like.
@@ -189,8 +182,8 @@ fn digest(parts: &[&[u8]]) -> Digest {
 
 /// A response that can be given again: one of the guest's own making, after which it has ended, to a
 /// request that met no failure that may be gone by the next time.
-fn to_store(response: &Response, ledger: &Ledger) -> Option<bytes::Bytes> {
-    let failed = ledger.failure().is_some_and(|error| !matches!(error, Error::Rejected(_)));
+fn to_store(response: &Response, effects: &Effects) -> Option<bytes::Bytes> {
+    let failed = effects.failure().is_some_and(|error| !matches!(error, Error::Rejected(_)));
     if failed || !response.is_final || response.status.is_server_error() {
         return None;
     }

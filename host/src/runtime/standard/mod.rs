@@ -40,10 +40,10 @@ use self::{
 use super::{
     BodyError, Request, Response,
     call::{self, Call},
-    failure::{Cause, Failure},
+    failure::Cause,
     response,
 };
-use crate::interfaces::Ledger;
+use crate::interfaces::Effects;
 
 /// What the guest sets as its response.
 type Reply = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
@@ -79,14 +79,16 @@ impl Drop for BreakOnDrop {
     }
 }
 
-/// Answers a request in a fresh instance.
+/// Answers a request in a fresh instance, or says why not: the guest is thrown away then, and does
+/// nothing more.
 pub(in crate::runtime) async fn answer(
     call: Call,
     indices: Arc<ProxyIndices>,
     request: Request,
-) -> Result<Response, Failure> {
-    let ledger = call.ledger.clone();
-    let failed = |cause| Failure { cause, applied: ledger.applied() };
+) -> Result<Response, Cause> {
+    let effects = call.effects.clone();
+    // It has the request's headers, of which some are another try's own.
+    effects.look_outside();
     let (limits, id) = (Arc::clone(&call.limits), request.id.clone());
     let guest = Arc::clone(&call.settings.name);
     let is_head = request.method == http::Method::HEAD;
@@ -97,18 +99,17 @@ pub(in crate::runtime) async fn answer(
     let (reply, ended) = first(&mut running, reply).await;
     let (mut head, body) = match (reply, &ended) {
         (Some(Ok(reply)), _) => reply.into_parts(),
-        (Some(Err(code)), _) => return Err(failed(gave_up(&code, &ledger))),
-        (None, Some(Err(cause))) => return Err(failed(cause.clone())),
+        (Some(Err(code)), _) => return Err(gave_up(&code, &effects)),
+        (None, Some(Err(cause))) => return Err(cause.clone()),
         (None, _) => {
             let reason = "the guest returned without a response".into();
-            return Err(failed(Cause::InvalidResponse(reason)));
+            return Err(Cause::InvalidResponse(reason));
         }
     };
-    let invalid = |reason| failed(Cause::InvalidResponse(reason));
-    let status = response::status(head.status.as_u16()).map_err(invalid)?;
+    let status = response::status(head.status.as_u16()).map_err(Cause::InvalidResponse)?;
     response::leave_out_hosts(&mut head.headers);
     let bytes = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    response::size(head.headers.len(), bytes).map_err(invalid)?;
+    response::size(head.headers.len(), bytes).map_err(Cause::InvalidResponse)?;
 
     let mut headers = head.headers;
     let mut collected = Collected::default();
@@ -126,12 +127,14 @@ pub(in crate::runtime) async fn answer(
     let is_final = matches!(outcome, Outcome::Complete(true));
     let body = match outcome {
         Outcome::Complete(ended) => {
-            // What the guest does after its response is for nobody to wait for.
+            if response::is_bodiless(status) && !collected.is_empty() {
+                let reason = format!("a response with status {status} has no body");
+                return Err(Cause::InvalidResponse(reason));
+            }
+            // What the guest does after its response is for nobody to wait for. It may, once nothing
+            // can fail any more: a client that was told of a failure was told what it changed.
             if !ended {
                 stream::go_on(running, guest, id);
-            }
-            if response::is_bodiless(status) && !collected.is_empty() {
-                return Err(invalid(format!("a response with status {status} has no body")));
             }
             // A guest may tell the length of what it leaves out; else the host knows it.
             if !is_head || !collected.is_empty() {
@@ -140,27 +143,27 @@ pub(in crate::runtime) async fn answer(
             collected.into_body()
         }
         Outcome::More { body, ended } => {
+            effects.begin_stream();
             if !ended {
                 stream::go_on(running, guest, id);
             }
-            ledger.begin_stream();
             stream(collected, body, limits.response, broken)
         }
-        Outcome::Failed(cause) => return Err(failed(cause)),
+        Outcome::Failed(cause) => return Err(cause),
     };
     Ok(Response { status, headers, body, is_final })
 }
 
 /// Why a guest answered with an error. A state operation that failed is most likely why, and what
 /// is known of that helps its client more.
-fn gave_up(code: &ErrorCode, ledger: &Ledger) -> Cause {
-    match ledger.failure() {
+fn gave_up(code: &ErrorCode, effects: &Effects) -> Cause {
+    match effects.failure() {
         Some(error) => {
             let reason = match &error {
                 StateError::Rejected(rejection) => rejection.to_string(),
                 _ => String::new(),
             };
-            Cause::of_state(&error, ledger.applied(), reason)
+            Cause::of_state(&error, effects.applied(), reason)
         }
         None => Cause::Internal(format!("the guest answered with the error {code:?}")),
     }

@@ -1,0 +1,148 @@
+//! What each problem is called: a status, a code for programs, and a detail for people.
+//!
+//! The status is the one for a request without effect: [`super::problem`] replaces it where that
+//! would be wrong, and adds to the detail what is known of the effect.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+
+use super::problem::Problem;
+use crate::runtime::{BodyError, Cause, Failure};
+
+/// Status, code and detail.
+pub(super) type Explanation<'a> = (StatusCode, &'static str, Cow<'a, str>);
+
+/// What a problem is called.
+pub(super) fn explain(problem: &Problem) -> Explanation<'_> {
+    match problem {
+        Problem::Target => (
+            StatusCode::BAD_REQUEST,
+            "target",
+            "The request's target must be a path that begins with a slash.".into(),
+        ),
+        Problem::TargetTooLong { limit } => (
+            StatusCode::URI_TOO_LONG,
+            "target_too_long",
+            format!("The request's path and query are over the limit of {limit} bytes.").into(),
+        ),
+        Problem::Host => {
+            (StatusCode::BAD_REQUEST, "host", "The request must have one Host header.".into())
+        }
+        Problem::Connect => (
+            StatusCode::NOT_IMPLEMENTED,
+            "connect",
+            "This server is no proxy: it does not take CONNECT.".into(),
+        ),
+        Problem::NoRoute => (
+            StatusCode::NOT_FOUND,
+            "no_route",
+            "This server has no handler for this host and path.".into(),
+        ),
+        Problem::Body(error) => body(error),
+        Problem::Guest(Failure { cause, .. }) => guest(cause),
+    }
+}
+
+/// A request's body that could not be had.
+fn body(error: &BodyError) -> Explanation<'static> {
+    match error {
+        BodyError::TooLarge { limit } => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("The request's body is over the limit of {limit} bytes.").into(),
+        ),
+        BodyError::TooMany => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "bodies",
+            "The server is at its limit of request bodies.".into(),
+        ),
+        BodyError::Timeout => (
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            "The request's body did not arrive in time.".into(),
+        ),
+        BodyError::Broken => (
+            StatusCode::BAD_REQUEST,
+            "body",
+            "The request's body ended early or could not be read.".into(),
+        ),
+    }
+}
+
+/// A request that a guest got or would have got.
+fn guest(cause: &Cause) -> Explanation<'_> {
+    match cause {
+        Cause::Body(error) => body(error),
+        Cause::Busy => {
+            (StatusCode::SERVICE_UNAVAILABLE, "busy", "The server is at its limit.".into())
+        }
+        Cause::CpuLimit => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "cpu_limit",
+            "The handler computed for longer than it may.".into(),
+        ),
+        Cause::WallLimit => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "wall_limit",
+            "The request took longer than it may.".into(),
+        ),
+        Cause::Trap(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "trap", "The handler failed.".into())
+        }
+        Cause::InvalidResponse(_) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "invalid_response",
+            "The handler gave a response that cannot be sent.".into(),
+        ),
+        // One that was answered before has its response: see `runtime/idempotency`.
+        Cause::Internal(_) | Cause::AnsweredBefore => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The handler failed.".into())
+        }
+        Cause::BadRequest(detail) => (StatusCode::BAD_REQUEST, "bad_request", detail.into()),
+        Cause::NotFound => {
+            (StatusCode::NOT_FOUND, "not_found", "There is nothing at this path.".into())
+        }
+        Cause::MethodNotAllowed(methods) => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            format!("This path takes {}.", methods.join(", ")).into(),
+        ),
+        Cause::IdempotencyKey(detail) => {
+            (StatusCode::BAD_REQUEST, "idempotency_key", detail.into())
+        }
+        Cause::IdempotencyUnknown(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "store_unavailable",
+            "The store cannot be used at the moment. This time nothing was changed; whether an earlier request with this Idempotency-Key changed something is not known. Try again with the same key."
+                .into(),
+        ),
+        Cause::IdempotencyFull => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "idempotency_full",
+            "So many requests with an Idempotency-Key have been made to this handler that no more can be recorded for now. This time nothing was changed; try again later, with the same key."
+                .into(),
+        ),
+        Cause::IdempotencyInFlight => (
+            StatusCode::CONFLICT,
+            "idempotency_in_flight",
+            "A request with this Idempotency-Key is being answered; try again for its answer."
+                .into(),
+        ),
+        Cause::IdempotencyReused => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency_reused",
+            "This Idempotency-Key was used for another request; take a new one for each.".into(),
+        ),
+        Cause::StateRefused(detail) => (StatusCode::BAD_REQUEST, "state_refused", detail.into()),
+        Cause::StateConflict(detail) => (StatusCode::CONFLICT, "state_conflict", detail.into()),
+        Cause::StateNotApplied(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "store_unavailable",
+            "The store cannot be used at the moment.".into(),
+        ),
+        Cause::StateUnknown(_) => {
+            (StatusCode::GATEWAY_TIMEOUT, "store_unknown", "The store did not answer.".into())
+        }
+    }
+}
