@@ -86,6 +86,20 @@ pub fn handle(path: &str, argument: &str) -> Result<Response, Error> {
             let _ = atomics::increment(&bucket()?, argument, 1);
             text("ignored".into())
         }
+        // Counts, and tries again when that fails.
+        "/add-until-it-works" => {
+            let bucket = bucket()?;
+            let mut tries = (0..20).map(|_| atomics::increment(&bucket, argument, 1));
+            let counted = tries.find_map(Result::ok);
+            counted.map_or(Err(Error::State("20 tries failed".into())), |n| text(n.to_string()))
+        }
+        // Counts by one, and by five if that fails.
+        "/add-one-or-five" => {
+            let bucket = bucket()?;
+            let counted = atomics::increment(&bucket, argument, 1)
+                .or_else(|_| atomics::increment(&bucket, argument, 5));
+            text(counted.map_err(failed)?.to_string())
+        }
         // Counts, and then computes for ever.
         "/add-and-loop" => {
             atomics::increment(&bucket()?, argument, 1).map_err(failed)?;

@@ -67,6 +67,10 @@ struct Gauges {
     pool: IntGaugeVec,
     in_use: IntGaugeVec,
     waiting: IntGaugeVec,
+    records: IntGaugeVec,
+    record_bytes: IntGaugeVec,
+    records_limit: IntGaugeVec,
+    record_bytes_limit: IntGaugeVec,
 }
 
 impl Admin {
@@ -99,6 +103,22 @@ impl Admin {
             pool: by_guest("tally_pool_instances", "Guest instances that can be at work at once")?,
             in_use: by_guest("tally_pool_instances_in_use", "Guest instances at work")?,
             waiting: by_guest("tally_pool_waiting_requests", "Requests waiting for an instance")?,
+            records: by_guest(
+                "tally_idempotency_records",
+                "Writes and responses of requests with an Idempotency-Key that the store holds",
+            )?,
+            record_bytes: by_guest(
+                "tally_idempotency_record_bytes",
+                "Bytes that these records take in the store, about",
+            )?,
+            records_limit: by_guest(
+                "tally_idempotency_records_limit",
+                "Records at which requests with an Idempotency-Key are refused",
+            )?,
+            record_bytes_limit: by_guest(
+                "tally_idempotency_record_bytes_limit",
+                "Bytes of records at which requests with an Idempotency-Key are refused",
+            )?,
         };
         let draining = AtomicBool::new(false);
         let (deploying, uploads) = (Semaphore::new(1), Semaphore::new(MAX_UPLOADS));
@@ -198,6 +218,16 @@ impl Admin {
             set(&self.gauges.pool.with_label_values(&label), guest.pool());
             set(&self.gauges.in_use.with_label_values(&label), guest.in_use());
             set(&self.gauges.waiting.with_label_values(&label), guest.waiting());
+            let (used, limits) = (guest.budget().used(), guest.budget().limits());
+            for (gauge, value) in [
+                (&self.gauges.records, used.records),
+                (&self.gauges.record_bytes, used.bytes),
+                (&self.gauges.records_limit, limits.records),
+                (&self.gauges.record_bytes_limit, limits.bytes),
+            ] {
+                let value = usize::try_from(value).unwrap_or(usize::MAX);
+                set(&gauge.with_label_values(&label), value);
+            }
         }
         let mut body = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut body) {

@@ -117,8 +117,11 @@ impl Config {
             idempotency_window: window(options.idempotency_window)?,
             ..tally_state::Options::default()
         };
-        let guests =
+        let mut guests =
             guests::resolve(options.guest.as_deref(), options.guest_options, options.routes)?;
+        for guest in &mut guests {
+            guest.limits.window = state.idempotency_window;
+        }
         Ok(Self {
             guests,
             watch: options.watch.unwrap_or_default(),

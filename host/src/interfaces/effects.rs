@@ -27,10 +27,10 @@ struct Shared {
 #[derive(Default)]
 struct Entries {
     operations: u32,
+    /// State was read.
+    read: bool,
     /// Writes on their way: if the request ends now, their effect is unknown.
     writing: u32,
-    /// A write was answered, whether it changed something or not.
-    wrote: bool,
     /// A write changed something, so a failure of the request no longer means "nothing happened".
     changed: bool,
     /// A request that may change something was sent to another server.
@@ -51,6 +51,7 @@ impl Effects {
         if write {
             entries.writing = entries.writing.saturating_add(1);
         } else {
+            entries.read = true;
             self.look_outside();
         }
         true
@@ -73,7 +74,6 @@ impl Effects {
         }
         match result {
             Ok(value) => {
-                entries.wrote |= write;
                 entries.changed |= write && changed(value);
             }
             Err(error) => {
@@ -107,6 +107,11 @@ impl Effects {
         self.0.saw_outside.load(Ordering::Relaxed)
     }
 
+    /// Whether state was read.
+    pub(crate) fn has_read(&self) -> bool {
+        self.lock().read
+    }
+
     /// Records that the response has begun to stream.
     pub(crate) fn begin_stream(&self) {
         self.0.streams.store(true, Ordering::Release);
@@ -120,13 +125,6 @@ impl Effects {
     /// The worst failure of a state operation, if there was one.
     pub(crate) fn failure(&self) -> Option<Error> {
         self.lock().failure.clone()
-    }
-
-    /// Whether a write was answered, or a request that may change something was sent to another
-    /// server.
-    pub(crate) fn wrote(&self) -> bool {
-        let entries = self.lock();
-        entries.wrote || entries.reached_out
     }
 
     /// What is known of the effect of the whole request, if it fails now. Reads never make it
@@ -182,7 +180,6 @@ mod tests {
         assert_eq!(effects.applied(), Applied::No, "on its way");
         end(&effects, false, Ok(()));
         assert_eq!(effects.applied(), Applied::No);
-        assert!(!effects.wrote());
     }
 
     #[test]
@@ -219,7 +216,6 @@ mod tests {
         assert!(effects.begin(10, true));
         effects.end(true, &Ok(false), |changed| *changed);
         assert_eq!(effects.applied(), Applied::No);
-        assert!(effects.wrote(), "it was answered all the same");
         assert!(effects.begin(10, true));
         effects.end(true, &Ok(true), |changed| *changed);
         assert_eq!(effects.applied(), Applied::Unknown);
@@ -247,7 +243,6 @@ mod tests {
         assert_eq!(effects.applied(), Applied::No);
         effects.reach_out();
         assert_eq!(effects.applied(), Applied::Unknown);
-        assert!(effects.wrote());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Guests from files: at the start, and again whenever a file changes.
 
 use std::{
+    collections::HashSet,
     fs::Metadata,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -73,6 +74,40 @@ pub(super) async fn load(config: &GuestConfig, state: &Handle) -> Result<Arc<Gue
         Err(panic) => {
             let reason = LoadError::Start(panic.to_string());
             Err(ServerError::Guest { path: path.clone(), reason })
+        }
+    }
+}
+
+/// How often a host tells the store how much it has recorded, and learns what others have.
+const ACCOUNTING: Duration = Duration::from_secs(1);
+
+/// The part of a limit on records at which the log warns.
+const NEARLY_FULL: u64 = 80;
+
+/// Keeps account of what is recorded of each guest's requests, until dropped.
+pub(super) async fn account(routes: Arc<Routes>, state: Handle) {
+    let mut warned = HashSet::new();
+    loop {
+        tokio::time::sleep(ACCOUNTING).await;
+        for (_, guest) in routes.iter() {
+            let budget = guest.budget();
+            if let Err(error) = budget.report(guest.name(), &state).await {
+                tracing::debug!(guest = %guest.name(), %error, "records could not be accounted for");
+                continue;
+            }
+            let (used, limits) = (budget.used(), budget.limits());
+            let percent = |used: u64, limit: u64| {
+                used.saturating_mul(100).checked_div(limit).unwrap_or(100)
+            };
+            let most = percent(used.records, limits.records).max(percent(used.bytes, limits.bytes));
+            if most < NEARLY_FULL {
+                warned.remove(guest.name());
+            } else if warned.insert(Arc::clone(guest.name())) {
+                tracing::warn!(
+                    guest = %guest.name(), records = used.records, bytes = used.bytes,
+                    "records of requests with an Idempotency-Key are at {most} % of their limit, at which such requests are refused; raise idempotency-records or idempotency-bytes, or shorten idempotency-window"
+                );
+            }
         }
     }
 }

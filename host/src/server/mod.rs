@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::guests::read_guest;
 use self::{
-    guests::{load, look, watch},
+    guests::{account, load, look, watch},
     listen::{listen, listen_for_each},
 };
 use crate::{
@@ -117,6 +117,7 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
         Arc::new(Admin::new(registry, Arc::clone(&routes), Arc::clone(&workers), state.worker())?);
 
     let admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener));
+    let accounting = tokio::spawn(account(Arc::clone(&routes), worker.clone()));
     let watching = config.watch.then(|| tokio::spawn(watch(watched, Arc::clone(&routes), worker)));
     started(&banner(&config, &routes, &state, address, admin_address));
 
@@ -132,6 +133,7 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
         () = stop.next() => Some(Duration::ZERO),
     };
     let connections = workers.connections();
+    accounting.abort();
     admin_task.abort();
     match cut {
         Some(timeout) if connections > 0 => Err(ServerError::Cut { connections, timeout }),

@@ -92,6 +92,26 @@ impl Handle {
         self.scope.as_ref()
     }
 
+    /// Looks for the stored response of this handle's scope, whichever of some buckets its request
+    /// wrote to first; see [`Scope::response`]. Does nothing for a handle without a scope, or after the
+    /// scope has written.
+    ///
+    /// # Errors
+    /// [`Rejection::Reused`] where another request had this name; else see [`Error`].
+    pub async fn look_up(&self, buckets: impl Iterator<Item = &Bucket>) -> Answer<()> {
+        let Some(scope) = self.scope.as_ref().filter(|scope| scope.recorded().bucket.is_none())
+        else {
+            return Ok(());
+        };
+        for bucket in buckets {
+            if let Some(response) = self.load_response(bucket, scope).await? {
+                scope.set_response(response);
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// The response stored for a request, which has written to this bucket.
     ///
     /// # Errors

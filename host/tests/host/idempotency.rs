@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use http::Method;
-use tally_testkit::{Durability, Postgres, Redis};
+use tally_testkit::{Durability, Postgres, Proxy, Redis, Way};
 
 use crate::{
     client::{Client, get},
@@ -40,7 +40,7 @@ async fn a_killed_hosts_request_counts_once(store: &str) {
     client.get("/add?key").await;
     let again = client.post_with_key("/add-and-wait?key", "crash").await;
     assert_eq!(again.text(), "1", "the value that it got the first time");
-    assert!(!again.headers.contains_key("idempotent-replayed"), "nobody had an answer");
+    assert_eq!(again.headers["idempotent-replayed"], "true", "nothing was written this time");
     assert_eq!(client.get("/get?key").await.text(), "2", "counted once");
     let last = client.post_with_key("/add-and-wait?key", "crash").await;
     assert_eq!(last.headers["idempotent-replayed"], "true");
@@ -207,6 +207,90 @@ async fn a_key_is_forgotten_after_its_window() {
     while client.post_with_key("/increment", "one").await.count() != 2 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Wherever the store's connection is cut, a guest that tries again counts once, and so does a client
+/// that sends the request again.
+#[tokio::test]
+async fn a_guest_that_tries_again_counts_once() {
+    let redis = Redis::start().unwrap();
+    let proxy = Proxy::start(redis.port()).unwrap();
+    let url = format!("redis://127.0.0.1:{}", proxy.port());
+    let host = Host::start("probe", &url, &["--store-timeout", "1s"]);
+    let mut client = Client::connect(host.address).await;
+    let mut number = 0;
+    for way in [Way::Requests, Way::Replies] {
+        for after in [0, 1, 40, 100, 150, 200] {
+            number += 1;
+            for path in ["/add-until-it-works", "/add-one-or-five"] {
+                let (key, name) = (format!("key-{number}"), format!("{path}-{number}"));
+                let target = format!("{path}?{key}{}", path.len());
+                // The connection is there, and is used next.
+                client.get("/exists?nothing").await;
+                proxy.cut(way, after);
+                let first = client.post_with_key(&target, &name).await;
+                proxy.release();
+                assert_eq!(first.status, 200, "{target}: {}", first.text());
+                let look = format!("/get?{key}{}", path.len());
+                let held = client.get(&look).await.text().to_owned();
+                if path == "/add-until-it-works" {
+                    assert_eq!((first.text(), &*held), ("1", "1"), "{target}");
+                }
+                let again = client.post_with_key(&target, &name).await;
+                let held_now = client.get(&look).await;
+                assert_eq!(held_now.text(), held, "{way:?} after {after}: {target} was made again");
+                if path == "/add-until-it-works" {
+                    assert_eq!(again.text(), "1", "{target}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_the_configuration_makes_no_key_another() {
+    let redis = Redis::start().unwrap();
+    let configurations: [&[&str]; 4] = [
+        &["--bucket", "default=main"],
+        &["--bucket", "default=main", "--bucket", "more=extra"],
+        &["--bucket", "more=extra", "--bucket", "default=main", "--idempotency-window", "2days"],
+        &["--bucket", "default=main", "--idempotency-records", "1000"],
+    ];
+    for flags in configurations {
+        let host = Host::start("counter", &redis.url(), flags);
+        let mut client = Client::connect(host.address).await;
+        assert_eq!(client.post_with_key("/increment", "one").await.count(), 1, "{flags:?}");
+    }
+    // As a route of its own, under a name of its own.
+    let dir = tempfile::tempdir().unwrap();
+    let counter = crate::host::guest("counter").display().to_string();
+    let config = format!(
+        "store = \"{}\"\n[[route]]\nprefix = \"/\"\nguest = \"{counter}\"\nname = \"renamed\"\nbuckets = [\"default=main\"]\n",
+        redis.url()
+    );
+    let host = Host::start_configured(dir, &config);
+    let mut client = Client::connect(host.address).await;
+    assert_eq!(client.post_with_key("/increment", "one").await.count(), 1, "renamed");
+    assert_eq!(client.post("/increment").await.count(), 2);
+}
+
+#[tokio::test]
+async fn no_more_is_recorded_than_a_guest_may() {
+    let flags = ["--idempotency-records", "3"];
+    let host = Host::start("counter", "memory:", &flags);
+    let mut client = Client::connect(host.address).await;
+    for number in 1..=3 {
+        assert_eq!(client.post_with_key("/increment", &number.to_string()).await.count(), number);
+    }
+    let refused = client.post_with_key("/increment", "4").await;
+    let detail = refused.problem(503, "idempotency_full");
+    assert!(detail.contains("same key"), "{detail}");
+    assert_eq!(refused.json()["applied"], "unknown", "an earlier try may have come further");
+    assert_eq!(client.post("/increment").await.count(), 4, "others are not concerned");
+    let metrics = get(host.admin, "/metrics").await;
+    let metrics = metrics.text();
+    assert!(metrics.contains("tally_idempotency_records{guest=\"default\"} 3"), "{metrics}");
+    assert!(metrics.contains("tally_idempotency_records_limit{guest=\"default\"} 3"), "{metrics}");
 }
 
 #[tokio::test]

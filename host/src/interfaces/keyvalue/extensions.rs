@@ -52,7 +52,7 @@ impl Host for Context {
         key: String,
     ) -> Result<Answer<TimeToLive>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
-        let left = self.reading(state.time_to_live(&bucket, &key)).await;
+        let left = self.reading(state.time_to_live(&bucket, &key)).await?;
         Ok(left.map(|left| match left {
             tally_state::TimeToLive::Missing => TimeToLive::Missing,
             tally_state::TimeToLive::Unlimited => TimeToLive::Unlimited,
@@ -124,7 +124,7 @@ impl Host for Context {
         cursor: Option<String>,
     ) -> Result<Answer<KeyResponse>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
-        let page = self.reading(state.list(&bucket, &prefix, cursor.as_deref())).await;
+        let page = self.reading(state.list(&bucket, &prefix, cursor.as_deref())).await?;
         Ok(page.map(|page| KeyResponse { keys: page.keys, cursor: page.cursor }))
     }
 }

@@ -4,6 +4,8 @@
 //! A bucket handle is its place in the guest's list, so opening and dropping one costs nothing. A
 //! compare-and-swap handle remembers a value, and their number is bounded.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tally_state::{Error, Swapped};
 use wasmtime::{Result, bail, component::Resource};
@@ -100,9 +102,35 @@ fn explain(error: &Error, write: bool) -> store::Error {
 type Answer<T> = Result<T, store::Error>;
 
 impl Context {
-    /// Runs an operation that reads.
-    async fn reading<T>(&mut self, run: impl Future<Output = Result<T, Error>>) -> Answer<T> {
-        self.recorded(false, run, |_| true).await
+    /// Runs an operation that reads. A request that is to be applied once, and that reads before it
+    /// writes, may have been answered before, and what it then wrote must not send it another way:
+    /// if so, the guest is stopped here.
+    async fn reading<T>(
+        &mut self,
+        run: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Answer<T>> {
+        if self.state.scope().is_some() && !self.effects.has_read() {
+            let (state, settings) = (self.state.clone(), Arc::clone(&self.settings));
+            // In a box, as few requests have a key.
+            let looking = Box::pin(async move { state.look_up(settings.buckets.stored()).await });
+            match looking.await {
+                Ok(()) => self.stop_if_answered()?,
+                Err(error) => {
+                    let told = explain(&error, false);
+                    self.effects.end(false, &Err::<(), _>(error), |()| false);
+                    return Ok(Err(told));
+                }
+            }
+        }
+        Ok(self.recorded(false, run, |_| true).await)
+    }
+
+    fn stop_if_answered(&self) -> Result<()> {
+        let answered = self.state.scope().is_some_and(|scope| scope.response().is_some());
+        if answered && !self.effects.streams() {
+            return Err(AnsweredBefore.into());
+        }
+        Ok(())
     }
 
     /// Runs a write that changes something if it succeeds.
@@ -121,10 +149,7 @@ impl Context {
         changed: impl FnOnce(&T) -> bool,
     ) -> Result<Answer<T>> {
         let answer = self.recorded(true, run, changed).await;
-        let answered = self.state.scope().is_some_and(|scope| scope.response().is_some());
-        if answered && !self.effects.streams() {
-            return Err(AnsweredBefore.into());
-        }
+        self.stop_if_answered()?;
         Ok(answer)
     }
 
@@ -154,11 +179,17 @@ impl Context {
     }
 
     /// Reads a key, and charges the request for its value.
-    async fn read(&mut self, bucket: &tally_state::Bucket, key: &str) -> Answer<Option<Bytes>> {
+    async fn read(
+        &mut self,
+        bucket: &tally_state::Bucket,
+        key: &str,
+    ) -> Result<Answer<Option<Bytes>>> {
         let state = self.state.clone();
         let value = self.reading(state.get(bucket, key)).await?;
-        self.charge(value.as_ref().map_or(0, Bytes::len))?;
-        Ok(value)
+        Ok(value.and_then(|value| {
+            self.charge(value.as_ref().map_or(0, Bytes::len))?;
+            Ok(value)
+        }))
     }
 
     fn bucket(&self, handle: &Resource<Bucket>) -> Result<tally_state::Bucket> {
@@ -186,7 +217,7 @@ impl store::HostBucket for Context {
         key: String,
     ) -> Result<Answer<Option<Vec<u8>>>> {
         let bucket = self.bucket(&this)?;
-        let value = self.read(&bucket, &key).await;
+        let value = self.read(&bucket, &key).await?;
         Ok(value.map(|value| value.map(Vec::from)))
     }
 
@@ -207,7 +238,7 @@ impl store::HostBucket for Context {
 
     async fn exists(&mut self, this: Resource<Bucket>, key: String) -> Result<Answer<bool>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
-        Ok(self.reading(state.exists(&bucket, &key)).await)
+        self.reading(state.exists(&bucket, &key)).await
     }
 
     async fn list_keys(
@@ -216,7 +247,7 @@ impl store::HostBucket for Context {
         cursor: Option<String>,
     ) -> Result<Answer<KeyResponse>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&this)?);
-        let page = self.reading(state.list(&bucket, "", cursor.as_deref())).await;
+        let page = self.reading(state.list(&bucket, "", cursor.as_deref())).await?;
         Ok(page.map(|page| KeyResponse { keys: page.keys, cursor: page.cursor }))
     }
 
@@ -263,7 +294,7 @@ impl atomics::HostCas for Context {
         key: String,
     ) -> Result<Answer<Resource<Cas>>> {
         let name = self.bucket(&bucket)?;
-        let current = match self.read(&name, &key).await {
+        let current = match self.read(&name, &key).await? {
             Ok(current) => current,
             Err(error) => return Ok(Err(error)),
         };
@@ -313,7 +344,7 @@ impl batch::Host for Context {
     ) -> Result<Answer<Vec<Option<(String, Vec<u8>)>>>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let limit = self.readable;
-        let values = match self.reading(state.get_many(&bucket, &keys, limit)).await {
+        let values = match self.reading(state.get_many(&bucket, &keys, limit)).await? {
             Ok(values) => values,
             Err(error) => return Ok(Err(error)),
         };

@@ -7,11 +7,14 @@
 //! outcomes of the first time.
 //!
 //! Where that alone would not give the same response, because the guest has used something else
-//! than its request and the outcomes of its writes, the response is stored as well, behind the
-//! request's back: it is not waited for, because whoever never got it gets the same counts from the
-//! records. A repeat learns from its first write that it is one; if there is a stored response, the
-//! guest is stopped there and the response is given. A guest that may call others is not run again
-//! at all if there is a stored response, and its response is stored before it is sent.
+//! than its request and the outcomes of its writes, the response is stored as well. A repeat learns
+//! at its first write that it is one, and before its first read whether a response is stored: then
+//! the guest is stopped there and the response is given.
+//!
+//! A guest that has read state might take another path when it runs again, because its own writes
+//! are in that state. Its response is therefore stored before it is sent. So is that of a guest that
+//! may call others, which is not even run again. Otherwise the response is stored in the background:
+//! whoever never got it gets one with the same outcomes from the records.
 //!
 //! While a request is in flight on this host, the same key is refused. On another host it runs
 //! beside it and shares its writes.
@@ -87,18 +90,22 @@ pub(super) async fn answer(
     if !guest.budget().has_room() {
         return Err(failed(Cause::IdempotencyFull, Applied::Unknown));
     }
+    let scoped = state.scoped(&scope);
     // A call of another server is no write of ours, and would be made again.
     let calls_others = guest.settings().outgoing.allows_any();
-    if calls_others && let Some(response) = load(guest, &state, &scope).await? {
-        return Ok(response);
+    if calls_others {
+        scoped.look_up(guest.settings().buckets.stored()).await.map_err(|error| match error {
+            Error::Rejected(Rejection::Reused) => failed(Cause::IdempotencyReused, Applied::No),
+            error => failed(Cause::IdempotencyUnknown(error.to_string()), Applied::Unknown),
+        })?;
+        if let Some(response) = scope.response() {
+            return given_before(response);
+        }
     }
     let effects = Effects::default();
-    let answer = guest.run(state.scoped(&scope), request, effects.clone()).await;
+    let answer = guest.run(scoped, request, effects.clone()).await;
     if let Some(response) = scope.response().filter(|_| !effects.streams()) {
-        return stored::decode(response).ok_or_else(|| {
-            let reason = "the stored response cannot be read".into();
-            failed(Cause::Internal(reason), Applied::Unknown)
-        });
+        return given_before(response);
     }
     if matches!(effects.failure(), Some(Error::Rejected(Rejection::Reused))) {
         return Err(failed(Cause::IdempotencyReused, effects.applied()));
@@ -119,7 +126,8 @@ pub(super) async fn answer(
                 tracing::warn!(guest = %name, %error, "a response could not be stored");
             }
         };
-        match calls_others {
+        // What it has read would lead it another way: the request's own writes are in there now.
+        match calls_others || effects.has_read() {
             true => storing.await,
             false => drop(tokio::spawn(storing)),
         }
@@ -127,22 +135,12 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-/// The stored response to a request, whichever of the guest's buckets it wrote to first.
-async fn load(guest: &Guest, state: &Handle, scope: &Scope) -> Result<Option<Response>, Failure> {
-    for bucket in guest.settings().buckets.stored() {
-        match state.load_response(bucket, scope).await {
-            Ok(None) => {}
-            Ok(Some(response)) => return Ok(stored::decode(response)),
-            Err(Error::Rejected(Rejection::Reused)) => {
-                return Err(Failure { cause: Cause::IdempotencyReused, applied: Applied::No });
-            }
-            Err(error) => {
-                let cause = Cause::IdempotencyUnknown(error.to_string());
-                return Err(Failure { cause, applied: Applied::Unknown });
-            }
-        }
-    }
-    Ok(None)
+/// A stored response.
+fn given_before(response: bytes::Bytes) -> Result<Response, Failure> {
+    stored::decode(response).ok_or_else(|| {
+        let cause = Cause::Internal("the stored response cannot be read".into());
+        Failure { cause, applied: Applied::Unknown }
+    })
 }
 
 /// A failure in the light of what the same request may have done before. This host does not know:
