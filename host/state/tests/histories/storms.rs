@@ -14,12 +14,12 @@ use std::{
 
 use fastrand::Rng;
 use rusqlite::Connection;
-use tally_state::{Handle, Options};
+use tally_state::Options;
 use tally_testkit::{Durability, Postgres, Proxy, Redis};
 
 use crate::{
     block_on,
-    client::{Client, Persistent},
+    client::Client,
     histories, open,
     run::{Hosts, Summary, counter, many},
     seed,
@@ -61,21 +61,6 @@ fn check_behind(name: &str, proxy: &Proxy, url: &str) {
     });
 }
 
-/// The same with clients who ask again until they are answered: then nothing is unknown, and all
-/// has happened once.
-fn check_once_behind(name: &str, proxy: &Proxy, url: &str) {
-    let seed = seed(name);
-    block_on(async {
-        let hosts = open(url, &impatient(), 2).await;
-        let all: Vec<Handle> = hosts.iter().flatten().cloned().collect();
-        let hosts = Arc::new(vec![[Persistent::new(&all), Persistent::new(&all)]]);
-        let weather = proxy.weather(seed);
-        let summary = check(name, &hosts, seed, histories() / 4).await;
-        println!("{name}: {} faults", weather.end());
-        assert_eq!(summary.unknown + summary.not_applied, 0);
-    });
-}
-
 #[test]
 fn redis_is_linearizable_through_cuts_stalls_and_delays() {
     let server = Redis::start().unwrap();
@@ -89,21 +74,6 @@ fn postgres_is_linearizable_through_cuts_stalls_and_delays() {
     let server = Postgres::start(Durability::Unsynced).unwrap();
     let proxy = Proxy::start(server.port()).unwrap();
     check_behind("postgres in a storm", &proxy, &server.url_at(proxy.port()));
-}
-
-#[test]
-fn redis_is_linearizable_to_those_who_ask_again() {
-    let server = Redis::start().unwrap();
-    let proxy = Proxy::start(server.port()).unwrap();
-    let url = format!("redis://127.0.0.1:{}", proxy.port());
-    check_once_behind("redis, asked again", &proxy, &url);
-}
-
-#[test]
-fn postgres_is_linearizable_to_those_who_ask_again() {
-    let server = Postgres::start(Durability::Unsynced).unwrap();
-    let proxy = Proxy::start(server.port()).unwrap();
-    check_once_behind("postgres, asked again", &proxy, &server.url_at(proxy.port()));
 }
 
 /// Another program that takes the write lock of a file for random moments.
