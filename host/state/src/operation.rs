@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{
-    name::Bucket,
-    idempotency::WriteId,
-    plan::Reply,
-};
+use crate::{idempotency::WriteId, name::Bucket, plan::Reply};
 
 /// One operation on one key of one bucket, as a backend applies it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,7 +195,10 @@ impl Kind {
     ];
 
     pub(crate) fn is_read(self) -> bool {
-        matches!(self, Self::Get | Self::Exists | Self::TimeToLive | Self::List | Self::LoadResponse)
+        matches!(
+            self,
+            Self::Get | Self::Exists | Self::TimeToLive | Self::List | Self::LoadResponse
+        )
     }
 
     pub(crate) fn name(self) -> &'static str {

@@ -12,8 +12,8 @@ use redis::{Cmd, Script, ServerError, Value};
 use crate::{
     Rejection,
     error::Error,
-    name::Bucket,
     idempotency::{self, Digest, Record, WriteId},
+    name::Bucket,
     operation::{Action, Increments, Kind, Member, Outcome, Step, TimeToLive},
     plan::Reply,
     semantics::{left, milliseconds},
