@@ -263,14 +263,11 @@ mod tests {
 
     #[test]
     fn ends_are_kept_given_and_taken() {
-        let lives = |start, end, life| {
-            answered(start, end, Operation::Lives, Answer::Lives(life))
-        };
+        let lives = |start, end, life| answered(start, end, Operation::Lives, Answer::Lives(life));
         let created = Operation::Living(Life::Hours, Box::new(Operation::Increment(1)));
         let created = answered(0, 1, created, Answer::Count(1));
-        let with = |events: &[Event]| {
-            is_linearizable(&[std::slice::from_ref(&created), events].concat())
-        };
+        let with =
+            |events: &[Event]| is_linearizable(&[std::slice::from_ref(&created), events].concat());
         assert!(with(&[count(2, 3, 1, 2), lives(4, 5, Some(Life::Hours))]));
         assert!(!with(&[count(2, 3, 1, 2), lives(4, 5, Some(Life::Unlimited))]));
         assert!(!with(&[lives(4, 5, Some(Life::Days))]));

@@ -156,15 +156,18 @@ fn one_call(asker: &mut Asker, keys: usize) -> Call {
     }
 }
 
-/// A call of the same kind with other arguments, as of a handler that computes them from the time.
-pub(crate) fn otherwise(call: &Call) -> Call {
+/// A call of the same kind with other arguments, as of a handler that computes them from the time;
+/// no other place in a program has the same.
+pub(crate) fn otherwise(call: &Call, place: usize) -> Call {
+    let value: Bytes = format!("other {place}").into();
+    let more = 1_000 * (1 + i64::try_from(place).unwrap_or(0));
     let other = |operation: &Operation| match operation {
-        Operation::Set(_) => Operation::Set("other".into()),
-        Operation::GetAndSet(_) => Operation::GetAndSet("other".into()),
-        Operation::SetIfAbsent(_) => Operation::SetIfAbsent("other".into()),
-        Operation::Increment(delta) => Operation::Increment(delta.wrapping_add(1_000)),
-        Operation::Within(delta, _) => Operation::Within(delta + 1_000, -9_000..=9_000),
-        Operation::Swap { .. } => Operation::Swap { expected: None, value: "other".into() },
+        Operation::Set(_) => Operation::Set(value.clone()),
+        Operation::GetAndSet(_) => Operation::GetAndSet(value.clone()),
+        Operation::SetIfAbsent(_) => Operation::SetIfAbsent(value.clone()),
+        Operation::Increment(delta) => Operation::Increment(delta.wrapping_add(more)),
+        Operation::Within(delta, bounds) => Operation::Within(delta + more, bounds.clone()),
+        Operation::Swap { .. } => Operation::Swap { expected: None, value: value.clone() },
         same => same.clone(),
     };
     call.iter().map(|(key, operation)| (*key, other(operation))).collect()

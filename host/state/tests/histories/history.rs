@@ -172,7 +172,8 @@ impl Operation {
             (Self::GetAndSet(value), Answer::Value(_))
             | (Self::SetIfAbsent(value), Answer::Set(true)) => Some(Some(value.clone())),
             (_, Answer::Value(value) | Answer::Swapped(Swapped::No(value))) => Some(value.clone()),
-            (_, Answer::Exists(false) | Answer::Expired(false) | Answer::Lives(None)) | (Self::Delete, Answer::Done) => Some(None),
+            (_, Answer::Exists(false) | Answer::Expired(false) | Answer::Lives(None))
+            | (Self::Delete, Answer::Done) => Some(None),
             (_, Answer::Count(count) | Answer::Bounded(Bounded::Applied(count))) => {
                 Some(Some(count.to_string().into()))
             }

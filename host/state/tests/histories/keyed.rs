@@ -1,10 +1,13 @@
 //! Random histories of requests with a key, beside clients without one, each in a bucket of its own.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use fastrand::Rng;
 use futures_util::future::{join_all, try_join_all};
-use tally_state::Bucket;
+use tally_state::{Bucket, Handle, Options};
 
 use crate::{
     checker::is_linearizable,
@@ -12,6 +15,7 @@ use crate::{
     counting,
     draw::{Asker, Call, KEYS, program},
     history::{Clock, Event, Operation, readable},
+    open,
     request::{Course, Host, Requester},
     run::{Summary, answered, each, last_read},
 };
@@ -50,6 +54,43 @@ impl Shape {
             counts,
         }
     }
+}
+
+/// Workers of hosts of one store that are configured alike in nothing that may differ. One takes
+/// so few operations at a time that it refuses some.
+pub(crate) async fn open_unlike(url: &str, options: &Options) -> Vec<Handle> {
+    let hour = Duration::from_secs(3_600);
+    let busy = Options {
+        idempotency_window: 2 * hour,
+        sweep_every: Duration::from_millis(30),
+        max_value_bytes: 1 << 10,
+        ..options.clone()
+    };
+    let small = Options {
+        queue_operations: 4,
+        max_keys: 10,
+        idempotency_window: 100 * hour,
+        sweep_every: hour,
+        ..options.clone()
+    };
+    let mut handles = Vec::new();
+    for options in [options, &busy, &small] {
+        handles.extend(open(url, options, 1).await.iter().flatten().cloned());
+    }
+    handles
+}
+
+/// Runs and checks histories, and a long one of a counter, and sees that what they are about
+/// happened.
+pub(crate) async fn check<H: Host + 'static>(name: &str, hosts: Vec<H>, seed: u64, count: usize) {
+    let hosts = Arc::new(hosts);
+    let (mut summary, course) =
+        many(&hosts, seed, count).await.unwrap_or_else(|error| panic!("{error}"));
+    summary += counter(&hosts, seed).await.unwrap_or_else(|error| panic!("{error}"));
+    println!("{name}: {summary:?} {course:?}");
+    let Course { requests, runs, beside, again, passed, untold } = course;
+    let seen = [runs - beside > requests, beside > 0, again > 0, passed > 0, untold > 0];
+    assert_eq!(seen, [true; 5], "requests were repeated, at once as well, and writes failed");
 }
 
 /// Runs and checks histories; `Err` has the first that is wrong, with the seed.

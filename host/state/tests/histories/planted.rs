@@ -98,9 +98,8 @@ impl BuggyRun {
     async fn forgetful(&self, bucket: &Bucket, key: usize, operation: &Operation) -> Outcome {
         let number = {
             let (mut failed, mut next) = (self.failed.lock().unwrap(), self.next.lock().unwrap());
-            let is_same = |(_, place, before): &(u8, usize, Operation)| {
-                *place == key && before == operation
-            };
+            let is_same =
+                |(_, place, before): &(u8, usize, Operation)| *place == key && before == operation;
             if let Some(place) = failed.iter().position(is_same) {
                 failed.swap_remove(place).0
             } else {
@@ -124,9 +123,8 @@ impl BuggyRun {
     /// A write that has another number each time it is tried.
     async fn numbering(&self, bucket: &Bucket, parts: &[(usize, Operation)]) -> Outcome {
         let (key, operation) = &parts[0];
-        let is_same = |(_, place, before): &&(u8, usize, Operation)| {
-            place == key && before == operation
-        };
+        let is_same =
+            |(_, place, before): &&(u8, usize, Operation)| place == key && before == operation;
         let tried = self.failed.lock().unwrap().iter().filter(is_same).count();
         let outcome = if tried == 0 {
             self.impatient.call(bucket, parts).await

@@ -114,7 +114,9 @@ impl Run for ImpatientRun {
         let mut asked = pin!(self.handle.call(bucket, parts));
         if patience == 0 {
             spend().await;
-            if let Poll::Ready(outcome) = poll_fn(|context| Poll::Ready(asked.as_mut().poll(context))).await {
+            if let Poll::Ready(outcome) =
+                poll_fn(|context| Poll::Ready(asked.as_mut().poll(context))).await
+            {
                 return outcome;
             }
             // Some are dropped in the queue, some while they are applied, and some after.
@@ -205,7 +207,9 @@ impl<H: Host> Requester<'_, H> {
                 break;
             }
             if began.elapsed() > PATIENCE {
-                return Err(format!("no answer within {PATIENCE:?} to {program:?}"));
+                let known: Vec<_> =
+                    known.lock().unwrap().iter().map(|known| known.answer.clone()).collect();
+                return Err(format!("no answer within {PATIENCE:?} to {program:?}: {known:?}"));
             }
             if !is_answered {
                 tokio::time::sleep(Duration::from_millis(random.u64(..4))).await;
@@ -246,13 +250,13 @@ impl<H: Host> Requester<'_, H> {
         mut random: Rng,
     ) -> Result<bool, String> {
         let mut failed = Vec::new();
-        // Keys that were written after a failure on them, which is closed therefore.
+        // Keys that were written, and by which call: what failed before on them is closed.
         let mut closed = BTreeSet::new();
         for (place, call) in program.iter().enumerate() {
             // What is recorded is what counts, whatever is asked for then.
             let is_known = known.lock().unwrap()[place].answer.is_some();
             let varied = is_known && random.u8(..3) == 0;
-            let asked = if varied { otherwise(call) } else { call.clone() };
+            let asked = if varied { otherwise(call, place) } else { call.clone() };
             loop {
                 known.lock().unwrap()[place].start.get_or_insert_with(|| self.clock.now());
                 let outcome = run.call(self.bucket, &asked).await;
@@ -272,11 +276,18 @@ impl<H: Host> Requester<'_, H> {
                 }
             }
         }
-        let is_closed = |failed: &usize| {
-            let keys = program[*failed].iter().map(|(key, _)| key);
-            keys.into_iter().any(|key| closed.range((*key, *failed)..=(*key, usize::MAX)).next().is_some())
-        };
-        Ok(failed.iter().all(is_closed))
+        Ok(failed.into_iter().rev().all(|place| {
+            let call = &program[place];
+            let is_closed = |(key, _): &(usize, Operation)| {
+                closed.range((*key, place)..=(*key, usize::MAX)).next().is_some()
+            };
+            // One of several keys may be closed for good: then the call can only fail.
+            let is_past = call.iter().any(is_closed);
+            if is_past {
+                closed.extend(call.iter().map(|(key, _)| (*key, place)));
+            }
+            is_past
+        }))
     }
 
     /// Takes note of an answer, which is that of every run that gets one.

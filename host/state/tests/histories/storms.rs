@@ -20,7 +20,9 @@ use tally_testkit::{Durability, Postgres, Proxy, Redis};
 use crate::{
     block_on,
     client::Client,
-    histories, open,
+    histories,
+    keyed::{self, open_unlike},
+    open,
     run::{Hosts, Summary, counter, many},
     seed,
 };
@@ -76,6 +78,33 @@ fn postgres_is_linearizable_through_cuts_stalls_and_delays() {
     check_behind("postgres in a storm", &proxy, &server.url_at(proxy.port()));
 }
 
+/// Histories of requests with a key, from unlike hosts through a proxy with its weather.
+fn check_requests_behind(name: &str, proxy: &Proxy, url: &str) {
+    let seed = seed(name);
+    block_on(async {
+        let hosts = open_unlike(url, &impatient()).await;
+        let weather = proxy.weather(seed);
+        keyed::check(name, hosts, seed, histories()).await;
+        println!("{name}: {} faults", weather.end());
+    });
+}
+
+#[test]
+fn redis_applies_requests_once_through_cuts_stalls_and_delays() {
+    let server = Redis::start().unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let url = format!("redis://127.0.0.1:{}", proxy.port());
+    check_requests_behind("requests, redis in a storm", &proxy, &url);
+}
+
+#[test]
+fn postgres_applies_requests_once_through_cuts_stalls_and_delays() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let url = server.url_at(proxy.port());
+    check_requests_behind("requests, postgres in a storm", &proxy, &url);
+}
+
 /// Another program that takes the write lock of a file for random moments.
 struct Locker {
     stop: Arc<AtomicBool>,
@@ -125,5 +154,19 @@ fn sqlite_is_linearizable_while_another_program_locks_the_file() {
         println!("sqlite: {locks} locks");
         assert!(locks > 0);
         assert_eq!(summary.unknown, 0, "a lock leaves nothing unknown");
+    });
+}
+
+#[test]
+fn sqlite_applies_requests_once_while_another_program_locks_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tally.db");
+    let (name, url) = ("requests, sqlite locked", format!("sqlite:{}", path.display()));
+    let seed = seed(name);
+    block_on(async {
+        let hosts = open_unlike(&url, &impatient()).await;
+        let locker = Locker::start(&path, seed);
+        keyed::check(name, hosts, seed, histories()).await;
+        assert!(locker.end() > 0);
     });
 }
