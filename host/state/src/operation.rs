@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{idempotency::WriteId, name::Bucket, plan::Reply};
+use crate::{
+    name::Bucket,
+    idempotency::WriteId,
+    plan::Reply,
+};
 
 /// One operation on one key of one bucket, as a backend applies it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,10 +199,7 @@ impl Kind {
     ];
 
     pub(crate) fn is_read(self) -> bool {
-        matches!(
-            self,
-            Self::Get | Self::Exists | Self::TimeToLive | Self::List | Self::LoadResponse
-        )
+        matches!(self, Self::Get | Self::Exists | Self::TimeToLive | Self::List | Self::LoadResponse)
     }
 
     pub(crate) fn name(self) -> &'static str {

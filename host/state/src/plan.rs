@@ -429,11 +429,7 @@ mod tests {
     fn apply(values: &mut HashMap<Box<str>, Bytes>, steps: &[Step]) -> Vec<Reply> {
         let mut values = Map(values);
         let apply = |step| semantics::apply_step(&mut values, step);
-        steps
-            .iter()
-            .map(apply)
-            .map(|applied| applied.unwrap_or_else(|error| match error {}))
-            .collect()
+        steps.iter().map(apply).map(|applied| applied.unwrap_or_else(|error| match error {})).collect()
     }
 
     /// Runs a batch through a plan; gives the answers in order, and the number of steps.
@@ -456,8 +452,15 @@ mod tests {
     #[test]
     fn neighbouring_increments_become_one_step_and_each_gets_its_own_value() {
         let mut values = HashMap::from([("a".into(), Bytes::from("10"))]);
-        let (answers, steps) =
-            combined(&mut values, vec![("a", add(1)), ("b", add(5)), ("a", add(2)), ("a", add(3))]);
+        let (answers, steps) = combined(
+            &mut values,
+            vec![
+                ("a", add(1)),
+                ("b", add(5)),
+                ("a", add(2)),
+                ("a", add(3)),
+            ],
+        );
         assert_eq!(steps, 2);
         let counts = [11, 5, 13, 16].map(|count| Ok(Outcome::Count(count)));
         assert_eq!(answers, counts);
@@ -523,8 +526,8 @@ mod tests {
         let batch = [(add(1), None), (add(2), None), (add(-5), write(1)), (add(4), write(2))];
         let (plan, answers) = plan(&batch);
         let [step] = &plan.steps[..] else { panic!("{:?}", plan.steps) };
-        let members = [(None, 3), (write(1), -5), (write(2), 4)]
-            .map(|(write, delta)| Member { write, delta });
+        let members =
+            [(None, 3), (write(1), -5), (write(2), 4)].map(|(write, delta)| Member { write, delta });
         assert_eq!(
             step.action,
             Action::Increments(Increments { members: members.to_vec(), magnitude: 12, ttl: None })
@@ -549,7 +552,8 @@ mod tests {
 
     #[test]
     fn one_write_twice_is_two_steps() {
-        let (plan, _answers) = plan(&[(add(1), write(1)), (add(1), write(1)), (add(1), write(2))]);
+        let (plan, _answers) =
+            plan(&[(add(1), write(1)), (add(1), write(1)), (add(1), write(2))]);
         assert_eq!(plan.steps.len(), 2, "{:?}", plan.steps);
     }
 
@@ -574,19 +578,21 @@ mod tests {
         let overflow = || Err(Error::Rejected(crate::Rejection::Overflow));
         assert_eq!(answers[2], Ok(Outcome::Count(i64::MAX - 2)));
         assert_eq!(answers[3], Ok(Outcome::Count(i64::MAX - 1)));
-        assert_eq!(
-            answers[0],
-            Ok(Outcome::Count(i64::MAX)),
-            "after the others, as their sum failed"
-        );
+        assert_eq!(answers[0], Ok(Outcome::Count(i64::MAX)), "after the others, as their sum failed");
         assert_eq!(answers[1], overflow());
     }
 
     #[test]
     fn when_the_sum_is_refused_only_those_at_fault_fail() {
         let mut values = HashMap::from([("a".into(), Bytes::from((i64::MAX - 3).to_string()))]);
-        let (answers, steps) =
-            combined(&mut values, vec![("a", add(2)), ("a", add(2)), ("a", add(1))]);
+        let (answers, steps) = combined(
+            &mut values,
+            vec![
+                ("a", add(2)),
+                ("a", add(2)),
+                ("a", add(1)),
+            ],
+        );
         assert_eq!(steps, 1);
         assert_eq!(answers[0], Ok(Outcome::Count(i64::MAX - 1)));
         assert_eq!(answers[1], Err(Error::Rejected(crate::Rejection::Overflow)));
@@ -596,7 +602,10 @@ mod tests {
     #[test]
     fn a_sum_that_would_overflow_is_sealed_early() {
         let mut values = HashMap::new();
-        let (answers, steps) = combined(&mut values, vec![("a", add(i64::MAX)), ("a", add(1))]);
+        let (answers, steps) = combined(
+            &mut values,
+            vec![("a", add(i64::MAX)), ("a", add(1))],
+        );
         assert_eq!(steps, 2);
         assert_eq!(answers[0], Ok(Outcome::Count(i64::MAX)));
         assert_eq!(answers[1], Err(Error::Rejected(crate::Rejection::Overflow)));

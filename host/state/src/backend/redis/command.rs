@@ -12,8 +12,8 @@ use redis::{Cmd, Script, ServerError, Value};
 use crate::{
     Rejection,
     error::Error,
-    idempotency::{self, Digest, Record, WriteId},
     name::Bucket,
+    idempotency::{self, Digest, Record, WriteId},
     operation::{Action, Increments, Kind, Member, Outcome, Step, TimeToLive},
     plan::Reply,
     semantics::{left, milliseconds},
