@@ -67,7 +67,7 @@ pub(crate) async fn open_unlike(url: &str, options: &Options) -> Vec<Handle> {
         ..options.clone()
     };
     let small = Options {
-        queue_operations: 4,
+        queue_operations: 16,
         max_keys: 10,
         idempotency_window: 100 * hour,
         sweep_every: hour,

@@ -23,6 +23,9 @@ use crate::{
 /// Longest time until a request is answered. Only a broken test or program gets near it.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Longest pause of a client before it sends a request again.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
 /// Whoever runs handlers of requests, and serves clients without a key.
 pub(crate) trait Host: Send + Sync {
     type Run: Run;
@@ -184,6 +187,7 @@ impl<H: Host> Requester<'_, H> {
         let name = (u128::from(request) << 64 | u128::from(random.u64(..))).to_be_bytes();
         let known = Mutex::new(vec![Known::default(); program.len()]);
         let began = Instant::now();
+        let mut pause = Duration::from_millis(1);
         self.note(|course| course.requests += 1);
         loop {
             let runs = 1 + usize::from(random.u8(..4) == 0);
@@ -212,7 +216,8 @@ impl<H: Host> Requester<'_, H> {
                 return Err(format!("no answer within {PATIENCE:?} to {program:?}: {known:?}"));
             }
             if !is_answered {
-                tokio::time::sleep(Duration::from_millis(random.u64(..4))).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                tokio::time::sleep(pause).await;
             }
         }
         let known = known.into_inner().unwrap();
@@ -265,6 +270,8 @@ impl<H: Host> Requester<'_, H> {
                     closed.extend(call.iter().map(|(key, _)| (*key, place)));
                     break;
                 }
+                // A store that cannot be reached refuses at once.
+                tokio::time::sleep(Duration::from_millis(random.u64(..8))).await;
                 match random.u8(..8) {
                     0..4 => self.note(|course| course.again += 1),
                     4..7 => {
