@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::{
     error::{Error, Rejection},
+    idempotency::{Attempt, Scope, WriteId},
     name::{Bucket, check_key},
-    idempotency::{Attempt, Next, Scope, WriteId},
     operation::{Action, Bounded, Outcome, Page, Step, Swapped, TimeToLive},
     state::{Asked, Options, Queues},
 };
@@ -116,11 +116,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`Rejection::Reused`] where another request had this name; else see [`Error`].
-    pub async fn load_response(
-        &self,
-        bucket: &Bucket,
-        scope: &Scope,
-    ) -> Answer<Option<Bytes>> {
+    pub async fn load_response(&self, bucket: &Bucket, scope: &Scope) -> Answer<Option<Bytes>> {
         match self.own(bucket, scope, Action::LoadResponse).await? {
             Outcome::Response(response) => Ok(response),
             other => Err(mismatch(&other)),
@@ -402,8 +398,12 @@ impl Handle {
             // In a box, as it would make every operation's future larger, and few have a scope.
             Some(scope) if !action.kind().is_read() => {
                 Box::pin(async move {
-                    let attempt = self.begin(scope, bucket, key, &action).await?;
-                    self.finish(scope, self.send(attempt, bucket, key, action)).await
+                    let attempt = scope.begin(bucket, key, &action);
+                    self.close_failed(scope, bucket, key, &attempt).await?;
+                    let mut sent = self.send(attempt, bucket, key, action);
+                    let reply = self.finish(scope, &mut sent).await;
+                    sent.attempt.settle();
+                    reply
                 })
                 .await
             }
@@ -421,41 +421,39 @@ impl Handle {
         self.shared.queues.push(Step { bucket: bucket.clone(), key: key.into(), action, write })
     }
 
-    /// The position of a write of a scope. Earlier writes of the key that failed are closed first.
-    async fn begin(
+    /// Closes the earlier writes of a key that failed, before a write of a scope.
+    async fn close_failed(
         &self,
         scope: &Scope,
         bucket: &Bucket,
         key: &str,
-        action: &Action,
-    ) -> Answer<Attempt> {
-        loop {
-            match scope.begin(bucket, key, action) {
-                Next::Write(attempt) => return Ok(attempt),
-                Next::Forgo(attempt) => {
-                    let closing = self.send(attempt, bucket, key, Action::Forgo);
-                    self.finish(scope, closing).await.map_err(|error| {
-                        Error::not_applied(format!(
-                            "it was not sent, as the outcome of an earlier write cannot be settled: {error}"
-                        ))
-                    })?;
-                }
-            }
+        attempt: &Attempt,
+    ) -> Answer<()> {
+        while let Some(failed) = scope.unsettled(attempt) {
+            let mut closing = self.send(failed, bucket, key, Action::Forgo);
+            self.finish(scope, &mut closing).await.map_err(|error| {
+                Error::not_applied(format!(
+                    "it was not sent, as the outcome of an earlier write cannot be settled: {error}"
+                ))
+            })?;
+            closing.attempt.settle();
         }
+        Ok(())
     }
 
     /// Puts a write of a scope into its queue.
     fn send(&self, attempt: Attempt, bucket: &Bucket, key: &str, action: Action) -> Sent {
         let asked = self.push(bucket, key, action, Some(attempt.write));
-        Sent { attempt, asked }
+        Sent { attempt, asked: Some(asked) }
     }
 
     /// Waits for the reply to a write of a scope. With the first that had been recorded before, the
     /// response is loaded as well: the request may have been answered.
-    async fn finish(&self, scope: &Scope, sent: Sent) -> Answer<Outcome> {
-        let reply = match sent.asked {
-            Ok(asked) => wait(asked).await,
-            Err(error) => Err(error),
+    async fn finish(&self, scope: &Scope, sent: &mut Sent) -> Answer<Outcome> {
+        let reply = match sent.asked.take() {
+            Some(Ok(asked)) => wait(asked).await,
+            Some(Err(error)) => Err(error),
+            None => Err(Error::unknown("its reply was taken before")),
         };
         let (reply, is_first_replay) = sent.attempt.end(reply);
         if is_first_replay && let Some(bucket) = scope.recorded().bucket {
@@ -480,24 +478,28 @@ impl Handle {
         let mut outcomes = Vec::with_capacity(actions.len());
         let writes = actions.iter().any(|(_, action)| !action.kind().is_read());
         if let Some(scope) = self.scope.as_ref().filter(|_| writes) {
-            let mut attempts = Vec::with_capacity(actions.len());
-            for (key, action) in &actions {
-                attempts.push(self.begin(scope, bucket, key, action).await?);
+            // All have their positions before the first may fail.
+            let attempts: Vec<_> =
+                actions.iter().map(|(key, action)| scope.begin(bucket, key, action)).collect();
+            for (attempt, (key, _)) in attempts.iter().zip(&actions) {
+                self.close_failed(scope, bucket, key, attempt).await?;
             }
-            let sent: Vec<_> = attempts
+            let mut sent: Vec<_> = attempts
                 .into_iter()
                 .zip(actions)
                 .map(|(attempt, (key, action))| self.send(attempt, bucket, key, action))
                 .collect();
-            for sent in sent {
+            for sent in &mut sent {
                 outcomes.push(self.finish(scope, sent).await);
+            }
+            // Where one fails the call does. Asked again, it is to be the same writes.
+            if sent.iter().all(|sent| sent.attempt.is_recorded()) {
+                sent.into_iter().for_each(|sent| sent.attempt.settle());
             }
             return Ok(outcomes);
         }
-        let asked: Vec<_> = actions
-            .into_iter()
-            .map(|(key, action)| self.push(bucket, key, action, None))
-            .collect();
+        let asked: Vec<_> =
+            actions.into_iter().map(|(key, action)| self.push(bucket, key, action, None)).collect();
         for asked in asked {
             outcomes.push(match asked {
                 Ok(asked) => wait(asked).await,
@@ -529,7 +531,8 @@ impl Handle {
 /// A write of a scope on its way.
 struct Sent {
     attempt: Attempt,
-    asked: Answer<Asked>,
+    /// `None` once it is waited for.
+    asked: Option<Answer<Asked>>,
 }
 
 async fn wait(asked: Asked) -> Answer<Outcome> {

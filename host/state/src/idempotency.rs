@@ -23,7 +23,10 @@
 //! - another operation on the key is another write. Before it is sent, the failed position is
 //!   closed for good ([`Action::Forgo`]): a record is put there that says that the handler went on
 //!   without that write, unless the write turns out to be recorded. A handler that runs again is
-//!   told of the same failure and takes the same path.
+//!   told of the same failure, as often as it asks, and takes the same path. The other write has its position before
+//!   that, so that it keeps it if the closing fails;
+//! - a call on several keys that fails for one of them has failed: the positions of all its writes
+//!   count as failed, the recorded ones as well, so that the same call again is the same writes.
 //!
 //! Positions count per key, so a handler that finds one write done and leaves it out does not take
 //! that write's outcome for another's.
@@ -134,7 +137,8 @@ impl Scope {
     }
 
     fn with_meter(name: Digest, fingerprint: Digest, meter: Option<Arc<RecordMeter>>) -> Self {
-        let fingerprint = u32::from_be_bytes(fingerprint.first_chunk().copied().unwrap_or_default());
+        let fingerprint =
+            u32::from_be_bytes(fingerprint.first_chunk().copied().unwrap_or_default());
         Self(Arc::new(Request {
             name,
             fingerprint,
@@ -175,33 +179,41 @@ impl Scope {
         let _ = self.0.response.set(response);
     }
 
-    /// Begins a write of a key.
-    pub(crate) fn begin(&self, bucket: &Bucket, key: &str, action: &Action) -> Next {
+    /// Begins a write of a key: gives it its position, that of the same operation where it failed.
+    /// It may be sent when [`Scope::unsettled`] has nothing more to close before it.
+    pub(crate) fn begin(&self, bucket: &Bucket, key: &str, action: &Action) -> Attempt {
         let mut progress = self.progress();
         let positions = progress.keys.entry((bucket.clone(), key.into())).or_default();
         let again = positions.failed.iter().position(|(_, failed)| failed == action);
-        let position = match (again, positions.failed.first()) {
-            (Some(place), _) => positions.failed.swap_remove(place).0,
-            (None, Some((position, failed))) => {
-                let (position, failed) = (*position, failed.clone());
-                positions.failed.swap_remove(0);
-                drop(progress);
-                return Next::Forgo(self.attempt(bucket, key, position, failed));
-            }
-            (None, None) => {
-                let position = positions.next;
-                positions.next = position.saturating_add(1);
-                position
-            }
+        let position = if let Some(place) = again {
+            positions.failed.swap_remove(place).0
+        } else {
+            let position = positions.next;
+            positions.next = position.saturating_add(1);
+            position
         };
         drop(progress);
-        Next::Write(self.attempt(bucket, key, position, action.clone()))
+        self.attempt(bucket, key, position, action.clone())
+    }
+
+    /// An earlier write of the key that failed, and whose position is to be closed before this one
+    /// is sent.
+    pub(crate) fn unsettled(&self, attempt: &Attempt) -> Option<Attempt> {
+        let mut progress = self.progress();
+        let positions = progress.keys.get_mut(&attempt.place)?;
+        let is_earlier = |(position, _): &(u32, Action)| *position < attempt.position;
+        let place = positions.failed.iter().position(is_earlier)?;
+        let (position, failed) = positions.failed.swap_remove(place);
+        drop(progress);
+        let (bucket, key) = &attempt.place;
+        Some(self.attempt(bucket, key, position, failed))
     }
 
     fn attempt(&self, bucket: &Bucket, key: &str, position: u32, action: Action) -> Attempt {
         let write = WriteId { write: number(key, position), ..self.response_id(bucket) };
         let place = (bucket.clone(), key.into());
-        Attempt { scope: self.clone(), place, position, action: Some(action), write }
+        let scope = self.clone();
+        Attempt { scope, place, position, action: Some(action), write, is_recorded: false }
     }
 
     /// The id of the stored response of a request that writes to this bucket.
@@ -218,15 +230,7 @@ impl Scope {
     }
 }
 
-/// What a write of a key begins with.
-pub(crate) enum Next {
-    /// This write.
-    Write(Attempt),
-    /// Closing the position of an earlier one that failed; then it is asked again what is next.
-    Forgo(Attempt),
-}
-
-/// A write that has its position. Dropped without an end, it counts as failed.
+/// A write that has its position. Dropped before it is settled, it counts as failed.
 pub(crate) struct Attempt {
     scope: Scope,
     place: (Bucket, Box<str>),
@@ -234,20 +238,39 @@ pub(crate) struct Attempt {
     /// `None` once it is settled.
     action: Option<Action>,
     pub(crate) write: WriteId,
+    /// Whether an outcome other than a failure is recorded.
+    is_recorded: bool,
 }
 
 impl Attempt {
+    /// Whether an outcome other than a failure is recorded.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.is_recorded
+    }
+
+    /// Settles the position, if such an outcome is recorded.
+    pub(crate) fn settle(mut self) {
+        if self.is_recorded {
+            self.action = None;
+        }
+    }
+
     /// Notes the backend's reply, and gives what the caller is told. The second part is whether
     /// this is the scope's first write that had been recorded before.
-    pub(crate) fn end(mut self, reply: Reply) -> (Reply, bool) {
+    pub(crate) fn end(&mut self, reply: Reply) -> (Reply, bool) {
         let new = match &reply {
             Ok(Outcome::Replay(_)) => false,
-            Ok(_) | Err(Error::Rejected(
+            Ok(_)
+            | Err(Error::Rejected(
                 Rejection::NotANumber | Rejection::Overflow | Rejection::WrongType(_),
             )) => true,
             Err(_) => return (reply, false),
         };
-        self.action = None;
+        // Whoever is told of a failure may ask again, and gets the same.
+        self.is_recorded = !matches!(
+            &reply,
+            Ok(Outcome::Replay(before)) if matches!(**before, Err(Error::NotApplied(_) | Error::Unknown(_)))
+        );
         let mut progress = self.scope.progress();
         let recorded = &mut progress.recorded;
         recorded.bucket.get_or_insert_with(|| self.place.0.clone());
@@ -454,7 +477,9 @@ fn fitting(outcome: Outcome, kind: Kind) -> Reply {
 }
 
 fn forgone() -> Error {
-    Error::not_applied("this write failed when the handler first ran for this request, and it went on without it")
+    Error::not_applied(
+        "this write failed when the handler first ran for this request, and it went on without it",
+    )
 }
 
 fn unreadable() -> Error {
@@ -507,17 +532,26 @@ mod tests {
 
     const ADD: Action = Action::Increment { delta: 1, ttl: None };
     const ADD_FIVE: Action = Action::Increment { delta: 5, ttl: None };
+    const ADD_SIX: Action = Action::Increment { delta: 6, ttl: None };
+
+    fn begin(scope: &Scope, action: &Action) -> Attempt {
+        scope.begin(&bucket("b"), "k", action)
+    }
+
+    /// Ends and settles a write; gives what its caller is told.
+    fn end(mut attempt: Attempt, reply: Reply) -> (Reply, bool) {
+        let told = attempt.end(reply);
+        attempt.settle();
+        told
+    }
 
     /// The id that a write gets, which then ends so.
     fn write(scope: &Scope, key: &str, action: &Action, reply: Reply) -> i64 {
-        match scope.begin(&bucket("b"), key, action) {
-            Next::Write(attempt) => {
-                let id = attempt.write.write;
-                drop(attempt.end(reply));
-                id
-            }
-            Next::Forgo(_) => panic!("an earlier write is to be closed"),
-        }
+        let attempt = scope.begin(&bucket("b"), key, action);
+        assert!(scope.unsettled(&attempt).is_none(), "an earlier write is to be closed");
+        let id = attempt.write.write;
+        drop(end(attempt, reply));
+        id
     }
 
     fn applied() -> Reply {
@@ -537,7 +571,7 @@ mod tests {
     #[test]
     fn a_write_that_was_abandoned_is_the_same_when_asked_again() {
         let scope = scope();
-        let Next::Write(attempt) = scope.begin(&bucket("b"), "k", &ADD) else { panic!() };
+        let attempt = begin(&scope, &ADD);
         let first = attempt.write.write;
         drop(attempt);
         assert_eq!(write(&scope, "k", &ADD, applied()), first);
@@ -547,15 +581,63 @@ mod tests {
     fn another_operation_after_a_failure_closes_the_failed_position_first() {
         let scope = scope();
         let first = write(&scope, "k", &ADD, Err(Error::unknown("cut")));
-        let Next::Forgo(attempt) = scope.begin(&bucket("b"), "k", &ADD_FIVE) else { panic!() };
-        assert_eq!(attempt.write.write, first);
-        drop(attempt.end(Err(Error::not_applied("down"))));
-        assert!(matches!(scope.begin(&bucket("b"), "k", &ADD_FIVE), Next::Forgo(_)), "still open");
-        let Next::Forgo(attempt) = scope.begin(&bucket("b"), "k", &ADD_FIVE) else { panic!() };
-        drop(attempt.end(Ok(Outcome::Forgone)));
-        let second = write(&scope, "k", &ADD_FIVE, applied());
+        let other = begin(&scope, &ADD_FIVE);
+        let second = other.write.write;
+        let failed = scope.unsettled(&other).unwrap();
+        assert_eq!(failed.write.write, first);
+        drop(end(failed, Err(Error::not_applied("down"))));
+        drop(other);
+        let other = begin(&scope, &ADD_FIVE);
+        assert_eq!(other.write.write, second, "it keeps its position");
+        let failed = scope.unsettled(&other).expect("still open");
+        drop(end(failed, Ok(Outcome::Forgone)));
+        assert!(scope.unsettled(&other).is_none());
+        drop(end(other, applied()));
         assert_ne!(second, first);
         assert_ne!(write(&scope, "other", &ADD, applied()), second, "other keys are not concerned");
+    }
+
+    #[test]
+    fn a_write_that_was_not_sent_as_an_earlier_one_is_open_has_its_position() {
+        let scope = scope();
+        let first = write(&scope, "k", &ADD, Err(Error::unknown("cut")));
+        let second = begin(&scope, &ADD_FIVE).write.write;
+        let third = begin(&scope, &ADD_SIX);
+        let mut closed = Vec::new();
+        while let Some(failed) = scope.unsettled(&third) {
+            closed.push(failed.write.write);
+            drop(end(failed, Ok(Outcome::Forgone)));
+        }
+        closed.sort_unstable();
+        let mut both = vec![first, second];
+        both.sort_unstable();
+        assert_eq!(closed, both);
+        assert!(!both.contains(&third.write.write));
+    }
+
+    #[test]
+    fn a_write_that_an_earlier_run_went_past_stays_so_when_asked_again() {
+        let scope = scope();
+        let closed = Record::new(&Ok(Outcome::Forgone));
+        let first = write(&scope, "k", &ADD, closed.reply(&ADD));
+        assert_eq!(write(&scope, "k", &ADD, closed.reply(&ADD)), first);
+        let other = begin(&scope, &ADD_FIVE);
+        assert_ne!(other.write.write, first);
+        let failed = scope.unsettled(&other).unwrap();
+        assert_eq!(failed.write.write, first);
+        assert_eq!(end(failed, closed.reply(&Action::Forgo)).0, Ok(Outcome::Forgone));
+        assert!(scope.unsettled(&other).is_none());
+    }
+
+    #[test]
+    fn a_recorded_write_that_is_not_settled_is_the_same_when_asked_again() {
+        let scope = scope();
+        let mut attempt = begin(&scope, &ADD);
+        let first = attempt.write.write;
+        drop(attempt.end(applied()));
+        assert!(attempt.is_recorded());
+        drop(attempt);
+        assert_eq!(write(&scope, "k", &ADD, applied()), first);
     }
 
     #[test]
@@ -566,10 +648,9 @@ mod tests {
         let closed = Record::new(&Ok(Outcome::Forgone));
         assert_eq!(closed.reply(&ADD), replay(Err(forgone())));
         let scope = scope();
-        let Next::Write(attempt) = scope.begin(&bucket("b"), "k", &ADD) else { panic!() };
-        assert_eq!(attempt.end(record.reply(&ADD)), (Ok(Outcome::Count(7)), true), "the first");
-        let Next::Write(attempt) = scope.begin(&bucket("b"), "k", &ADD) else { panic!() };
-        assert_eq!(attempt.end(record.reply(&ADD)), (Ok(Outcome::Count(7)), false));
+        let again = || end(begin(&scope, &ADD), record.reply(&ADD));
+        assert_eq!(again(), (Ok(Outcome::Count(7)), true), "the first");
+        assert_eq!(again(), (Ok(Outcome::Count(7)), false));
         assert_eq!((scope.recorded().new, scope.recorded().replayed), (0, 2));
     }
 

@@ -79,8 +79,7 @@ impl Client for Buggy {
         let Some(bug) = self.bug.filter(|_| self.shows()) else { return right.await };
         match (bug, operation) {
             (Bug::Loses, Operation::Increment(_)) => {
-                let (answer, _) = operation.apply(self.value(bucket, key).await);
-                Outcome::Answered(answer)
+                Outcome::Answered(counted(operation, self.value(bucket, key).await))
             }
             (Bug::SendsTwice, Operation::Increment(_)) => {
                 let answer = right.await;
@@ -100,11 +99,17 @@ impl Client for Buggy {
             (Bug::MergesAcrossReset, Operation::Increment(_)) => {
                 let answer = right.await;
                 self.past(bucket, key)
-                    .map_or(answer, |before| Outcome::Answered(operation.apply(before).0))
+                    .map_or(answer, |before| Outcome::Answered(counted(operation, before)))
             }
             _ => right.await,
         }
     }
+}
+
+/// What an increment answers over a value.
+fn counted(increment: &Operation, value: Value) -> Answer {
+    let set = value.map(Operation::Set);
+    increment.apply(set.and_then(|set| set.apply(None).1)).0
 }
 
 /// What is wrong with random histories of clients with a bug.

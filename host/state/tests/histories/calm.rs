@@ -6,7 +6,10 @@ use tally_state::{Handle, Options};
 use tally_testkit::{Durability, Postgres, Redis};
 
 use crate::{
-    block_on, histories, open,
+    block_on, histories,
+    keyed::{self, open_unlike},
+    open,
+    request::Impatient,
     run::{Hosts, Summary, counter, many},
     seed,
 };
@@ -66,4 +69,40 @@ fn postgres_is_linearizable_from_two_hosts() {
         let summary = check("postgres", open(&server.url(), &patient(), 2).await).await;
         assert_eq!(summary.not_applied, 0);
     });
+}
+
+/// Histories of requests with a key, whose handlers lose patience.
+async fn check_requests(name: &str, url: &str) {
+    let hosts = open_unlike(url, &patient()).await;
+    let hosts = hosts.into_iter().map(Impatient).collect();
+    keyed::check(name, hosts, seed(name), histories()).await;
+}
+
+#[test]
+fn memory_applies_requests_once() {
+    let name = "requests, memory";
+    block_on(async {
+        let hosts = open("memory:", &patient(), 1).await;
+        let hosts = hosts.iter().flatten().cloned().map(Impatient).collect();
+        keyed::check(name, hosts, seed(name), histories()).await;
+    });
+}
+
+#[test]
+fn sqlite_applies_requests_once_from_unlike_hosts() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("tally.db").display());
+    block_on(check_requests("requests, sqlite", &url));
+}
+
+#[test]
+fn redis_applies_requests_once_from_unlike_hosts() {
+    let server = Redis::start().unwrap();
+    block_on(check_requests("requests, redis", &server.url()));
+}
+
+#[test]
+fn postgres_applies_requests_once_from_unlike_hosts() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    block_on(check_requests("requests, postgres", &server.url()));
 }

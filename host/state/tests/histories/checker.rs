@@ -10,16 +10,20 @@
 //!
 //! What failed: an operation that was not applied is none. One whose outcome is unknown has no
 //! end, and need not come at all.
+//!
+//! The operations of one request with a key come in its order, also where one's outcome stayed
+//! unknown and the handler went on: what it went past happens before what it did next, or never.
 
 use std::collections::HashSet;
 
-use crate::history::{Answer, Event, Operation, Outcome, Value};
+use crate::history::{Answer, Event, Operation, Outcome, State};
 
 /// An operation as the search sees it.
 struct Call<'a> {
     operation: &'a Operation,
     /// `None` where it is unknown.
     answer: Option<&'a Answer>,
+    request: Option<u64>,
     start: u64,
     end: u64,
 }
@@ -32,17 +36,23 @@ impl<'a> Call<'a> {
             Outcome::Unknown => (None, u64::MAX),
             Outcome::NotApplied => return None,
         };
-        Some(Self { operation: &event.operation, answer, start: event.start, end })
+        let request = event.request;
+        Some(Self { operation: &event.operation, answer, request, start: event.start, end })
     }
 
-    /// The value after it, if it may come when the key holds `value`.
-    fn apply(&self, value: &Value) -> Option<Value> {
-        let (answer, next) = self.operation.apply(value.clone());
+    /// What the key holds after it, if it may come when the key holds `state`.
+    fn apply(&self, state: &State) -> Option<State> {
+        let (answer, next) = self.operation.apply(state.clone());
         match self.answer {
             Some(given) => (*given == answer).then_some(next),
             // One that changes nothing and told nobody is as good as none.
-            None => (next != *value).then_some(next),
+            None => (next != *state).then_some(next),
         }
+    }
+
+    /// Whether its request asks for it before the other.
+    fn precedes(&self, other: &Self) -> bool {
+        self.request.is_some() && self.request == other.request && self.start < other.start
     }
 }
 
@@ -56,8 +66,16 @@ pub(crate) fn is_linearizable(events: &[Event]) -> bool {
     // The place tried first is the last pushed: the answered one that ended first.
     calls.sort_by_key(|call| std::cmp::Reverse(call.end));
     let answered = bits(&calls, |call| call.answer.is_some());
-    let mut seen: HashSet<(Done, Value)> = HashSet::new();
-    let mut open: Vec<(Done, Value)> = vec![(0, None)];
+    // Of each, what its request has to have done before, and what not yet.
+    let orders: Vec<(Done, Done)> = calls
+        .iter()
+        .map(|call| {
+            let before = bits(&calls, |other| other.answer.is_some() && other.precedes(call));
+            (before, bits(&calls, |other| call.precedes(other)))
+        })
+        .collect();
+    let mut seen: HashSet<(Done, State)> = HashSet::new();
+    let mut open: Vec<(Done, State)> = vec![(0, None)];
     while let Some((done, value)) = open.pop() {
         if done & answered == answered {
             return true;
@@ -65,6 +83,10 @@ pub(crate) fn is_linearizable(events: &[Event]) -> bool {
         let left = || calls.iter().enumerate().filter(|(place, _)| done & (1 << place) == 0);
         let first_end = left().map(|(_, call)| call.end).min().unwrap_or(u64::MAX);
         for (place, call) in left().filter(|(_, call)| call.start < first_end) {
+            let (before, after) = orders[place];
+            if before & !done != 0 || after & done != 0 {
+                continue;
+            }
             let Some(next) = call.apply(&value) else { continue };
             let state = (done | 1 << place, next);
             if seen.insert(state.clone()) {
@@ -88,9 +110,10 @@ mod tests {
     use tally_state::{Rejection, Swapped};
 
     use super::*;
+    use crate::history::Life;
 
     fn event(start: u64, end: u64, operation: Operation, outcome: Outcome) -> Event {
-        Event { client: 0, operation, outcome, start, end }
+        Event { client: 0, request: None, operation, outcome, start, end }
     }
 
     fn answered(start: u64, end: u64, operation: Operation, answer: Answer) -> Event {
@@ -211,5 +234,48 @@ mod tests {
         assert!(is_linearizable(&events));
         assert!(!is_linearizable(&[reset(0, 1), exists(2, 3, false)]));
         assert!(is_linearizable(&[reset(0, 3), exists(1, 2, false), exists(4, 5, true)]));
+    }
+
+    fn requested(event: Event) -> Event {
+        Event { request: Some(1), ..event }
+    }
+
+    #[test]
+    fn what_a_request_went_past_comes_before_what_it_did_next_or_never() {
+        let passed = unknown(0, 1, Operation::Increment(5));
+        let history = |first: Event, second: Event, last| [first, second, read(4, 5, Some(last))];
+        for (second, last) in [(1, "1"), (6, "6")] {
+            let next = count(2, 3, 1, second);
+            let history = history(requested(passed.clone()), requested(next), last);
+            assert!(is_linearizable(&history), "{last}");
+        }
+        let next = count(2, 3, 1, 1);
+        assert!(is_linearizable(&history(passed.clone(), next.clone(), "6")), "without a request");
+        assert!(!is_linearizable(&history(requested(passed), requested(next), "6")), "made up for");
+    }
+
+    #[test]
+    fn a_request_that_overlaps_itself_keeps_its_order() {
+        let (first, second) = (count(0, 9, 5, 6), count(1, 8, 1, 1));
+        assert!(is_linearizable(&[first.clone(), second.clone()]));
+        assert!(!is_linearizable(&[requested(first), requested(second)]));
+    }
+
+    #[test]
+    fn ends_are_kept_given_and_taken() {
+        let lives = |start, end, life| answered(start, end, Operation::Lives, Answer::Lives(life));
+        let created = Operation::Living(Life::Hours, Box::new(Operation::Increment(1)));
+        let created = answered(0, 1, created, Answer::Count(1));
+        let with =
+            |events: &[Event]| is_linearizable(&[std::slice::from_ref(&created), events].concat());
+        assert!(with(&[count(2, 3, 1, 2), lives(4, 5, Some(Life::Hours))]));
+        assert!(!with(&[count(2, 3, 1, 2), lives(4, 5, Some(Life::Unlimited))]));
+        assert!(!with(&[lives(4, 5, Some(Life::Days))]));
+        assert!(with(&[reset(2, 3), lives(4, 5, Some(Life::Unlimited))]));
+        assert!(!with(&[reset(2, 3), lives(4, 5, Some(Life::Hours))]));
+        let expire = |is| answered(2, 3, Operation::Expire(Life::Days), Answer::Expired(is));
+        assert!(with(&[expire(true), lives(4, 5, Some(Life::Days))]));
+        assert!(!with(&[expire(false)]));
+        assert!(with(&[answered(2, 3, Operation::Delete, Answer::Done), lives(4, 5, None)]));
     }
 }

@@ -109,7 +109,7 @@ mod tests {
     use crate::checker::is_linearizable;
 
     fn increment(start: u64, end: u64, outcome: Outcome) -> Event {
-        Event { client: 0, operation: Operation::Increment(1), outcome, start, end }
+        Event { client: 0, request: None, operation: Operation::Increment(1), outcome, start, end }
     }
 
     fn count(start: u64, end: u64, count: i64) -> Event {
@@ -119,7 +119,7 @@ mod tests {
     fn read(start: u64, end: u64, count: i64) -> Event {
         let value = (count > 0).then(|| count.to_string().into());
         let outcome = Outcome::Answered(Answer::Value(value));
-        Event { client: 0, operation: Operation::Get, outcome, start, end }
+        Event { client: 0, request: None, operation: Operation::Get, outcome, start, end }
     }
 
     fn says(events: &[Event], text: &str) {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use fastrand::Rng;
 
-use crate::history::{Event, Operation, Outcome, Value};
+use crate::history::{Event, Life, Operation, Outcome, Value};
 
 /// The keys of a history: plain ones, and one whose name must be escaped.
 pub(crate) const KEYS: [&str; 3] = ["a", "b", "c:%d*"];
@@ -61,7 +61,7 @@ impl Asker {
     /// The place of a key, and what to ask about it.
     pub(crate) fn next(&mut self, keys: usize) -> (usize, Operation) {
         let key = self.random.usize(..keys);
-        let operation = match self.random.u8(..26) {
+        let operation = match self.random.u8(..28) {
             0..3 => Operation::Get,
             3 => Operation::Exists,
             4 => Operation::Set("0".into()),
@@ -73,6 +73,8 @@ impl Asker {
             21 => Operation::GetAndSet(self.value()),
             22 => Operation::SetIfAbsent(self.value()),
             23..26 => Operation::Within(self.random.i64(-2..=3), -1..=4),
+            26 => Operation::Lives,
+            27 => Operation::Expire([Life::Unlimited, self.life()][self.random.usize(..2)]),
             _ => {
                 // Mostly as one who has read first.
                 let blind = self.random.u8(..4) == 0;
@@ -81,7 +83,15 @@ impl Asker {
                 Operation::Swap { expected, value: self.value() }
             }
         };
+        if operation.may_live() && self.random.u8(..6) == 0 {
+            return (key, Operation::Living(self.life(), Box::new(operation)));
+        }
         (key, operation)
+    }
+
+    /// A time to live: without an end it is the same operation as without a time to live.
+    fn life(&mut self) -> Life {
+        [Life::Hours, Life::Days][self.random.usize(..2)]
     }
 
     fn value(&mut self) -> Bytes {
@@ -96,4 +106,69 @@ impl Asker {
             self.seen[key] = value;
         }
     }
+}
+
+/// One call of a handler: an operation, or a batch of settings or of deletions of several keys.
+/// The keys are places among [`KEYS`].
+pub(crate) type Call = Vec<(usize, Operation)>;
+
+/// What a handler asks for, one call after the other.
+///
+/// Of one key it asks for nothing twice: the same again is what a handler asks that tries again.
+pub(crate) fn program(asker: &mut Asker, keys: usize, calls: usize, counts: bool) -> Vec<Call> {
+    let mut program: Vec<Call> = Vec::new();
+    while program.len() < calls {
+        let call = if counts { one_count(asker) } else { one_call(asker, keys) };
+        let is_new = |part| !program.iter().flatten().any(|other| other == part);
+        if call.iter().all(is_new) {
+            program.push(call);
+        }
+    }
+    program
+}
+
+/// A change of the one counter of a history.
+fn one_count(asker: &mut Asker) -> Call {
+    let delta = [1, 1, -1, 2, -2, 3][asker.random.usize(..6)];
+    let operation = Operation::Increment(delta);
+    if asker.random.u8(..4) == 0 {
+        return vec![(0, Operation::Living(asker.life(), Box::new(operation)))];
+    }
+    vec![(0, operation)]
+}
+
+fn one_call(asker: &mut Asker, keys: usize) -> Call {
+    if keys > 1 && asker.random.u8(..5) == 0 {
+        let first = asker.random.usize(..keys);
+        let deletes = asker.random.u8(..3) == 0;
+        return (0..asker.random.usize(2..=keys))
+            .map(|next| {
+                let set = Operation::Set(asker.value());
+                ((first + next) % keys, if deletes { Operation::Delete } else { set })
+            })
+            .collect();
+    }
+    loop {
+        let (key, operation) = asker.next(keys);
+        if !matches!(operation, Operation::Get | Operation::Exists | Operation::Lives) {
+            return vec![(key, operation)];
+        }
+    }
+}
+
+/// A call of the same kind with other arguments, as of a handler that computes them from the time;
+/// no other place in a program has the same.
+pub(crate) fn otherwise(call: &Call, place: usize) -> Call {
+    let value: Bytes = format!("other {place}").into();
+    let more = 1_000 * (1 + i64::try_from(place).unwrap_or(0));
+    let other = |operation: &Operation| match operation {
+        Operation::Set(_) => Operation::Set(value.clone()),
+        Operation::GetAndSet(_) => Operation::GetAndSet(value.clone()),
+        Operation::SetIfAbsent(_) => Operation::SetIfAbsent(value.clone()),
+        Operation::Increment(delta) => Operation::Increment(delta.wrapping_add(more)),
+        Operation::Within(delta, bounds) => Operation::Within(delta + more, bounds.clone()),
+        Operation::Swap { .. } => Operation::Swap { expected: None, value: value.clone() },
+        same => same.clone(),
+    };
+    call.iter().map(|(key, operation)| (*key, other(operation))).collect()
 }

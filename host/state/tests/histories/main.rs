@@ -8,6 +8,8 @@
 //! - `client`: what histories are recorded of; `buggy`: clients with planted bugs, which must be
 //!   found
 //! - `draw`: what random clients ask; `run`: random histories, many at once
+//! - `request`: a request with a key, whose handler runs until it is answered; `keyed`: histories of
+//!   such requests beside clients without; `planted`: bugs in how requests are applied once
 //! - `calm`, `storms`: the backends left in peace, and the backends under faults
 //!
 //! The seed of a run is printed. It decides what is asked and which faults come, and not how the
@@ -30,6 +32,9 @@ mod client;
 mod counting;
 mod draw;
 mod history;
+mod keyed;
+mod planted;
+mod request;
 mod run;
 mod storms;
 

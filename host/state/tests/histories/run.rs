@@ -35,7 +35,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    fn of(events: &[Event]) -> Self {
+    pub(crate) fn of(events: &[Event]) -> Self {
         let mut summary = Self::default();
         for event in events {
             *match event.outcome {
@@ -73,12 +73,25 @@ pub(crate) async fn many<C: Client + 'static>(
     seed: u64,
     count: usize,
 ) -> Result<Summary, String> {
+    each(seed, count, |number, seed| {
+        let hosts = Arc::clone(hosts);
+        async move { one(&hosts, number, seed).await }
+    })
+    .await
+}
+
+/// Runs so many histories, many at once, each with its number and a seed of its own.
+pub(crate) async fn each<H>(
+    seed: u64,
+    count: usize,
+    history: impl Fn(usize, u64) -> H,
+) -> Result<Summary, String>
+where
+    H: Future<Output = Result<Summary, String>> + Send + 'static,
+{
     let mut random = Rng::with_seed(seed);
     let mut running = stream::iter(0..count)
-        .map(|number| {
-            let (hosts, seed) = (Arc::clone(hosts), random.u64(..));
-            tokio::spawn(async move { one(&hosts, number, seed).await })
-        })
+        .map(|number| tokio::spawn(history(number, random.u64(..))))
         .buffer_unordered(AT_ONCE);
     let mut summary = Summary::default();
     let mut wrong = Vec::new();
@@ -152,15 +165,25 @@ async fn record<C: Client>(
         histories[key].push(event);
     }
     for (events, key) in histories.iter_mut().zip(KEYS) {
+        events.push(answered(&recorder(shape.clients), key, Operation::Lives).await);
         events.push(last_read(&recorder(shape.clients), key).await);
     }
     histories
 }
 
 /// Reads until there is an answer.
-async fn last_read<C: Client>(recorder: &Recorder<'_, C>, key: &str) -> Event {
+pub(crate) async fn last_read<C: Client>(recorder: &Recorder<'_, C>, key: &str) -> Event {
+    answered(recorder, key, Operation::Get).await
+}
+
+/// Asks something that changes nothing until there is an answer.
+pub(crate) async fn answered<C: Client>(
+    recorder: &Recorder<'_, C>,
+    key: &str,
+    operation: Operation,
+) -> Event {
     loop {
-        let event = recorder.ask(key, Operation::Get).await;
+        let event = recorder.ask(key, operation.clone()).await;
         if matches!(event.outcome, Outcome::Answered(_)) {
             return event;
         }
