@@ -17,6 +17,13 @@ fn duration(ttl: Milliseconds) -> Duration {
     Duration::from_millis(ttl)
 }
 
+fn bounded(bounded: tally_state::Bounded) -> Bounded {
+    match bounded {
+        tally_state::Bounded::Applied(count) => Bounded::Applied(count),
+        tally_state::Bounded::Refused(count) => Bounded::Refused(count),
+    }
+}
+
 impl Host for Context {
     async fn set_for(
         &mut self,
@@ -91,6 +98,17 @@ impl Host for Context {
         self.writing(state.set_if_absent(&bucket, &key, value.into(), ttl)).await
     }
 
+    async fn increment_for(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        delta: i64,
+        ttl: Milliseconds,
+    ) -> Result<Answer<i64>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
+        self.writing(state.increment_for(&bucket, &key, delta, Some(duration(ttl)))).await
+    }
+
     async fn increment_within(
         &mut self,
         bucket: Resource<Bucket>,
@@ -101,10 +119,22 @@ impl Host for Context {
     ) -> Result<Answer<Bounded>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let adding = state.increment_within(&bucket, &key, delta, min..=max);
-        Ok(self.writing(adding).await?.map(|bounded| match bounded {
-            tally_state::Bounded::Applied(count) => Bounded::Applied(count),
-            tally_state::Bounded::Refused(count) => Bounded::Refused(count),
-        }))
+        Ok(self.writing(adding).await?.map(bounded))
+    }
+
+    async fn increment_within_for(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        delta: i64,
+        min: i64,
+        max: i64,
+        ttl: Milliseconds,
+    ) -> Result<Answer<Bounded>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
+        let ttl = Some(duration(ttl));
+        let adding = state.increment_within_for(&bucket, &key, delta, min..=max, ttl);
+        Ok(self.writing(adding).await?.map(bounded))
     }
 
     async fn list_prefix(
