@@ -36,7 +36,7 @@ const PIPELINE: u64 = 256;
 const SYNC: &str = "appendfsync";
 
 /// The number of a request's first and only write.
-const WRITE: i64 = 0;
+const WRITE: i64 = i64::MAX / 3;
 
 /// Longest time for Redis to write its log anew.
 const REWRITE_LIMIT: Duration = Duration::from_mins(10);

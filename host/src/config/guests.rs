@@ -15,7 +15,7 @@ use super::{
 use crate::{
     edge::{self, Pattern},
     interfaces::{Buckets, Outgoing},
-    runtime::Limits,
+    runtime::{Limits, Recordings},
 };
 
 /// Each instance reserves its memory's address space; this many fit x86-64's with room to spare.
@@ -66,6 +66,17 @@ pub struct GuestOptions {
     #[arg(long, value_name = "SIZE", env = "TALLY_RESPONSE_LIMIT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_limit: Option<Size>,
+
+    /// Writes of requests with an Idempotency-Key that may be recorded in the store, within the
+    /// idempotency-window [default: 20000000]
+    #[arg(long, value_name = "N", env = "TALLY_IDEMPOTENCY_RECORDS")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency_records: Option<usize>,
+
+    /// What these records may take in the store [default: 4GiB]
+    #[arg(long, value_name = "SIZE", env = "TALLY_IDEMPOTENCY_BYTES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency_bytes: Option<Size>,
 
     /// Host that the guest may send requests to, as HOST, HOST:PORT, *.HOST or *; can be repeated
     /// [default: none]
@@ -173,6 +184,8 @@ impl GuestOptions {
             cpu_limit: Some(Span(limits.cpu)),
             wall_limit: Some(Span(limits.wall)),
             response_limit: Some(Size(limits.response)),
+            idempotency_records: usize::try_from(limits.recordings.records).ok(),
+            idempotency_bytes: usize::try_from(limits.recordings.bytes).ok().map(Size),
             ..Self::default()
         }
     }
@@ -199,6 +212,8 @@ impl GuestOptions {
             wall_limit: self.wall_limit.or(others.wall_limit),
             memory_limit: self.memory_limit.or(others.memory_limit),
             response_limit: self.response_limit.or(others.response_limit),
+            idempotency_records: self.idempotency_records.or(others.idempotency_records),
+            idempotency_bytes: self.idempotency_bytes.or(others.idempotency_bytes),
         }
     }
 
@@ -213,6 +228,8 @@ impl GuestOptions {
             wall_limit: self.wall_limit,
             memory_limit: self.memory_limit,
             response_limit: self.response_limit,
+            idempotency_records: self.idempotency_records,
+            idempotency_bytes: self.idempotency_bytes,
             ..Self::default()
         }
     }
@@ -226,6 +243,11 @@ impl GuestOptions {
             wall: span("wall-limit", self.wall_limit)?,
             memory: self.memory_limit.map(|size| size.0),
             response: size("response-limit", self.response_limit)?,
+            recordings: Recordings {
+                records: at_least_one("idempotency-records", self.idempotency_records)? as u64,
+                bytes: size("idempotency-bytes", self.idempotency_bytes)? as u64,
+            },
+            window: Limits::default().window,
         };
         if limits.pool > Some(MOST_INSTANCES) {
             return Err(ConfigError(format!("pool: at most {MOST_INSTANCES} instances")));

@@ -229,6 +229,12 @@ fn explain(cause: &Cause) -> (StatusCode, &'static str, Cow<'_, str>) {
             "The store cannot be used at the moment. This time nothing was changed; whether an earlier request with this Idempotency-Key changed something is not known. Try again with the same key."
                 .into(),
         ),
+        Cause::IdempotencyFull => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "idempotency_full",
+            "So many requests with an Idempotency-Key have been made to this handler that no more can be recorded for now. This time nothing was changed; try again later, with the same key."
+                .into(),
+        ),
         Cause::IdempotencyInFlight => (
             StatusCode::CONFLICT,
             "idempotency_in_flight",

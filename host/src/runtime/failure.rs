@@ -45,6 +45,8 @@ pub(crate) enum Cause {
     IdempotencyInFlight,
     /// This `Idempotency-Key` belongs to another request.
     IdempotencyReused,
+    /// As much is recorded of the guest's requests as may be.
+    IdempotencyFull,
     /// The store could not be used for a request with an `Idempotency-Key`. This time nothing was
     /// changed; what an earlier one changed is not known. The text is for the log.
     IdempotencyUnknown(String),
@@ -99,6 +101,7 @@ impl fmt::Display for Cause {
             Self::WallLimit => f.write_str("it takes longer than it may"),
             Self::NotFound => f.write_str("it has nothing at this path"),
             Self::IdempotencyInFlight => f.write_str("the same request is under way"),
+            Self::IdempotencyFull => f.write_str("no more requests may be recorded"),
             Self::IdempotencyReused => f.write_str("another request had this key"),
             Self::MethodNotAllowed(_) => f.write_str("its path does not take this method"),
             Self::Trap(reason)

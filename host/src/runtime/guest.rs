@@ -18,7 +18,7 @@ use super::{
     cpu::Meter,
     deployment::{Deployment, Handler},
     failure::Failure,
-    idempotency::{self, InFlight},
+    idempotency::{self, Budget, InFlight},
     inspection::{Inspection, LoadError, World},
     limits::Limits,
     plugin,
@@ -41,6 +41,7 @@ pub(crate) struct Guest {
     /// Instances made so far; each gets the next number.
     instances: AtomicU64,
     in_flight: InFlight,
+    budget: Budget,
 }
 
 /// What became of a new version.
@@ -65,6 +66,7 @@ impl Guest {
     ) -> Result<Self, LoadError> {
         let inspection = Inspection::of(bytes)?;
         let pool = Pool::new(inspection.profile(&limits)?, &limits).map_err(LoadError::Engine)?;
+        let budget = Budget::new(limits.recordings, limits.window);
         Ok(Self {
             settings: Arc::new(settings),
             limits: Arc::new(limits),
@@ -72,12 +74,18 @@ impl Guest {
             deploying: tokio::sync::Mutex::new(()),
             instances: AtomicU64::new(0),
             in_flight: InFlight::default(),
+            budget,
         })
     }
 
     /// Its requests with an `Idempotency-Key` that are in flight.
-    pub(super) fn under_way(&self) -> &InFlight {
+    pub(super) fn in_flight(&self) -> &InFlight {
         &self.in_flight
+    }
+
+    /// What is recorded of its requests with an `Idempotency-Key`, and how much may be.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// What is configured for it.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::Recordings;
+
 /// Limits of a guest, of each instance of it and of all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -24,6 +26,11 @@ pub struct Limits {
     pub memory: Option<usize>,
     /// Largest response body, in bytes.
     pub response: usize,
+    /// Records of writes with an `Idempotency-Key` that the store may hold, and their bytes. Clients
+    /// make up keys, so this bounds what they can fill. Twenty million are 230 a second all day.
+    pub recordings: Recordings,
+    /// How long records are kept.
+    pub window: Duration,
 }
 
 impl Default for Limits {
@@ -36,6 +43,8 @@ impl Default for Limits {
             wall: Duration::from_secs(10),
             memory: None,
             response: 4 << 20,
+            recordings: Recordings { records: 20_000_000, bytes: 4 << 30 },
+            window: Duration::from_secs(24 * 60 * 60),
         }
     }
 }

@@ -120,7 +120,10 @@ impl Handle {
         scope: &Scope,
         response: Bytes,
     ) -> Answer<()> {
-        done(self.own(bucket, scope, Action::StoreResponse(response)).await?)
+        let bytes = response.len();
+        done(self.own(bucket, scope, Action::StoreResponse(response)).await?)?;
+        scope.count_response(bytes);
+        Ok(())
     }
 
     async fn own(&self, bucket: &Bucket, scope: &Scope, action: Action) -> Answer<Outcome> {

@@ -32,7 +32,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -57,6 +60,7 @@ pub struct Scope(Arc<Request>);
 struct Request {
     name: Digest,
     fingerprint: u32,
+    meter: Option<Arc<RecordMeter>>,
     progress: Mutex<Progress>,
     /// The response that was stored when the request was answered before.
     response: OnceLock<Bytes>,
@@ -76,6 +80,34 @@ struct Positions {
     failed: Vec<(u32, Action)>,
 }
 
+/// Counts what scopes have recorded. Shared by all scopes of a guest.
+#[derive(Debug, Default)]
+pub struct RecordMeter {
+    records: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Bytes that a record takes beside its outcome, about: ids, and what a backend adds.
+const RECORD_BYTES: usize = 64;
+
+impl RecordMeter {
+    /// Records and bytes since they were last taken.
+    pub fn get(&self) -> (u64, u64) {
+        (self.records.load(Relaxed), self.bytes.load(Relaxed))
+    }
+
+    /// Takes records and bytes off that have been accounted for.
+    pub fn take(&self, records: u64, bytes: u64) {
+        self.records.fetch_sub(records, Relaxed);
+        self.bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    fn add(&self, bytes: usize) {
+        self.records.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes.saturating_add(RECORD_BYTES) as u64, Relaxed);
+    }
+}
+
 /// What is recorded of the writes of a scope so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
@@ -83,8 +115,6 @@ pub struct Recorded {
     pub bucket: Option<Bucket>,
     /// Writes that were applied or rejected, and recorded, by this scope.
     pub new: u32,
-    /// Bytes of outcomes among [`Recorded::new`], without what a backend adds for itself.
-    pub bytes: usize,
     /// Writes that had been recorded before.
     pub replayed: u32,
 }
@@ -94,10 +124,21 @@ impl Scope {
     /// request under the same name is noticed. 32 bits of it are kept.
     #[must_use]
     pub fn new(name: Digest, fingerprint: Digest) -> Self {
+        Self::with_meter(name, fingerprint, None)
+    }
+
+    /// The same, and what is recorded is counted.
+    #[must_use]
+    pub fn metered(name: Digest, fingerprint: Digest, meter: Arc<RecordMeter>) -> Self {
+        Self::with_meter(name, fingerprint, Some(meter))
+    }
+
+    fn with_meter(name: Digest, fingerprint: Digest, meter: Option<Arc<RecordMeter>>) -> Self {
         let fingerprint = u32::from_be_bytes(fingerprint.first_chunk().copied().unwrap_or_default());
         Self(Arc::new(Request {
             name,
             fingerprint,
+            meter,
             progress: Mutex::default(),
             response: OnceLock::new(),
         }))
@@ -120,6 +161,13 @@ impl Scope {
     #[must_use]
     pub fn response(&self) -> Option<Bytes> {
         self.0.response.get().cloned()
+    }
+
+    /// Counts a stored response.
+    pub(crate) fn count_response(&self, bytes: usize) {
+        if let Some(meter) = &self.0.meter {
+            meter.add(bytes);
+        }
     }
 
     pub(crate) fn set_response(&self, response: Bytes) {
@@ -205,7 +253,9 @@ impl Attempt {
         recorded.bucket.get_or_insert_with(|| self.place.0.clone());
         if new {
             recorded.new = recorded.new.saturating_add(1);
-            recorded.bytes = recorded.bytes.saturating_add(reply.as_ref().map_or(0, size));
+            if let Some(meter) = &self.scope.0.meter {
+                meter.add(reply.as_ref().map_or(0, size));
+            }
         }
         let first = !new && recorded.replayed == 0;
         if !new {

@@ -61,6 +61,6 @@ pub use error::{Applied, Error, OpenError, Rejection};
 pub use handle::Handle;
 pub use metrics::Metrics;
 pub use name::{Bucket, MAX_BUCKET_BYTES, MAX_KEY_BYTES, RESERVED};
-pub use idempotency::{Digest, Recorded, Scope};
+pub use idempotency::{Digest, RecordMeter, Recorded, Scope};
 pub use operation::{Bounded, BucketPage, Page, Swapped, TimeToLive};
 pub use state::{Options, State};

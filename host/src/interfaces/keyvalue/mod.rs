@@ -100,7 +100,7 @@ impl Context {
     /// Runs an operation that reads, between two entries of the ledger.
     async fn reading<T>(&mut self, run: impl Future<Output = Result<T, Error>>) -> Answer<T> {
         self.ledger.look_outside();
-        self.reading(run).await
+        self.operation(false, run).await
     }
 
     /// Runs an operation that writes. The guest is stopped if it turns out that its request was

@@ -16,18 +16,21 @@
 //! While a request is in flight on this host, the same key is refused. On another host it runs
 //! beside it and shares its writes.
 
+mod budget;
 mod key;
 mod stored;
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest as _, Sha256};
-use tally_state::{Applied, Digest, Error, Handle, Rejection, Scope};
+use tally_state::{Applied, Digest, Error, Handle, RecordMeter, Rejection, Scope};
 
+pub(crate) use self::budget::Budget;
+pub use self::budget::Recordings;
 use super::{
     Body, Request, Response,
     failure::{Cause, Failure},
@@ -77,10 +80,13 @@ pub(super) async fn answer(
     let failed = |cause, applied| Failure { cause, applied };
     let key = key::read(&request.headers)
         .map_err(|reason| failed(Cause::IdempotencyKey(reason), Applied::No))?;
-    let scope = scope(key, &request);
+    let scope = scope(key, &request, guest.budget().meter());
     let in_flight = guest.in_flight().enter(scope.name());
     let _entered =
         in_flight.ok_or_else(|| failed(Cause::IdempotencyInFlight, Applied::Unknown))?;
+    if !guest.budget().has_room() {
+        return Err(failed(Cause::IdempotencyFull, Applied::Unknown));
+    }
     // A call of another server is no write of ours, and would be made again.
     let calls_others = guest.settings().outgoing.allows_any();
     if calls_others && let Some(response) = load(guest, &state, &scope).await? {
@@ -161,14 +167,14 @@ fn with_what_was_before(failure: Failure) -> Failure {
 /// The key alone identifies it, and that among the requests that write to the same bucket: see
 /// [`Scope`]. Neither the guest's name nor its other buckets, nor anything else that a configuration
 /// may change between two tries, makes the same key another.
-fn scope(key: &str, request: &Request) -> Scope {
+fn scope(key: &str, request: &Request, meter: Arc<RecordMeter>) -> Scope {
     let body = match &request.body {
         Body::Whole(body) => body.as_ref(),
         Body::Stream(_) => &[],
     };
     let target = request.uri.path_and_query().map_or("", |target| target.as_str());
     let fingerprint = digest(&[request.method.as_str().as_bytes(), target.as_bytes(), body]);
-    Scope::new(digest(&[key.as_bytes()]), fingerprint)
+    Scope::metered(digest(&[key.as_bytes()]), fingerprint, meter)
 }
 
 /// A digest of parts, each with its length, so that none runs into the next.

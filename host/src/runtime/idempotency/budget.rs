@@ -1,0 +1,173 @@
+//! How much may be recorded of one guest's requests.
+//!
+//! Clients choose their keys, so a client that makes them up could fill the store with records. The
+//! sum over all hosts is kept in the store, in counters that expire with the records they count: one
+//! for each eighth of the window. A host counts what it records by itself and adds it once a second,
+//! so that ordinary requests pay nothing; the limit may be passed by as much as all hosts record in a
+//! second.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use tally_state::{Bucket, Error, Handle, RecordMeter};
+
+/// Where the sums are kept. Guests can open no bucket whose name begins so.
+const BUCKET: &str = "tally.records";
+
+/// Parts of a window that are counted by themselves.
+const PARTS: u32 = 8;
+
+/// What is recorded of a guest, and how much may be.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    /// What this host has recorded since it last told the store.
+    meter: Arc<RecordMeter>,
+    /// What the store knew of all hosts then.
+    records: AtomicU64,
+    bytes: AtomicU64,
+    limits: Recordings,
+    window: Duration,
+    was_told: AtomicBool,
+}
+
+/// Records, and the bytes that they take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recordings {
+    /// Records of writes, and stored responses.
+    pub records: u64,
+    /// The bytes that they take in the store, about.
+    pub bytes: u64,
+}
+
+impl Budget {
+    pub(crate) fn new(limits: Recordings, window: Duration) -> Self {
+        Self {
+            meter: Arc::default(),
+            records: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            limits,
+            window,
+            was_told: AtomicBool::new(false),
+        }
+    }
+
+    /// What counts the records of the guest's requests.
+    pub(super) fn meter(&self) -> Arc<RecordMeter> {
+        Arc::clone(&self.meter)
+    }
+
+    /// How much is recorded, as far as this host knows.
+    pub(crate) fn used(&self) -> Recordings {
+        let (records, bytes) = self.meter.get();
+        Recordings {
+            records: self.records.load(Relaxed).saturating_add(records),
+            bytes: self.bytes.load(Relaxed).saturating_add(bytes),
+        }
+    }
+
+    /// How much may be.
+    pub(crate) fn limits(&self) -> Recordings {
+        self.limits
+    }
+
+    /// Whether there is room for another record.
+    pub(super) fn has_room(&self) -> bool {
+        let used = self.used();
+        used.records < self.limits.records && used.bytes < self.limits.bytes
+    }
+
+    /// Adds what this host has recorded to the store's sums, and reads them.
+    ///
+    /// # Errors
+    /// See [`Error`]; what was not added is added next time.
+    pub(crate) async fn report(&self, guest: &str, state: &Handle) -> Result<(), Error> {
+        let (records, bytes) = self.meter.get();
+        let known = self.records.load(Relaxed);
+        if records == 0 && known == 0 && self.was_told.load(Relaxed) {
+            return Ok(());
+        }
+        let bucket = Bucket::new(BUCKET)?;
+        let part = self.window.checked_div(PARTS).unwrap_or_default().max(Duration::from_millis(1));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let number = now.as_millis().checked_div(part.as_millis()).unwrap_or_default();
+        let key = |number: u128, of: &str| format!("{}:{number}:{of}", digest(guest));
+        if records > 0 {
+            let ttl = Some(self.window.saturating_add(part));
+            let number_of = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            state.increment_for(&bucket, &key(number, "records"), number_of(records), ttl).await?;
+            self.meter.take(records, 0);
+            state.increment_for(&bucket, &key(number, "bytes"), number_of(bytes), ttl).await?;
+            self.meter.take(0, bytes);
+        }
+        let numbers = || (0..=u128::from(PARTS)).map(|before| number.saturating_sub(before));
+        let keys: Vec<String> = numbers()
+            .flat_map(|number| [key(number, "records"), key(number, "bytes")])
+            .collect();
+        let values = state.get_many(&bucket, &keys, usize::MAX).await?;
+        let sum = |of: usize| values.iter().skip(of).step_by(2).map(count).sum::<u64>();
+        self.records.store(sum(0), Relaxed);
+        self.bytes.store(sum(1), Relaxed);
+        self.was_told.store(true, Relaxed);
+        Ok(())
+    }
+}
+
+/// A guest's name in a key, whatever characters it has.
+fn digest(guest: &str) -> String {
+    format!("{:032x}", u128::from_be_bytes(super::digest(&[guest.as_bytes()])))
+}
+
+fn count(value: &Option<Bytes>) -> u64 {
+    let text = value.as_ref().and_then(|value| std::str::from_utf8(value).ok());
+    text.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use tally_state::{Metrics, Options, Scope, State};
+
+    use super::*;
+
+    const LIMITS: Recordings = Recordings { records: 5, bytes: 1 << 20 };
+
+    #[tokio::test]
+    async fn all_hosts_share_one_budget_until_its_records_expire() {
+        let state = State::open("memory:", Options::default(), Metrics::default()).await.unwrap();
+        let (handle, bucket) = (state.worker(), Bucket::new("b").unwrap());
+        let window = Duration::from_millis(800);
+        let hosts = [(); 2].map(|()| Budget::new(LIMITS, window));
+        for number in 0..5_u8 {
+            let budget = &hosts[usize::from(number % 2)];
+            assert!(budget.has_room());
+            let scope = Scope::metered([number; 16], [0; 16], budget.meter());
+            handle.scoped(&scope).increment(&bucket, "key", 1).await.unwrap();
+            // A repeat records nothing.
+            let scope = Scope::metered([number; 16], [0; 16], budget.meter());
+            handle.scoped(&scope).increment(&bucket, "key", 1).await.unwrap();
+        }
+        assert_eq!((hosts[0].used().records, hosts[1].used().records), (3, 2));
+        for host in [&hosts[0], &hosts[1], &hosts[0]] {
+            host.report("guest", &handle).await.unwrap();
+        }
+        for host in &hosts {
+            assert_eq!(host.used().records, 5);
+            assert!(host.used().bytes > 5 * 64 && !host.has_room());
+        }
+        let other = Budget::new(LIMITS, window);
+        other.report("another guest", &handle).await.unwrap();
+        assert!(other.has_room());
+        let emptied = async {
+            while !hosts[0].has_room() {
+                hosts[0].report("guest", &handle).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), emptied).await.expect("records expire");
+    }
+}
