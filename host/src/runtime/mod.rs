@@ -41,6 +41,7 @@ pub(crate) use self::{
     message::{Body, BodyError, Request, Response, join},
 };
 pub use self::{
+    idempotency::Recordings,
     inspection::{Inspection, LoadError, inspect},
     limits::Limits,
 };

@@ -126,7 +126,10 @@ fn values_are_set_read_and_deleted() {
 
         let (output, error) = store.fails(&["get", "a", "--bucket", "other"]);
         assert_eq!(output, "");
-        assert!(error.contains("there is no key 'a' in the bucket 'other'"), "{error}");
+        assert!(error.contains("there is no bucket 'other'"), "{error}");
+        let (output, error) = store.fails(&["get", "b2"]);
+        assert_eq!(output, "");
+        assert!(error.contains("there is no key 'b2' in the bucket 'default'"), "{error}");
 
         assert_eq!(store.text(&["delete", "a", "b", "never-was"]), "");
         store.fails(&["get", "a"]);
@@ -291,8 +294,108 @@ fn postgresql_answers_as_the_others_do() {
     assert_eq!(store.text(&["incr", "n", "--by", "2"]), "2\n");
     store.fails(&["incr", "n", "--max", "2"]);
     assert_eq!(store.text(&["list", "--values"]), "n\t2\ntext\tabc\n");
+    store.text(&["incr", "hits", "--ttl", "1h", "--bucket", "windows"]);
+    assert!(store.text(&["ttl", "hits", "--bucket", "windows"]).starts_with("59m "));
+    assert_eq!(store.text(&["buckets"]), "default
+windows
+");
     store.text(&["delete", "n", "text"]);
-    assert_eq!(store.text(&["list"]), "");
+    let (_, error) = store.fails(&["list"]);
+    assert!(error.contains("there is no bucket 'default' in this store; there are: 'windows'"), "{error}");
+}
+
+#[test]
+fn an_increment_gives_what_it_creates_its_time() {
+    for store in Store::both() {
+        assert_eq!(store.text(&["incr", "n", "--ttl", "10m"]), "1
+");
+        assert_eq!(store.text(&["incr", "n", "--ttl", "9h"]), "2
+", "it keeps its own");
+        let left = store.text(&["ttl", "n"]);
+        assert!(left.starts_with("9m 5") || left.starts_with("10m"), "{left}");
+        store.text(&["incr", "ever"]);
+        assert_eq!(store.text(&["incr", "ever", "--ttl", "10m"]), "2
+");
+        assert_eq!(store.text(&["ttl", "ever"]), "unlimited
+");
+
+        // Within bounds as well.
+        store.fails(&["incr", "limited", "--by", "2", "--max", "1", "--ttl", "10m"]);
+        store.fails(&["get", "limited"]);
+        assert_eq!(store.text(&["incr", "limited", "--max", "1", "--ttl", "10m"]), "1
+");
+        let (_, error) = store.fails(&["incr", "limited", "--max", "1", "--ttl", "10m"]);
+        assert!(error.contains("nothing was changed"), "{error}");
+        let left = store.text(&["ttl", "limited"]);
+        assert!(left.starts_with("9m 5") || left.starts_with("10m"), "{left}");
+
+        let (_, error) = store.fails(&["incr", "zero", "--ttl", "0s"]);
+        assert!(error.contains("at least one millisecond"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn buckets_are_listed() {
+    for store in Store::both() {
+        store.text(&["set", "k", "v", "--bucket", "a
+b"]);
+        store.text(&["set", "k", "v", "--bucket", "tally"]);
+        let all: Vec<String> = (0..30).map(|number| format!("key:{number}")).collect();
+        store.fill(&all).await;
+        // Keys with colons are in no bucket of their own.
+        assert_eq!(store.text(&["buckets"]), "a\nb
+many
+tally
+");
+        let documents = store.json(&["buckets"]);
+        assert_eq!(documents, ["a
+b", "many", "tally"].map(|name| json!({"bucket": name})));
+        store.text(&["delete", "k", "--bucket", "a
+b"]);
+        assert_eq!(store.text(&["buckets"]), "many
+tally
+");
+    }
+}
+
+#[test]
+fn a_bucket_that_is_not_there_is_said_not_shown_as_empty() {
+    for store in Store::both() {
+        store.text(&["set", "k", "v", "--bucket", "main"]);
+        for arguments in [
+            &["list"][..],
+            &["list", "--values", "--json"],
+            &["list", "--prefix", "x"],
+            &["get", "k"],
+            &["ttl", "k"],
+            &["ttl", "k", "--persist"],
+        ] {
+            let (output, error) = store.fails(arguments);
+            assert_eq!(output, "", "{arguments:?}");
+            let expected =
+                "there is no bucket 'default' in this store; there are: 'main'; name one with --bucket";
+            assert!(error.contains(expected), "{arguments:?}: {error}");
+        }
+        // What is there and has nothing of the kind is another matter.
+        let main = ["--bucket", "main"];
+        assert_eq!(store.text(&[&["list", "--prefix", "x"][..], &main].concat()), "");
+        let (_, error) = store.fails(&[&["get", "x"][..], &main].concat());
+        assert!(error.contains("there is no key 'x' in the bucket 'main'"), "{error}");
+
+        for number in 0..12 {
+            store.text(&["set", "k", "v", "--bucket", &format!("more-{number:02}")]);
+        }
+        let (_, error) = store.fails(&["list"]);
+        assert!(error.contains("'more-08' and more, which tally kv buckets lists"), "{error}");
+
+        for number in 0..12 {
+            store.text(&["delete", "k", "--bucket", &format!("more-{number:02}")]);
+        }
+        store.text(&["delete", "k", "--bucket", "main"]);
+        let (_, error) = store.fails(&["list"]);
+        assert!(error.contains("there is no bucket 'default' in this store; it holds no keys"), "{error}");
+        assert_eq!(store.text(&["buckets"]), "");
+    }
 }
 
 #[test]
@@ -354,6 +457,8 @@ fn a_command_line_that_cannot_be_understood_ends_with_2() {
         &["list", "--limit", "0"],
         &["incr", "k", "--by", "many"],
         &["incr", "k", "--min", "2", "--max", "1"],
+        &["incr", "k", "--ttl", "soon"],
+        &["buckets", "--bucket", "main"],
         &["ttl", "k", "--set", "1m", "--persist"],
         &["set", "k", "v", "--ttl", "soon"],
     ] {
@@ -369,7 +474,7 @@ fn a_store_that_is_not_there_is_explained_and_not_created() {
     let store = Store::sqlite();
     let file = store.dir.path().join("kv.db");
     for arguments in
-        [&["get", "k"][..], &["list"], &["ttl", "k"], &["ttl", "k", "--persist"], &["delete", "k"]]
+        [&["get", "k"][..], &["list"], &["buckets"], &["ttl", "k"], &["ttl", "k", "--persist"], &["delete", "k"]]
     {
         let (output, error) = store.fails(arguments);
         assert_eq!(output, "");
@@ -389,7 +494,8 @@ fn a_store_that_is_not_there_is_explained_and_not_created() {
 fn the_hosts_own_buckets_are_read_only() {
     for store in Store::both() {
         store.text(&["set", "k", "v"]);
-        assert_eq!(store.text(&["list", "--bucket", "tally.once"]), "");
+        let (_, error) = store.fails(&["list", "--bucket", "tally.once"]);
+        assert!(error.contains("there is no bucket 'tally.once'"), "{error}");
         for arguments in
             [&["set", "k", "v"][..], &["delete", "k"], &["incr", "k"], &["ttl", "k", "--set", "1m"]]
         {
