@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use serde::Serialize;
 
 use super::{commands::Session, output::one_line};
@@ -52,7 +52,7 @@ impl Session {
 
     /// What to say where the bucket is not there. `None` where it is, or where that is not known:
     /// it was not found in the part of a large store that was looked at.
-    pub(super) async fn no_bucket(&self) -> Result<Option<anyhow::Error>> {
+    pub(super) async fn no_bucket(&self) -> Result<Option<String>> {
         let mut cursor = None;
         for _ in 0..PAGES_LOOKED_AT {
             let page = self.handle.list(&self.bucket, "", cursor.as_deref()).await?;
@@ -63,7 +63,7 @@ impl Session {
             if cursor.is_none() {
                 let bucket = one_line(self.bucket.as_str().as_bytes());
                 let others = self.others().await?;
-                return Ok(Some(anyhow!("there is no bucket '{bucket}' in this store; {others}")));
+                return Ok(Some(format!("there is no bucket '{bucket}' in this store; {others}")));
             }
         }
         Ok(None)

@@ -222,7 +222,7 @@ impl Session {
         }
         // Of a prefix that nothing has, or of a bucket that is not there.
         if is_empty && let Some(reason) = self.no_bucket().await? {
-            return Err(reason);
+            bail!(reason);
         }
         Ok(())
     }
@@ -288,7 +288,9 @@ impl Session {
     /// Says that there is no such key; where there is not even its bucket, which buckets there are.
     async fn missing(&self, key: &str) -> anyhow::Error {
         match self.no_bucket().await {
-            Ok(Some(reason)) => reason,
+            Ok(Some(reason)) => {
+                anyhow!("there is no key '{}': {reason}", one_line(key.as_bytes()))
+            }
             Ok(None) | Err(_) => anyhow!("there is no {}", self.name(key)),
         }
     }

@@ -88,13 +88,13 @@ pub async fn a_time_to_live_is_that_of_what_is_created(host: Host) {
     }
 }
 
-/// Asks until a counter is lower than before: it has ended, and begun anew.
+/// Adds until a counter is no higher than before: it has ended, and begun anew.
 async fn until_it_falls(client: &mut Client, path: &str) -> i64 {
     let mut before = i64::MIN;
     let falling = async {
         loop {
             let count = client.post(path).await.count();
-            if count < before {
+            if count <= before {
                 return count;
             }
             before = count;
