@@ -88,7 +88,9 @@ fn check_ttl(value: &str) -> Result<u64, Error> {
         .zip(unit)
         .and_then(|(number, unit)| number.checked_mul(unit))
         .filter(|ttl| (1..=LONGEST_TTL).contains(ttl))
-        .ok_or_else(|| "'ttl' must be a time from 1ms to 36525d, such as 500ms, 60s, 1m, 1h or 1d".into())
+        .ok_or_else(|| {
+            "'ttl' must be a time from 1ms to 36525d, such as 500ms, 60s, 1m, 1h or 1d".into()
+        })
 }
 
 fn check_name(value: &str) -> Result<Cow<'_, str>, Error> {

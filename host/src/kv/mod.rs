@@ -22,7 +22,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use tally_state::{Bucket, Error, Metrics, State};
 
 pub use self::arguments::Arguments;
-use self::{arguments::{Command, DEFAULT_BUCKET}, commands::Session, output::Output};
+use self::{
+    arguments::{Command, DEFAULT_BUCKET},
+    commands::Session,
+    output::Output,
+};
 use crate::{config::Config, interfaces::RESERVED};
 
 /// Runs a command.

@@ -299,7 +299,10 @@ fn postgresql_answers_as_the_others_do() {
     assert_eq!(store.text(&["buckets"]), "default\nwindows\n");
     store.text(&["delete", "n", "text"]);
     let (_, error) = store.fails(&["list"]);
-    assert!(error.contains("there is no bucket 'default' in this store; there are: 'windows'"), "{error}");
+    assert!(
+        error.contains("there is no bucket 'default' in this store; there are: 'windows'"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -357,8 +360,7 @@ fn a_bucket_that_is_not_there_is_said_not_shown_as_empty() {
         ] {
             let (output, error) = store.fails(arguments);
             assert_eq!(output, "", "{arguments:?}");
-            let expected =
-                "there is no bucket 'default' in this store; there are: 'main'; name one with --bucket";
+            let expected = "there is no bucket 'default' in this store; there are: 'main'; name one with --bucket";
             assert!(error.contains(expected), "{arguments:?}: {error}");
         }
         // What is there and has nothing of the kind is another matter.
@@ -378,7 +380,10 @@ fn a_bucket_that_is_not_there_is_said_not_shown_as_empty() {
         }
         store.text(&["delete", "k", "--bucket", "main"]);
         let (_, error) = store.fails(&["list"]);
-        assert!(error.contains("there is no bucket 'default' in this store; it holds no keys"), "{error}");
+        assert!(
+            error.contains("there is no bucket 'default' in this store; it holds no keys"),
+            "{error}"
+        );
         assert_eq!(store.text(&["buckets"]), "");
     }
 }
@@ -458,9 +463,14 @@ fn a_command_line_that_cannot_be_understood_ends_with_2() {
 fn a_store_that_is_not_there_is_explained_and_not_created() {
     let store = Store::sqlite();
     let file = store.dir.path().join("kv.db");
-    for arguments in
-        [&["get", "k"][..], &["list"], &["buckets"], &["ttl", "k"], &["ttl", "k", "--persist"], &["delete", "k"]]
-    {
+    for arguments in [
+        &["get", "k"][..],
+        &["list"],
+        &["buckets"],
+        &["ttl", "k"],
+        &["ttl", "k", "--persist"],
+        &["delete", "k"],
+    ] {
         let (output, error) = store.fails(arguments);
         assert_eq!(output, "");
         assert!(error.contains("there is no SQLite file kv.db"), "{error}");

@@ -12,8 +12,8 @@ use redis::{Cmd, Script, ServerError, Value};
 use crate::{
     Rejection,
     error::Error,
-    name::{Bucket, check_key},
     idempotency::{self, Digest, Record, WriteId},
+    name::{Bucket, check_key},
     operation::{Action, Increments, Kind, Member, Outcome, Step, TimeToLive},
     plan::Reply,
     semantics::{left, milliseconds},
@@ -258,7 +258,9 @@ mod tests {
             assert_eq!(bucket_of(&place(&bucket, "k:%3A")), Some(bucket));
         }
         // What place() never makes of any bucket and key.
-        for other in ["main", ":key", "main:", "a%3ab:key", "a%62:key", "%:key", "%00:key", "%ff:key"] {
+        for other in
+            ["main", ":key", "main:", "a%3ab:key", "a%62:key", "%:key", "%00:key", "%ff:key"]
+        {
             assert_eq!(bucket_of(other), None, "{other}");
         }
     }
