@@ -1,5 +1,8 @@
 //! `tally kv`, on an SQLite file and on Redis.
 
+mod buckets;
+mod windows;
+
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
@@ -303,89 +306,6 @@ fn postgresql_answers_as_the_others_do() {
         error.contains("there is no bucket 'default' in this store; there are: 'windows'"),
         "{error}"
     );
-}
-
-#[test]
-fn an_increment_gives_what_it_creates_its_time() {
-    for store in Store::both() {
-        assert_eq!(store.text(&["incr", "n", "--ttl", "10m"]), "1\n");
-        assert_eq!(store.text(&["incr", "n", "--ttl", "9h"]), "2\n", "it keeps its own");
-        let left = store.text(&["ttl", "n"]);
-        assert!(left.starts_with("9m 5") || left.starts_with("10m"), "{left}");
-        store.text(&["incr", "ever"]);
-        assert_eq!(store.text(&["incr", "ever", "--ttl", "10m"]), "2\n");
-        assert_eq!(store.text(&["ttl", "ever"]), "unlimited\n");
-
-        // Within bounds as well.
-        store.fails(&["incr", "limited", "--by", "2", "--max", "1", "--ttl", "10m"]);
-        store.fails(&["get", "limited"]);
-        assert_eq!(store.text(&["incr", "limited", "--max", "1", "--ttl", "10m"]), "1\n");
-        let (_, error) = store.fails(&["incr", "limited", "--max", "1", "--ttl", "10m"]);
-        assert!(error.contains("nothing was changed"), "{error}");
-        let left = store.text(&["ttl", "limited"]);
-        assert!(left.starts_with("9m 5") || left.starts_with("10m"), "{left}");
-
-        let (_, error) = store.fails(&["incr", "zero", "--ttl", "0s"]);
-        assert!(error.contains("at least one millisecond"), "{error}");
-    }
-}
-
-#[tokio::test]
-async fn buckets_are_listed() {
-    for store in Store::both() {
-        store.text(&["set", "k", "v", "--bucket", "a\nb"]);
-        store.text(&["set", "k", "v", "--bucket", "tally"]);
-        let all: Vec<String> = (0..30).map(|number| format!("key:{number}")).collect();
-        store.fill(&all).await;
-        // Keys with colons are in no bucket of their own.
-        assert_eq!(store.text(&["buckets"]), "a\\nb\nmany\ntally\n");
-        let documents = store.json(&["buckets"]);
-        assert_eq!(documents, ["a\nb", "many", "tally"].map(|name| json!({"bucket": name})));
-        store.text(&["delete", "k", "--bucket", "a\nb"]);
-        assert_eq!(store.text(&["buckets"]), "many\ntally\n");
-    }
-}
-
-#[test]
-fn a_bucket_that_is_not_there_is_said_not_shown_as_empty() {
-    for store in Store::both() {
-        store.text(&["set", "k", "v", "--bucket", "main"]);
-        for arguments in [
-            &["list"][..],
-            &["list", "--values", "--json"],
-            &["list", "--prefix", "x"],
-            &["get", "k"],
-            &["ttl", "k"],
-            &["ttl", "k", "--persist"],
-        ] {
-            let (output, error) = store.fails(arguments);
-            assert_eq!(output, "", "{arguments:?}");
-            let expected = "there is no bucket 'default' in this store; there are: 'main'; name one with --bucket";
-            assert!(error.contains(expected), "{arguments:?}: {error}");
-        }
-        // What is there and has nothing of the kind is another matter.
-        let main = ["--bucket", "main"];
-        assert_eq!(store.text(&[&["list", "--prefix", "x"][..], &main].concat()), "");
-        let (_, error) = store.fails(&[&["get", "x"][..], &main].concat());
-        assert!(error.contains("there is no key 'x' in the bucket 'main'"), "{error}");
-
-        for number in 0..12 {
-            store.text(&["set", "k", "v", "--bucket", &format!("more-{number:02}")]);
-        }
-        let (_, error) = store.fails(&["list"]);
-        assert!(error.contains("'more-08' and more, which tally kv buckets lists"), "{error}");
-
-        for number in 0..12 {
-            store.text(&["delete", "k", "--bucket", &format!("more-{number:02}")]);
-        }
-        store.text(&["delete", "k", "--bucket", "main"]);
-        let (_, error) = store.fails(&["list"]);
-        assert!(
-            error.contains("there is no bucket 'default' in this store; it holds no keys"),
-            "{error}"
-        );
-        assert_eq!(store.text(&["buckets"]), "");
-    }
 }
 
 #[test]
