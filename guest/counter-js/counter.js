@@ -3,7 +3,7 @@
 // It answers as `guest/counter` does, which is in Rust. Counts are BigInts from end to end, because
 // a Number keeps 53 bits of an integer and a count has 64.
 
-import { getAndSet } from 'tally:keyvalue/extensions@0.1.0';
+import { getAndSet, incrementFor, setIfAbsent } from 'tally:keyvalue/extensions@0.1.0';
 import { get as requestHeader } from 'tally:plugin/request-headers@0.1.0';
 import { guestVersion, instance, processId } from 'tally:plugin/worker@0.1.0';
 import { Cas, increment as add, swap } from 'wasi:keyvalue/atomics@0.2.0-draft2';
@@ -18,9 +18,16 @@ const MAX_NAME_BYTES = 256;
 // Longest text of a signed 64-bit integer.
 const MAX_COUNT_BYTES = '-9223372036854775808'.length;
 
+// Milliseconds of the units of a time to live.
+const UNITS = { ms: 1n, s: 1_000n, m: 60_000n, h: 3_600_000n, d: 86_400_000n };
+
+// The longest time to live: 100 years, as stores take it.
+const LONGEST_TTL = 36_525n * UNITS.d;
+
 const NO_STORE = ['cache-control', 'no-store'];
 
 const encoder = new TextEncoder();
+const ZERO = encoder.encode('0');
 const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
 
 const ROUTES = new Map([
@@ -32,6 +39,7 @@ const ROUTES = new Map([
 const PARAMETERS = new Map([
   ['by', readBy],
   ['name', readName],
+  ['ttl', readTtl],
 ]);
 
 // What the world exports. An `error` of the handler is thrown as the variant it is.
@@ -44,18 +52,31 @@ export const handler = {
   },
 };
 
-function increment({ name, by }) {
-  const count = inBucket((bucket) => (by < 0n ? subtract : add)(bucket, name, by));
+function increment({ name, by, ttl }) {
+  const count = inBucket((bucket) => {
+    if (by < 0n) return subtract(bucket, name, by, ttl);
+    return ttl === undefined ? add(bucket, name, by) : incrementFor(bucket, name, by, ttl);
+  });
   return json([NO_STORE], `{"count":${count}}`);
 }
 
 // Adds a negative number, by compare-and-swap, as componentize-js 0.23 traps on one in an argument
 // (github.com/bytecodealliance/ComponentizeJS/issues/343). Exact as well, but each of several at
 // once takes its turn.
-function subtract(bucket, name, by) {
+//
+// A counter with a time to live is created as 0 first, because a swap gives none: always, so that a
+// request that is made again makes the same writes.
+function subtract(bucket, name, by, ttl) {
+  if (ttl !== undefined) setIfAbsent(bucket, name, ZERO, ttl);
   let held = Cas.new(bucket, name);
   for (;;) {
     const value = held.current();
+    if (!value && ttl !== undefined) {
+      // Its time was over meanwhile.
+      setIfAbsent(bucket, name, ZERO, ttl);
+      held = Cas.new(bucket, name);
+      continue;
+    }
     const count = value ? readCount(value) : 0n;
     if (count === undefined) {
       throw { tag: 'state', val: `the counter '${name}' does not hold a number` };
@@ -76,9 +97,9 @@ function subtract(bucket, name, by) {
   }
 }
 
-function reset({ name }) {
+function reset({ name, ttl }) {
   // In one step, so that what others add meanwhile is in this count or in the next.
-  const before = inBucket((bucket) => getAndSet(bucket, name, encoder.encode('0'), undefined));
+  const before = inBucket((bucket) => getAndSet(bucket, name, ZERO, ttl));
   // What was no number is gone now.
   const previous = before ? readCount(before) ?? null : 0n;
   return json([NO_STORE], `{"count":0,"previous":${previous}}`);
@@ -154,6 +175,17 @@ function readBy(text) {
     );
   }
   return by;
+}
+
+function readTtl(text) {
+  const [, number, unit] = /^0*([0-9]{1,13})(ms|s|m|h|d)$/.exec(text) ?? [];
+  const ttl = unit ? BigInt(number) * UNITS[unit] : 0n;
+  if (ttl < 1n || ttl > LONGEST_TTL) {
+    throw badRequest(
+      "'ttl' must be a time from 1ms to 36525d, such as 500ms, 60s, 1m, 1h or 1d",
+    );
+  }
+  return ttl;
 }
 
 function readName(text) {

@@ -38,6 +38,14 @@ COUNTS = range(-(2**63), 2**63)
 # `int` refuses to read thousands of them.
 BY = re.compile(r"(?:%2[Bb])?([+-]?)0*([0-9]{1,19})")
 
+TTL = re.compile(r"0*([0-9]{1,13})(ms|s|m|h|d)")
+
+UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+"""Milliseconds of the units of a time to live."""
+
+TTLS = range(1, 36_525 * UNITS["d"] + 1)
+"""What a time to live can be: up to 100 years, as stores take it."""
+
 MALFORMED_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 T = TypeVar("T")
@@ -69,10 +77,12 @@ class Handler(exports.Handler):
 
 @dataclass
 class Query:
-    """What the query says, checked: which counter, and how much to add."""
+    """What the query says, checked: which counter, how much to add, and how long the counter is to
+    live if this request creates it, in milliseconds."""
 
     name: str = DEFAULT_NAME
     by: int = 1
+    ttl: int | None = None
 
     @classmethod
     def parse(cls, query: str) -> Self:
@@ -87,6 +97,8 @@ class Query:
                     value = read_name(text)
                 case "by":
                     value = read_by(text)
+                case "ttl":
+                    value = read_ttl(text)
                 case _:
                     continue
             if key in given:
@@ -96,13 +108,20 @@ class Query:
 
 
 def increment(query: Query) -> Response:
-    count = in_bucket(lambda bucket: atomics.increment(bucket, query.name, query.by))
+    def add(bucket: store.Bucket) -> int:
+        if query.ttl is None:
+            return atomics.increment(bucket, query.name, query.by)
+        return extensions.increment_for(bucket, query.name, query.by, query.ttl)
+
+    count = in_bucket(add)
     return json([NO_STORE], f'{{"count":{count}}}')
 
 
 def reset(query: Query) -> Response:
     # In one step, so that what others add meanwhile is in this count or in the next.
-    before = in_bucket(lambda bucket: extensions.get_and_set(bucket, query.name, b"0", None))
+    before = in_bucket(
+        lambda bucket: extensions.get_and_set(bucket, query.name, b"0", query.ttl)
+    )
     previous = 0 if before is None else read_count(before)
     # What was no number is gone now.
     text = "null" if previous is None else str(previous)
@@ -155,6 +174,19 @@ def read_by(text: str) -> int:
     raise Err(
         Error_BadRequest(
             "'by' must be a whole number from -9223372036854775808 to 9223372036854775807"
+        )
+    )
+
+
+def read_ttl(text: str) -> int:
+    if found := TTL.fullmatch(text):
+        number, unit = found.groups()
+        ttl = int(number) * UNITS[unit]
+        if ttl in TTLS:
+            return ttl
+    raise Err(
+        Error_BadRequest(
+            "'ttl' must be a time from 1ms to 36525d, such as 500ms, 60s, 1m, 1h or 1d"
         )
     )
 

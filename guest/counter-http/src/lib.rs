@@ -54,14 +54,18 @@ fn answer(request: &IncomingRequest, headers: &Fields) -> Result<Reply, Problem>
 }
 
 fn increment(query: &Query) -> Result<Reply, Problem> {
-    let count = atomics::increment(&bucket()?, query.name(), query.by())?;
+    let (bucket, name, by) = (bucket()?, query.name(), query.by());
+    let count = match query.ttl() {
+        None => atomics::increment(&bucket, name, by)?,
+        Some(ttl) => extensions::increment_for(&bucket, name, by, ttl)?,
+    };
     Ok(Reply::json(&json!({ "count": count })).with("cache-control", "no-store"))
 }
 
 fn reset(query: &Query) -> Result<Reply, Problem> {
     // In one step, so that what others add meanwhile is in this count or in the next. With
     // `wasi:keyvalue` alone it would take a loop of compare-and-swap, which a busy key starves.
-    let before = extensions::get_and_set(&bucket()?, query.name(), b"0", None)?;
+    let before = extensions::get_and_set(&bucket()?, query.name(), b"0", query.ttl())?;
     // What was no number is gone now.
     let previous = before.as_deref().map_or(Some(0), number);
     let reply = Reply::json(&json!({ "count": 0, "previous": previous }));

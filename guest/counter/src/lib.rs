@@ -53,13 +53,19 @@ fn parse(query: &str) -> Result<Query<'_>, Error> {
 }
 
 fn increment(query: &Query) -> Result<Response, Error> {
-    let count = atomics::increment(&bucket()?, query.name(), query.by()).map_err(failed)?;
+    let (bucket, name, by) = (bucket()?, query.name(), query.by());
+    let count = match query.ttl() {
+        None => atomics::increment(&bucket, name, by),
+        Some(ttl) => extensions::increment_for(&bucket, name, by, ttl),
+    };
+    let count = count.map_err(failed)?;
     Ok(json(vec![header("cache-control", "no-store")], format!("{{\"count\":{count}}}")))
 }
 
 fn reset(query: &Query) -> Result<Response, Error> {
     // In one step, so that what others add meanwhile is in this count or in the next.
-    let before = extensions::get_and_set(&bucket()?, query.name(), b"0", None).map_err(failed)?;
+    let before = extensions::get_and_set(&bucket()?, query.name(), b"0", query.ttl());
+    let before = before.map_err(failed)?;
     let body = match before.as_deref().map_or(Some(0), number) {
         Some(previous) => format!("{{\"count\":0,\"previous\":{previous}}}"),
         // It held something else, which is gone now.

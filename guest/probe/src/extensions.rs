@@ -43,6 +43,18 @@ pub fn handle(path: &str, argument: &str) -> Result<Response, Error> {
             let set = extensions::set_if_absent(&bucket, key, rest.as_bytes(), Some(3_600_000));
             text(set.map_err(failed)?.to_string())
         }
+        "/add-for" => {
+            let count = extensions::increment_for(&bucket, key, 1, number()?).map_err(failed)?;
+            text(count.to_string())
+        }
+        // Between 0 and 3, KEY=MS.
+        "/within-for" => {
+            let bounded = extensions::increment_within_for(&bucket, key, 1, 0, 3, number()?);
+            text(match bounded.map_err(failed)? {
+                Bounded::Applied(count) => format!("applied {count}"),
+                Bounded::Refused(count) => format!("refused {count}"),
+            })
+        }
         // Between 0 and 3.
         "/within" => {
             let delta = rest.parse().map_err(|_| Error::BadRequest("KEY=DELTA".into()))?;

@@ -28,7 +28,7 @@ pub(crate) enum BucketsError {
 }
 
 /// Names that begin so belong to the host.
-pub(crate) const RESERVED: &str = "tally.";
+pub(crate) const RESERVED: &str = tally_state::RESERVED;
 
 /// The name that `""` stands for as well.
 const DEFAULT: &str = "default";

@@ -19,16 +19,30 @@ pub struct Arguments {
     pub(super) store: StoreOptions,
 
     /// Bucket, by its name in the store: of a guest that is served with --bucket default=main, that
-    /// is main
-    #[arg(long, value_name = "NAME", default_value = "default", global = true, help_heading = STORE_HEADING)]
-    pub(super) bucket: String,
+    /// is main [default: default]
+    #[arg(long, value_name = "NAME", global = true, help_heading = STORE_HEADING)]
+    pub(super) bucket: Option<String>,
 
-    /// Print one JSON document, or with list one a line
+    /// Print one JSON document, or with list and buckets one a line
     #[arg(long, global = true)]
     pub(super) json: bool,
 
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+/// The bucket that is meant where none is named.
+pub(super) const DEFAULT_BUCKET: &str = "default";
+
+impl Arguments {
+    /// Finds what no single argument shows to be wrong.
+    pub(super) fn check(&self) -> Result<(), clap::Error> {
+        if self.bucket.is_some() && matches!(self.command, Command::Buckets) {
+            let reason = "--bucket names one bucket, and buckets lists all of them; to list keys, write list\n";
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, reason));
+        }
+        self.command.check()
+    }
 }
 
 #[derive(Subcommand)]
@@ -66,6 +80,8 @@ pub(super) enum Command {
     /// Add to the number that a key holds, and print the number after it
     ///
     /// A key that does not exist counts as 0. Out of bounds, nothing is changed, and it ends with 1.
+    /// With --ttl, --min and --max together it counts in fixed windows: at most 100 a minute is
+    /// --max 100 --ttl 1m.
     Incr {
         /// The key
         key: String,
@@ -78,6 +94,9 @@ pub(super) enum Command {
         /// Only if the number after it is at most this
         #[arg(long, value_name = "N", allow_negative_numbers = true)]
         max: Option<i64>,
+        /// Time to live of a key that this creates; one that exists keeps its own [default: for ever]
+        #[arg(long, value_name = "TIME")]
+        ttl: Option<Span>,
     },
     /// List the keys of a bucket
     ///
@@ -96,6 +115,12 @@ pub(super) enum Command {
         #[arg(long)]
         values: bool,
     },
+    /// List the buckets that hold keys
+    ///
+    /// One a line, in order of their names from SQLite and PostgreSQL; escapes and --json as for list.
+    /// In Redis, buckets are found by their keys: it goes through all of the database, and keys of
+    /// other programs that have a colon are in buckets too. A bucket lasts as long as its keys.
+    Buckets,
     /// Print how long a key is to live, or change it
     ///
     /// Prints a time such as 9m 59s, or unlimited. Ends with 1 where there is no such key.
@@ -112,8 +137,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// Finds what no single argument shows to be wrong.
-    pub(super) fn check(&self) -> Result<(), clap::Error> {
+    fn check(&self) -> Result<(), clap::Error> {
         match self {
             Self::Incr { min: Some(min), max: Some(max), .. } if min > max => {
                 let reason = format!("--min {min} is above --max {max}; no number is in between\n");
@@ -126,7 +150,7 @@ impl Command {
     /// Whether it changes anything.
     pub(super) fn writes(&self) -> bool {
         match self {
-            Self::Get { .. } | Self::List { .. } => false,
+            Self::Get { .. } | Self::List { .. } | Self::Buckets => false,
             Self::Set { .. } | Self::Delete { .. } | Self::Incr { .. } => true,
             Self::Ttl { set, persist, .. } => set.is_some() || *persist,
         }

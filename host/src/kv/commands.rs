@@ -21,9 +21,9 @@ const VALUES_AT_ONCE: usize = 16;
 
 /// A command's store and bucket, and where it prints.
 pub(super) struct Session {
-    handle: Handle,
-    bucket: Bucket,
-    output: Output,
+    pub(super) handle: Handle,
+    pub(super) bucket: Bucket,
+    pub(super) output: Output,
 }
 
 /// A key, and what else is told of it.
@@ -84,11 +84,14 @@ impl Session {
                 self.set(&key, value, ttl, if_absent).await
             }
             Command::Delete { keys } => self.delete(&keys).await,
-            Command::Incr { key, by, min: None, max: None } => self.increment(&key, by).await,
-            Command::Incr { key, by, min, max } => {
-                let bounds = min.unwrap_or(i64::MIN)..=max.unwrap_or(i64::MAX);
-                self.increment_within(&key, by, bounds).await
+            Command::Incr { key, by, min: None, max: None, ttl } => {
+                self.increment(&key, by, ttl.map(|ttl| ttl.0)).await
             }
+            Command::Incr { key, by, min, max, ttl } => {
+                let bounds = min.unwrap_or(i64::MIN)..=max.unwrap_or(i64::MAX);
+                self.increment_within(&key, by, bounds, ttl.map(|ttl| ttl.0)).await
+            }
+            Command::Buckets => self.buckets().await,
             Command::List { prefix, limit, values } => self.list(&prefix, limit, values).await,
             Command::Ttl { key, set: None, persist: false } => self.ttl(&key).await,
             Command::Ttl { key, set, .. } => self.expire(&key, set.map(|ttl| ttl.0)).await,
@@ -102,7 +105,7 @@ impl Session {
         if !self.output.is_json() {
             return match self.handle.get(&self.bucket, key).await? {
                 Some(value) => self.output.value(&value),
-                None => Err(self.missing(key)),
+                None => Err(self.missing(key).await),
             };
         }
         let (value, left) = tokio::try_join!(
@@ -113,7 +116,7 @@ impl Session {
         match (&value, left) {
             (None, _) | (_, TimeToLive::Missing) => {
                 self.tell(key, Value { value: Encoded::default(), ttl: None })?;
-                Err(self.missing(key))
+                Err(self.missing(key).await)
             }
             (Some(value), left) => {
                 self.tell(key, Value { value: Encoded::of(value), ttl: milliseconds(left) })
@@ -157,8 +160,8 @@ impl Session {
         Ok(())
     }
 
-    async fn increment(&mut self, key: &str, by: i64) -> Result<()> {
-        let count = self.handle.increment(&self.bucket, key, by).await?;
+    async fn increment(&mut self, key: &str, by: i64, ttl: Option<Duration>) -> Result<()> {
+        let count = self.handle.increment_for(&self.bucket, key, by, ttl).await?;
         self.count(key, Count { count, applied: true })
     }
 
@@ -167,8 +170,9 @@ impl Session {
         key: &str,
         by: i64,
         bounds: std::ops::RangeInclusive<i64>,
+        ttl: Option<Duration>,
     ) -> Result<()> {
-        match self.handle.increment_within(&self.bucket, key, by, bounds).await? {
+        match self.handle.increment_within_for(&self.bucket, key, by, bounds, ttl).await? {
             Bounded::Applied(count) => self.count(key, Count { count, applied: true }),
             Bounded::Refused(count) => {
                 self.tell(key, Count { count, applied: false })?;
@@ -195,8 +199,10 @@ impl Session {
     ) -> Result<()> {
         let mut left = limit.map_or(usize::MAX, NonZeroUsize::get);
         let mut cursor = None;
+        let mut is_empty = true;
         loop {
             let mut page = self.handle.list(&self.bucket, prefix, cursor.as_deref()).await?;
+            is_empty &= page.keys.is_empty();
             // A page is in no promised order.
             page.keys.sort_unstable();
             page.keys.dedup();
@@ -211,9 +217,14 @@ impl Session {
             self.output.flush()?;
             cursor = page.cursor;
             if cursor.is_none() || left == 0 {
-                return Ok(());
+                break;
             }
         }
+        // Of a prefix that nothing has, or of a bucket that is not there.
+        if is_empty && let Some(reason) = self.no_bucket().await? {
+            bail!(reason);
+        }
+        Ok(())
     }
 
     fn list_keys(&mut self, keys: &[String]) -> Result<usize> {
@@ -249,7 +260,7 @@ impl Session {
         let exists = left != TimeToLive::Missing;
         self.tell(key, Ttl { exists, ttl: milliseconds(left) })?;
         match left {
-            TimeToLive::Missing => Err(self.missing(key)),
+            TimeToLive::Missing => Err(self.missing(key).await),
             _ if self.output.is_json() => Ok(()),
             TimeToLive::Unlimited => self.output.line("unlimited"),
             TimeToLive::Left(left) => self.output.line(&Span(left).to_string()),
@@ -262,7 +273,7 @@ impl Session {
         self.tell(key, Ttl { exists, ttl: left.and_then(milliseconds) })?;
         match exists {
             true => Ok(()),
-            false => Err(self.missing(key)),
+            false => Err(self.missing(key).await),
         }
     }
 
@@ -274,8 +285,14 @@ impl Session {
         self.output.document(&About { bucket: self.bucket.as_str(), key, rest })
     }
 
-    fn missing(&self, key: &str) -> anyhow::Error {
-        anyhow!("there is no {}", self.name(key))
+    /// Says that there is no such key; where there is not even its bucket, which buckets there are.
+    async fn missing(&self, key: &str) -> anyhow::Error {
+        match self.no_bucket().await {
+            Ok(Some(reason)) => {
+                anyhow!("there is no key '{}': {reason}", one_line(key.as_bytes()))
+            }
+            Ok(None) | Err(_) => anyhow!("there is no {}", self.name(key)),
+        }
     }
 
     /// A key by its name, for people.

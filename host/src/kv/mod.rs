@@ -6,9 +6,11 @@
 //!
 //! - `arguments`: what can be written on the command line
 //! - `commands`: what each command asks of the store, and prints
+//! - `buckets`: which buckets there are
 //! - `output`: bytes, lines and JSON on standard output
 
 mod arguments;
+mod buckets;
 mod commands;
 mod output;
 
@@ -20,7 +22,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use tally_state::{Bucket, Error, Metrics, State};
 
 pub use self::arguments::Arguments;
-use self::{arguments::Command, commands::Session, output::Output};
+use self::{
+    arguments::{Command, DEFAULT_BUCKET},
+    commands::Session,
+    output::Output,
+};
 use crate::{config::Config, interfaces::RESERVED};
 
 /// Runs a command.
@@ -29,7 +35,7 @@ use crate::{config::Config, interfaces::RESERVED};
 /// When it cannot be done, with a text that says what to do: the store cannot be used, there is no
 /// such key, or the outcome is unknown.
 pub async fn run(arguments: Arguments, environment: &[(String, String)]) -> Result<ExitCode> {
-    if let Err(error) = arguments.command.check() {
+    if let Err(error) = arguments.check() {
         // Standard error may be closed; there is nobody left to tell.
         let _ = error.print();
         return Ok(ExitCode::from(2));
@@ -46,7 +52,7 @@ pub async fn run(arguments: Arguments, environment: &[(String, String)]) -> Resu
 async fn execute(arguments: Arguments, environment: &[(String, String)]) -> Result<()> {
     let Arguments { store, bucket, json, mut command } = arguments;
     let config = Config::load(store.into(), environment)?;
-    let bucket = Bucket::new(&bucket)?;
+    let bucket = Bucket::new(bucket.as_deref().unwrap_or(DEFAULT_BUCKET))?;
     if command.writes() && bucket.as_str().starts_with(RESERVED) {
         bail!(
             "the bucket '{}' is read only from here: names that begin with '{RESERVED}' are the host's own, and writes are made once only as long as nobody changes what it keeps there",

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use crate::{
     error::{Error, Rejection},
     idempotency::{Attempt, Scope, WriteId},
-    name::{Bucket, check_key},
-    operation::{Action, Bounded, Outcome, Page, Step, Swapped, TimeToLive},
+    name::{Bucket, RESERVED, check_key},
+    operation::{Action, Bounded, BucketPage, Outcome, Page, Step, Swapped, TimeToLive},
     state::{Asked, Options, Queues},
 };
 
@@ -27,6 +27,9 @@ const LONGEST_TTL: Duration = Duration::from_secs(100 * 31_557_600);
 
 /// Keys in one page of a listing: one short command for the store.
 const PAGE_KEYS: usize = 500;
+
+/// Buckets in one page: a step through the index for each.
+const PAGE_BUCKETS: usize = 200;
 
 /// Where what concerns no bucket of anybody's is queued.
 const OWN: &str = "tally.once";
@@ -274,8 +277,25 @@ impl Handle {
         delta: i64,
         bounds: RangeInclusive<i64>,
     ) -> Answer<Bounded> {
+        self.increment_within_for(bucket, key, delta, bounds, None).await
+    }
+
+    /// Adds within bounds, as [`Handle::increment_within`] does. A key that is created lives for
+    /// `ttl` from then on, for ever with `None`; one that exists keeps its own time to live. An
+    /// increment that is refused creates nothing.
+    ///
+    /// # Errors
+    /// [`Rejection::TimeToLive`] for a time out of bounds; else as [`Handle::increment_within`].
+    pub async fn increment_within_for(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        delta: i64,
+        bounds: RangeInclusive<i64>,
+        ttl: Option<Duration>,
+    ) -> Answer<Bounded> {
         let (min, max) = bounds.into_inner();
-        match self.ask(bucket, key, Action::IncrementWithin { delta, min, max }).await? {
+        match self.ask(bucket, key, Action::IncrementWithin { delta, min, max, ttl }).await? {
             Outcome::Bounded(bounded) => Ok(bounded),
             other => Err(mismatch(&other)),
         }
@@ -304,10 +324,7 @@ impl Handle {
     /// # Errors
     /// [`Rejection::Cursor`] for a cursor that is not from this backend; else see [`Error`].
     pub async fn list(&self, bucket: &Bucket, prefix: &str, cursor: Option<&str>) -> Answer<Page> {
-        // A cursor is a key or a number: what could be neither goes to no backend.
-        if cursor.is_some_and(|cursor| check_key(cursor).is_err()) {
-            return Err(Rejection::Cursor.into());
-        }
+        check_cursor(cursor)?;
         if !prefix.is_empty() {
             check_key(prefix)?;
         }
@@ -315,6 +332,23 @@ impl Handle {
         let action = Action::List { prefix, cursor, limit: PAGE_KEYS };
         match wait(self.push(bucket, "", action, None)?).await? {
             Outcome::Page(page) => Ok(page),
+            other => Err(mismatch(&other)),
+        }
+    }
+
+    /// A page of the names of the buckets that hold keys, after a cursor from the page before. The
+    /// host's own buckets (see [`RESERVED`]) are left out. A page may be empty with more to follow.
+    ///
+    /// # Errors
+    /// As [`Handle::list`].
+    pub async fn buckets(&self, cursor: Option<&str>) -> Answer<BucketPage> {
+        check_cursor(cursor)?;
+        let action = Action::Buckets { cursor: cursor.map(Into::into), limit: PAGE_BUCKETS };
+        match wait(self.push(&Bucket::new(OWN)?, "", action, None)?).await? {
+            Outcome::Buckets(mut page) => {
+                page.buckets.retain(|name| !name.starts_with(RESERVED));
+                Ok(page)
+            }
             other => Err(mismatch(&other)),
         }
     }
@@ -525,6 +559,14 @@ impl Handle {
             return Err(Rejection::TimeToLive);
         }
         Ok(())
+    }
+}
+
+/// A cursor is a key, a bucket's name or a number: what could be none of them goes to no backend.
+fn check_cursor(cursor: Option<&str>) -> Result<(), Rejection> {
+    match cursor.map(check_key) {
+        Some(Err(_)) => Err(Rejection::Cursor),
+        _ => Ok(()),
     }
 }
 

@@ -422,6 +422,7 @@ pub(crate) fn encode(result: &Result<Outcome, Rejection>) -> Vec<u8> {
         Ok(
             Outcome::TimeToLive(_)
             | Outcome::Page(_)
+            | Outcome::Buckets(_)
             | Outcome::Response(_)
             | Outcome::Replay(_)
             | Outcome::Each(_)

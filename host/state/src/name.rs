@@ -11,6 +11,10 @@ pub const MAX_KEY_BYTES: usize = 1_000;
 /// Longest bucket name, in bytes of UTF-8. See [`MAX_KEY_BYTES`].
 pub const MAX_BUCKET_BYTES: usize = 255;
 
+/// Buckets whose names begin so are the host's own: its records, in stores that keep them beside
+/// values. Guests cannot open them.
+pub const RESERVED: &str = "tally.";
+
 /// The checked name of a bucket. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Bucket(Arc<str>);

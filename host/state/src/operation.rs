@@ -14,8 +14,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Step {
     pub(crate) bucket: Bucket,
-    /// The key; empty for what concerns no key: [`Action::List`], [`Action::Sweep`], and what is
-    /// remembered of a request.
+    /// The key; empty for what concerns no key: [`Action::List`], [`Action::Buckets`],
+    /// [`Action::Sweep`], and what is remembered of a request.
     pub(crate) key: Box<str>,
     pub(crate) action: Action,
     /// What makes a write happen once, whoever sends it again.
@@ -50,11 +50,13 @@ pub(crate) enum Action {
     },
     /// Several of these, applied one after the other in one go. Only a plan makes them.
     Increments(Increments),
-    /// Adds, if the number after it lies within the bounds, both included.
+    /// Adds, if the number after it lies within the bounds, both included. The time-to-live is as
+    /// for [`Action::Increment`].
     IncrementWithin {
         delta: i64,
         min: i64,
         max: i64,
+        ttl: Option<Duration>,
     },
     /// Sets the value if the key still holds what was seen (`None`: is still missing). Its
     /// time-to-live stays.
@@ -68,6 +70,11 @@ pub(crate) enum Action {
     /// The next keys of the bucket with a prefix, after a cursor.
     List {
         prefix: Box<str>,
+        cursor: Option<Box<str>>,
+        limit: usize,
+    },
+    /// The next names of buckets that hold keys, after a cursor.
+    Buckets {
         cursor: Option<Box<str>>,
         limit: usize,
     },
@@ -115,6 +122,7 @@ impl Action {
             Self::Expire(_) => Kind::Expire,
             Self::TimeToLive => Kind::TimeToLive,
             Self::List { .. } => Kind::List,
+            Self::Buckets { .. } => Kind::Buckets,
             Self::Forgo => Kind::Forgo,
             Self::LoadResponse => Kind::LoadResponse,
             Self::StoreResponse(_) => Kind::StoreResponse,
@@ -141,6 +149,7 @@ impl Action {
             | Self::GetAndSet { ttl, .. }
             | Self::SetIfAbsent { ttl, .. }
             | Self::Increment { ttl, .. }
+            | Self::IncrementWithin { ttl, .. }
             | Self::Expire(ttl) => *ttl,
             Self::Increments(increments) => increments.ttl,
             _ => None,
@@ -172,6 +181,7 @@ pub(crate) enum Kind {
     Expire,
     TimeToLive,
     List,
+    Buckets,
     Forgo,
     LoadResponse,
     StoreResponse,
@@ -179,7 +189,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Get,
         Self::Exists,
         Self::Set,
@@ -192,6 +202,7 @@ impl Kind {
         Self::Expire,
         Self::TimeToLive,
         Self::List,
+        Self::Buckets,
         Self::Forgo,
         Self::LoadResponse,
         Self::StoreResponse,
@@ -199,7 +210,15 @@ impl Kind {
     ];
 
     pub(crate) fn is_read(self) -> bool {
-        matches!(self, Self::Get | Self::Exists | Self::TimeToLive | Self::List | Self::LoadResponse)
+        matches!(
+            self,
+            Self::Get
+                | Self::Exists
+                | Self::TimeToLive
+                | Self::List
+                | Self::Buckets
+                | Self::LoadResponse
+        )
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -216,6 +235,7 @@ impl Kind {
             Self::Expire => "expire",
             Self::TimeToLive => "time_to_live",
             Self::List => "list",
+            Self::Buckets => "buckets",
             Self::Forgo => "forgo",
             Self::LoadResponse => "load_response",
             Self::StoreResponse => "store_response",
@@ -245,6 +265,8 @@ pub(crate) enum Outcome {
     TimeToLive(TimeToLive),
     /// To `List`.
     Page(Page),
+    /// To `Buckets`.
+    Buckets(BucketPage),
     /// To `LoadResponse`.
     Response(Option<Bytes>),
     /// To `Forgo`.
@@ -290,6 +312,16 @@ pub enum TimeToLive {
 pub struct Page {
     /// Keys, without the bucket.
     pub keys: Vec<String>,
+    /// Where the next page starts; `None` after the last.
+    pub cursor: Option<String>,
+}
+
+/// A page of the names of a store's buckets, possibly empty. In order from SQLite, PostgreSQL and
+/// memory; in no order from Redis, which may repeat names between pages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BucketPage {
+    /// Names.
+    pub buckets: Vec<String>,
     /// Where the next page starts; `None` after the last.
     pub cursor: Option<String>,
 }

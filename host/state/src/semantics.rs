@@ -59,7 +59,7 @@ pub(crate) enum Change {
 }
 
 /// Applies an action on one key to what it holds, if that is still alive. What concerns no single
-/// key ([`Action::List`], [`Action::Sweep`], what is remembered) is the backends' own, and here
+/// key ([`Action::List`], [`Action::Buckets`], [`Action::Sweep`], what is remembered) is the backends' own, and here
 /// changes nothing.
 pub(crate) fn apply(
     action: &Action,
@@ -72,7 +72,11 @@ pub(crate) fn apply(
     };
     // What is changed in place keeps its time.
     let expires = current.as_ref().and_then(|entry| entry.expires);
-    let count = |number| Change::Put(Entry { value: counter::format(number).into(), expires });
+    let exists = current.is_some();
+    let count = |number, ttl: Option<Duration>| {
+        let expires = if exists { expires } else { ttl.map(|ttl| end(now, ttl)) };
+        Change::Put(Entry { value: counter::format(number).into(), expires })
+    };
     Ok(match action {
         Action::Get => (Outcome::Value(current.map(|entry| entry.value)), Change::Keep),
         Action::Exists => (Outcome::Flag(current.is_some()), Change::Keep),
@@ -86,17 +90,12 @@ pub(crate) fn apply(
         Action::Increment { delta, ttl } => {
             let after = number(current.as_ref())?.checked_add(*delta);
             let after = after.ok_or(Rejection::Overflow)?;
-            let expires = match &current {
-                Some(entry) => entry.expires,
-                None => ttl.map(|ttl| end(now, ttl)),
-            };
-            let entry = Entry { value: counter::format(after).into(), expires };
-            (Outcome::Count(after), Change::Put(entry))
+            (Outcome::Count(after), count(after, *ttl))
         }
-        Action::IncrementWithin { delta, min, max } => {
+        Action::IncrementWithin { delta, min, max, ttl } => {
             let before = number(current.as_ref())?;
             match before.checked_add(*delta).filter(|after| (min..=max).contains(&after)) {
-                Some(after) => (Outcome::Bounded(Bounded::Applied(after)), count(after)),
+                Some(after) => (Outcome::Bounded(Bounded::Applied(after)), count(after, *ttl)),
                 None => (Outcome::Bounded(Bounded::Refused(before)), Change::Keep),
             }
         }
@@ -117,6 +116,7 @@ pub(crate) fn apply(
             (Outcome::TimeToLive(time_to_live(current.as_ref(), now)), Change::Keep)
         }
         Action::List { .. } => (Outcome::Page(crate::Page::default()), Change::Keep),
+        Action::Buckets { .. } => (Outcome::Buckets(crate::BucketPage::default()), Change::Keep),
         Action::Increments(_) => (Outcome::Each(Vec::new()), Change::Keep),
         Action::Forgo => (Outcome::Forgone, Change::Keep),
         Action::LoadResponse => (Outcome::Response(None), Change::Keep),
@@ -289,16 +289,22 @@ mod tests {
         }
         let (_, change) = apply(&Action::Increment { delta: 1, ttl: None }, entry("5", Some(20)), 20).unwrap();
         assert_eq!(change, Change::Put(Entry { value: "1".into(), expires: None }));
-        let for_a_while = Action::Increment { delta: 1, ttl: Some(Duration::from_millis(5)) };
-        for before in [None, entry("5", Some(20))] {
-            let (_, change) = apply(&for_a_while, before, 20).unwrap();
-            assert_eq!(change, Change::Put(Entry { value: "1".into(), expires: Some(25) }));
+        let ttl = Some(Duration::from_millis(5));
+        let for_a_while = Action::Increment { delta: 1, ttl };
+        let within = Action::IncrementWithin { delta: 1, min: 0, max: 9, ttl };
+        for action in [for_a_while, within] {
+            for before in [None, entry("5", Some(20))] {
+                let (_, change) = apply(&action, before, 20).unwrap();
+                assert_eq!(change, Change::Put(Entry { value: "1".into(), expires: Some(25) }));
+            }
+            let (_, change) = apply(&action, entry("5", Some(21)), 20).unwrap();
+            assert_eq!(change, Change::Put(Entry { value: "6".into(), expires: Some(21) }));
         }
     }
 
     #[test]
     fn bounds_are_included_and_leaving_the_range_is_leaving_the_bounds() {
-        let within = |delta, min, max| Action::IncrementWithin { delta, min, max };
+        let within = |delta, min, max| Action::IncrementWithin { delta, min, max, ttl: None };
         for (action, bounded) in [
             (within(2, 0, 10), Bounded::Applied(10)),
             (within(3, 0, 10), Bounded::Refused(8)),

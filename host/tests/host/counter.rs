@@ -1,5 +1,7 @@
 //! The counter's routes, as its clients see them: one suite for every guest that is a counter.
 
+use std::time::Duration;
+
 use http::Method;
 
 use crate::{
@@ -16,6 +18,8 @@ macro_rules! counter_suite {
             $crate::counter_suite! { @tests $guest
                 it_counts_reports_and_resets
                 resets_and_increments_at_once_add_up
+                a_time_to_live_is_that_of_what_is_created
+                a_counter_begins_anew_when_its_time_is_over
                 a_request_with_a_key_is_made_once
                 counters_of_different_names_do_not_meet
                 reading_never_writes_and_writing_is_never_a_get
@@ -55,6 +59,70 @@ pub async fn it_counts_reports_and_resets(host: Host) {
     assert_eq!(report.count(), 0, "still a number after a reset");
     assert_eq!(report.json()["current_process_id"], host.id());
     assert_eq!(report.headers["content-type"], "application/json");
+}
+
+pub async fn a_time_to_live_is_that_of_what_is_created(host: Host) {
+    let mut client = Client::connect(host.address).await;
+    // An hour is far off. What exists keeps its own time, so it does not end in a moment.
+    let started = std::time::Instant::now();
+    assert_eq!(client.post("/increment?name=long&ttl=1h").await.text(), r#"{"count":1}"#);
+    assert_eq!(client.post("/increment?name=long&by=5&ttl=1ms").await.count(), 6);
+    assert_eq!(client.post("/increment?name=long&by=-2&ttl=1ms").await.count(), 4);
+    client.post("/increment?name=ever").await;
+    assert_eq!(client.post("/increment?name=ever&ttl=1ms").await.count(), 2);
+    while started.elapsed() < Duration::from_millis(30) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(client.get("/report?name=long").await.count(), 4);
+    assert_eq!(client.get("/report?name=ever").await.count(), 2);
+    for _ in 0..2 {
+        let keyed = client.post_with_key("/increment?name=keyed&by=3&ttl=1h", "add").await;
+        assert_eq!(keyed.count(), 3);
+        let keyed = client.post_with_key("/increment?name=less&by=-3&ttl=1h", "subtract").await;
+        assert_eq!(keyed.count(), -3);
+    }
+    for (number, ttl) in ["60000ms", "060s", "10m", "24h", "36525d"].into_iter().enumerate() {
+        let path = format!("/increment?name=unit-{number}&ttl={ttl}");
+        assert_eq!(client.post(&path).await.count(), 1, "{ttl}");
+        assert_eq!(client.post(&path).await.count(), 2, "{ttl}");
+    }
+}
+
+/// Adds until a counter is no higher than before: it has ended, and begun anew.
+async fn until_it_falls(client: &mut Client, path: &str) -> i64 {
+    let mut before = i64::MIN;
+    let falling = async {
+        loop {
+            let count = client.post(path).await.count();
+            if count <= before {
+                return count;
+            }
+            before = count;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let fell = tokio::time::timeout(Duration::from_secs(30), falling).await;
+    fell.unwrap_or_else(|_| panic!("{path}: the counter's time does not end"))
+}
+
+pub async fn a_counter_begins_anew_when_its_time_is_over(host: Host) {
+    let mut client = Client::connect(host.address).await;
+    for round in 0..3 {
+        // A window: each ends, whatever is added to it meanwhile.
+        assert_eq!(until_it_falls(&mut client, "/increment?by=5&ttl=40ms").await, 5, "{round}");
+    }
+    // What is subtracted from nothing lives as long.
+    assert_eq!(client.post("/increment?name=down&by=-5&ttl=40ms").await.count(), -5);
+    let over = async {
+        while client.get("/report?name=down").await.count() != 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), over).await.expect("its time ends");
+    // What a reset leaves too; before, it was to live for ever.
+    client.post("/increment?name=reset&by=9").await;
+    assert_eq!(client.post("/reset?name=reset&ttl=40ms").await.json()["previous"], 9);
+    assert_eq!(until_it_falls(&mut client, "/increment?name=reset&ttl=40ms").await, 1);
 }
 
 pub async fn resets_and_increments_at_once_add_up(host: Host) {
@@ -184,6 +252,20 @@ pub async fn wrong_parameters_are_explained_and_count_nothing(host: Host) {
         ("by=1.5", "'by' must be a whole number"),
         ("by=9223372036854775808", "'by' must be a whole number"),
         ("by=1&by=2", "'by' must be given once"),
+        ("ttl=", "'ttl' must be a time from 1ms to 36525d"),
+        ("ttl=60", "'ttl' must be a time"),
+        ("ttl=s", "'ttl' must be a time"),
+        ("ttl=0s", "'ttl' must be a time"),
+        ("ttl=-1s", "'ttl' must be a time"),
+        ("ttl=%2B1s", "'ttl' must be a time"),
+        ("ttl=1.5s", "'ttl' must be a time"),
+        ("ttl=1w", "'ttl' must be a time"),
+        ("ttl=1S", "'ttl' must be a time"),
+        ("ttl=36525001h", "'ttl' must be a time"),
+        ("ttl=36526d", "'ttl' must be a time"),
+        ("ttl=18446744073709551615d", "'ttl' must be a time"),
+        ("ttl=99999999999999999999999s", "'ttl' must be a time"),
+        ("ttl=1s&ttl=1s", "'ttl' must be given once"),
         ("name=", "'name' must be 1 to 256 bytes"),
         ("name=%00", "'name' must be 1 to 256 bytes"),
         ("name=%ff", "'name' must be percent-encoded UTF-8"),

@@ -44,6 +44,45 @@ async fn keeps_the_contract(store: &str) {
     assert_eq!(client.get("/within?n=-2").await.text(), "applied 0");
     client.get("/within?a=1").await.problem(409, "state_conflict");
 
+    // Increments with a time to live for what they create.
+    let is_left = |left: &str, most: u64| {
+        let left: u64 = left.parse().unwrap();
+        assert!(left > most * 5 / 6 && left <= most, "{left} milliseconds of {most}");
+    };
+    assert_eq!(client.get("/add-for?hits=3600000").await.text(), "1");
+    is_left(client.get("/remaining?hits").await.text(), 3_600_000);
+    assert_eq!(client.get("/add-for?hits=1").await.text(), "2", "it keeps its own");
+    is_left(client.get("/remaining?hits").await.text(), 3_600_000);
+    client.get("/persist?hits").await;
+    assert_eq!(client.get("/add-for?hits=3600000").await.text(), "3");
+    assert_eq!(client.get("/remaining?hits").await.text(), "unlimited");
+    for count in 1..=3 {
+        let answer = client.get("/within-for?rate=3600000").await;
+        assert_eq!(answer.text(), format!("applied {count}"));
+    }
+    assert_eq!(client.get("/within-for?rate=3600000").await.text(), "refused 3");
+    is_left(client.get("/remaining?rate").await.text(), 3_600_000);
+    for path in ["/add-for?window=30", "/within-for?limited=30"] {
+        let first = client.get(path).await.text().to_owned();
+        assert!(first == "1" || first == "applied 1", "{first}");
+        let (_, key) = path.split_once('?').unwrap();
+        let key = key.trim_end_matches("=30");
+        let over = async {
+            while client.get(&format!("/remaining?{key}")).await.text() != "missing" {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), over).await.expect("its time ends");
+        assert_eq!(client.get(path).await.text(), first, "a window begins anew");
+    }
+    for path in ["/add-for?new=0", "/within-for?new=0"] {
+        let detail = client.get(path).await.problem(400, "state_refused");
+        assert!(detail.contains("at least one millisecond"), "{detail}");
+    }
+    for key in ["hits", "rate", "window", "limited"] {
+        client.get(&format!("/delete?{key}")).await;
+    }
+
     assert_eq!(client.get("/prefix?a").await.text(), "a,ab");
     assert_eq!(client.get("/prefix?").await.text(), "a,ab,n");
 }

@@ -1,5 +1,8 @@
 //! `tally kv`, on an SQLite file and on Redis.
 
+mod buckets;
+mod windows;
+
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
@@ -126,7 +129,10 @@ fn values_are_set_read_and_deleted() {
 
         let (output, error) = store.fails(&["get", "a", "--bucket", "other"]);
         assert_eq!(output, "");
-        assert!(error.contains("there is no key 'a' in the bucket 'other'"), "{error}");
+        assert!(error.contains("there is no key 'a': there is no bucket 'other'"), "{error}");
+        let (output, error) = store.fails(&["get", "b2"]);
+        assert_eq!(output, "");
+        assert!(error.contains("there is no key 'b2' in the bucket 'default'"), "{error}");
 
         assert_eq!(store.text(&["delete", "a", "b", "never-was"]), "");
         store.fails(&["get", "a"]);
@@ -291,8 +297,15 @@ fn postgresql_answers_as_the_others_do() {
     assert_eq!(store.text(&["incr", "n", "--by", "2"]), "2\n");
     store.fails(&["incr", "n", "--max", "2"]);
     assert_eq!(store.text(&["list", "--values"]), "n\t2\ntext\tabc\n");
+    store.text(&["incr", "hits", "--ttl", "1h", "--bucket", "windows"]);
+    assert!(store.text(&["ttl", "hits", "--bucket", "windows"]).starts_with("59m "));
+    assert_eq!(store.text(&["buckets"]), "default\nwindows\n");
     store.text(&["delete", "n", "text"]);
-    assert_eq!(store.text(&["list"]), "");
+    let (_, error) = store.fails(&["list"]);
+    assert!(
+        error.contains("there is no bucket 'default' in this store; there are: 'windows'"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -354,6 +367,8 @@ fn a_command_line_that_cannot_be_understood_ends_with_2() {
         &["list", "--limit", "0"],
         &["incr", "k", "--by", "many"],
         &["incr", "k", "--min", "2", "--max", "1"],
+        &["incr", "k", "--ttl", "soon"],
+        &["buckets", "--bucket", "main"],
         &["ttl", "k", "--set", "1m", "--persist"],
         &["set", "k", "v", "--ttl", "soon"],
     ] {
@@ -368,9 +383,14 @@ fn a_command_line_that_cannot_be_understood_ends_with_2() {
 fn a_store_that_is_not_there_is_explained_and_not_created() {
     let store = Store::sqlite();
     let file = store.dir.path().join("kv.db");
-    for arguments in
-        [&["get", "k"][..], &["list"], &["ttl", "k"], &["ttl", "k", "--persist"], &["delete", "k"]]
-    {
+    for arguments in [
+        &["get", "k"][..],
+        &["list"],
+        &["buckets"],
+        &["ttl", "k"],
+        &["ttl", "k", "--persist"],
+        &["delete", "k"],
+    ] {
         let (output, error) = store.fails(arguments);
         assert_eq!(output, "");
         assert!(error.contains("there is no SQLite file kv.db"), "{error}");
@@ -389,7 +409,8 @@ fn a_store_that_is_not_there_is_explained_and_not_created() {
 fn the_hosts_own_buckets_are_read_only() {
     for store in Store::both() {
         store.text(&["set", "k", "v"]);
-        assert_eq!(store.text(&["list", "--bucket", "tally.once"]), "");
+        let (_, error) = store.fails(&["list", "--bucket", "tally.once"]);
+        assert!(error.contains("there is no bucket 'tally.once'"), "{error}");
         for arguments in
             [&["set", "k", "v"][..], &["delete", "k"], &["incr", "k"], &["ttl", "k", "--set", "1m"]]
         {

@@ -17,6 +17,18 @@ fn duration(ttl: Milliseconds) -> Duration {
     Duration::from_millis(ttl)
 }
 
+/// Whether an increment within bounds changed something.
+fn was_applied(bounded: &tally_state::Bounded) -> bool {
+    matches!(bounded, tally_state::Bounded::Applied(_))
+}
+
+fn bounded(bounded: tally_state::Bounded) -> Bounded {
+    match bounded {
+        tally_state::Bounded::Applied(count) => Bounded::Applied(count),
+        tally_state::Bounded::Refused(count) => Bounded::Refused(count),
+    }
+}
+
 impl Host for Context {
     async fn set_for(
         &mut self,
@@ -99,6 +111,17 @@ impl Host for Context {
         self.attempt(setting, |set| *set).await
     }
 
+    async fn increment_for(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        delta: i64,
+        ttl: Milliseconds,
+    ) -> Result<Answer<i64>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
+        self.writing(state.increment_for(&bucket, &key, delta, Some(duration(ttl)))).await
+    }
+
     async fn increment_within(
         &mut self,
         bucket: Resource<Bucket>,
@@ -109,12 +132,22 @@ impl Host for Context {
     ) -> Result<Answer<Bounded>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let adding = state.increment_within(&bucket, &key, delta, min..=max);
-        let changed =
-            |bounded: &tally_state::Bounded| matches!(bounded, tally_state::Bounded::Applied(_));
-        Ok(self.attempt(adding, changed).await?.map(|bounded| match bounded {
-            tally_state::Bounded::Applied(count) => Bounded::Applied(count),
-            tally_state::Bounded::Refused(count) => Bounded::Refused(count),
-        }))
+        Ok(self.attempt(adding, was_applied).await?.map(bounded))
+    }
+
+    async fn increment_within_for(
+        &mut self,
+        bucket: Resource<Bucket>,
+        key: String,
+        delta: i64,
+        min: i64,
+        max: i64,
+        ttl: Milliseconds,
+    ) -> Result<Answer<Bounded>> {
+        let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
+        let ttl = Some(duration(ttl));
+        let adding = state.increment_within_for(&bucket, &key, delta, min..=max, ttl);
+        Ok(self.attempt(adding, was_applied).await?.map(bounded))
     }
 
     async fn list_prefix(

@@ -13,7 +13,7 @@ use std::{
 
 use self::records::Records;
 use crate::{
-    Bucket, Page,
+    Bucket, BucketPage, Page,
     backend::prefix_end,
     error::{Error, Rejection},
     idempotency::{Record, WriteId},
@@ -74,6 +74,9 @@ impl Data {
             Action::List { prefix, cursor, limit } => {
                 let page = self.page(&step.bucket, prefix, cursor.as_deref(), *limit, now);
                 Ok(Outcome::Page(page))
+            }
+            Action::Buckets { cursor, limit } => {
+                Ok(Outcome::Buckets(self.buckets(cursor.as_deref(), *limit, now)?))
             }
             Action::Sweep { limit } => Ok(Outcome::Swept(self.sweep(*limit, now))),
             Action::Increments(_) => self.apply_recorded(&step, now),
@@ -150,6 +153,34 @@ impl Data {
         keys.truncate(limit);
         let cursor = if more { keys.last().cloned() } else { None };
         Page { keys, cursor }
+    }
+
+    /// Buckets in order; the cursor is the last bucket of the page before.
+    fn buckets(
+        &self,
+        cursor: Option<&str>,
+        limit: usize,
+        now: Moment,
+    ) -> Result<BucketPage, Rejection> {
+        let after = cursor.map(Bucket::new).transpose().map_err(|_| Rejection::Cursor)?;
+        let from = match &after {
+            Some(after) => Bound::Included((after.clone(), Box::from(""))),
+            None => Bound::Unbounded,
+        };
+        let mut buckets: Vec<String> = Vec::new();
+        for ((bucket, _), entry) in self.values.range((from, Bound::Unbounded)) {
+            let name = bucket.as_str();
+            let is_known =
+                Some(bucket) == after.as_ref() || buckets.last().is_some_and(|last| last == name);
+            if is_known || !entry.is_live(now) {
+                continue;
+            }
+            if buckets.len() == limit {
+                return Ok(BucketPage { cursor: buckets.last().cloned(), buckets });
+            }
+            buckets.push(name.to_owned());
+        }
+        Ok(BucketPage { buckets, cursor: None })
     }
 
     /// Removes what has expired; whether there is more of it.

@@ -12,9 +12,10 @@
 //! Steps that no single statement does share a transaction with all others on their keys, and so do
 //! several steps on one key: it locks the keys' rows, applies the steps here, and writes the result.
 //!
-//! `statement`, `records` and `transaction` hold the SQL and `target` connects; here is what is sent when, and
+//! `statement`, `records`, `buckets` and `transaction` hold the SQL and `target` connects; here is what is sent when, and
 //! what an answer means.
 
+mod buckets;
 mod records;
 mod statement;
 mod target;
@@ -214,7 +215,7 @@ fn rounds(steps: &[Step]) -> Vec<Round<'_>> {
 fn is_of_key(step: &Step) -> bool {
     !matches!(
         step.action.kind(),
-        Kind::List | Kind::LoadResponse | Kind::StoreResponse | Kind::Sweep
+        Kind::List | Kind::Buckets | Kind::LoadResponse | Kind::StoreResponse | Kind::Sweep
     )
 }
 
@@ -329,7 +330,8 @@ impl Live {
             of(&[Kind::LoadResponse]),
             of(&[Kind::StoreResponse]),
         ];
-        groups.extend(of(&[Kind::List, Kind::Sweep]).into_iter().map(|alone| vec![alone]));
+        let alone = of(&[Kind::List, Kind::Buckets, Kind::Sweep]);
+        groups.extend(alone.into_iter().map(|step| vec![step]));
         groups.retain(|group| !group.is_empty());
         let (mut answers, mut left) = (Vec::new(), Vec::new());
         let groups = groups.into_iter().map(|group| self.group(group, window, sweep_every));
@@ -433,6 +435,10 @@ impl Live {
             Action::List { prefix, cursor, limit } => {
                 let page = statements.list(client, first, prefix, cursor.as_deref(), *limit);
                 vec![Ok(Outcome::Page(page.await?))]
+            }
+            Action::Buckets { cursor, limit } => {
+                let page = buckets::page(client, cursor.as_deref(), *limit);
+                vec![Ok(Outcome::Buckets(page.await?))]
             }
             Action::Sweep { limit } => {
                 let more = statements.sweep(client, *limit).await?;

@@ -9,10 +9,12 @@
 //! A dead connection is noticed before a batch is written to it. An error reply means that the
 //! command was not executed (<https://redis.io/docs/latest/develop/reference/protocol-spec/>).
 //!
-//! `address` reads URLs, `target` connects, `sentinel` finds the master, and `wire` counts.
+//! `address` reads URLs, `target` connects, `sentinel` finds the master, `wire` counts, and `list`
+//! walks over the keys.
 
 mod address;
 mod command;
+mod list;
 mod sentinel;
 mod target;
 mod wire;
@@ -25,26 +27,17 @@ use std::{
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
 use self::{
-    command::{Text, command, outcome, place, refused},
+    command::{Text, command, outcome, refused},
     target::Target,
     wire::Wire,
 };
 use crate::{
-    Page, Rejection,
     backend::{Connection, Description, all_failed},
     error::{Error, OpenError},
-    name::{Bucket, check_key},
     operation::{Action, Outcome, Step},
     plan::Reply,
     state::Options,
 };
-
-/// Keys that one `SCAN` looks at: a short command for the server.
-const SCAN_COUNT: usize = 1_000;
-
-/// `SCAN`s for one page. A bucket that is a small part of a large database yields pages with few
-/// keys, rather than holding up the lane.
-const SCANS_A_PAGE: usize = 8;
 
 /// A Redis server.
 pub(crate) struct Redis {
@@ -221,6 +214,7 @@ impl Live {
                 Action::List { prefix, cursor, limit } => {
                     self.list(&step.bucket, prefix, cursor.as_deref(), *limit).await
                 }
+                Action::Buckets { cursor, .. } => self.buckets(cursor.as_deref()).await,
                 // Redis removes by itself what has expired.
                 Action::Sweep { .. } => Ok(Outcome::Swept(false)),
                 _ => match values.next() {
@@ -248,70 +242,5 @@ impl Live {
             Some(answer) => outcome(step, answer),
             None => Err(Error::unknown("Redis did not answer")),
         }
-    }
-
-    /// A page of keys by `SCAN`, which never holds up the server as `KEYS` would.
-    async fn list(
-        &mut self,
-        bucket: &Bucket,
-        prefix: &str,
-        cursor: Option<&str>,
-        limit: usize,
-    ) -> Reply {
-        let mut cursor: u64 = match cursor {
-            None => 0,
-            Some(text) => text.parse().map_err(|_| Rejection::Cursor)?,
-        };
-        let bucket = place(bucket, "");
-        let pattern = format!("{}{}*", escape_glob(&bucket), escape_glob(prefix));
-        let mut keys = Vec::new();
-        for _ in 0..SCANS_A_PAGE {
-            let mut pipeline = redis::pipe();
-            pipeline.cmd("SCAN").arg(cursor).arg("MATCH").arg(&pattern);
-            pipeline.arg("COUNT").arg(SCAN_COUNT).arg("TYPE").arg("string");
-            let answer = self.send(&pipeline).await?.pop().unwrap_or(Value::Nil);
-            if let Value::ServerError(error) = answer {
-                return Err(refused(&error));
-            }
-            let (next, found): (u64, Vec<Vec<u8>>) = redis::from_redis_value(answer)
-                .map_err(|error| Error::not_applied(format!("Redis: {error}")))?;
-            // Keys of other programs that no guest could ask for are passed over.
-            keys.extend(found.into_iter().filter_map(|name| {
-                let name = String::from_utf8(name).ok()?;
-                let key = name.strip_prefix(&bucket)?;
-                check_key(key).is_ok().then(|| key.to_owned())
-            }));
-            cursor = next;
-            if cursor == 0 || keys.len() >= limit {
-                break;
-            }
-        }
-        // SCAN may name a key twice while its table grows or shrinks.
-        keys.sort_unstable();
-        keys.dedup();
-        let cursor = (cursor != 0).then(|| cursor.to_string());
-        Ok(Outcome::Page(Page { keys, cursor }))
-    }
-}
-
-/// Takes the meaning from what `MATCH` would read as a pattern.
-fn escape_glob(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        if matches!(character, '*' | '?' | '[' | ']' | '^' | '-' | '\\') {
-            escaped.push('\\');
-        }
-        escaped.push(character);
-    }
-    escaped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn glob_characters_in_a_bucket_match_only_themselves() {
-        assert_eq!(escape_glob("a*[b]?:"), "a\\*\\[b\\]\\?:");
     }
 }

@@ -10,6 +10,7 @@
 //! What keeps it exact: a batch is one `BEGIN IMMEDIATE` transaction; a failure before `COMMIT`
 //! rolls it back, certainly not applied.
 
+mod buckets;
 mod records;
 
 use std::{
@@ -277,6 +278,10 @@ impl<'a> Open<'a> {
             Action::List { prefix, cursor, limit } => {
                 let (bucket, cursor) = (step.bucket.as_str(), cursor.as_deref());
                 Ok(Outcome::Page(page(database, bucket, prefix, cursor, *limit, self.now)?))
+            }
+            Action::Buckets { cursor, limit } => {
+                let page = buckets::page(database, cursor.as_deref(), *limit, self.now)?;
+                Ok(Outcome::Buckets(page))
             }
             Action::Sweep { limit } => {
                 let rows = i64::try_from(*limit).unwrap_or(i64::MAX);

@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeSet,
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use tally_state::{Bucket, Error, Handle, Rejection};
+use tally_state::{Bucket, Error, Handle, Rejection, Scope};
 
-use crate::bench::Bench;
+use crate::bench::{Bench, open};
 
 /// Names that mean something to one store or another.
 const ODD: [&str; 24] = [
@@ -170,4 +171,92 @@ pub(crate) async fn keys_that_stay_are_listed_while_others_come_and_go(bench: Be
     };
     tokio::join!(walks, churn);
     assert_eq!(walk(handle, bucket).await.0, staying);
+}
+
+/// Walks all pages of buckets; gives them and how many pages there were.
+async fn walk_buckets(handle: &Handle) -> (BTreeSet<String>, usize) {
+    let mut buckets = BTreeSet::new();
+    let mut cursor: Option<String> = None;
+    for pages in 1..=200 {
+        let page = handle.buckets(cursor.as_deref()).await.unwrap();
+        buckets.extend(page.buckets);
+        cursor = page.cursor;
+        if cursor.is_none() {
+            return (buckets, pages);
+        }
+    }
+    panic!("no end after 200 pages");
+}
+
+/// Of hundreds of names, those that differ.
+#[track_caller]
+fn assert_same(listed: &BTreeSet<String>, expected: &BTreeSet<String>) {
+    let differ: Vec<&String> = listed.symmetric_difference(expected).collect();
+    assert!(differ.is_empty(), "listed wrongly, or not: {differ:?}");
+}
+
+pub(crate) async fn buckets_are_listed_while_they_hold_keys(bench: Bench) {
+    let url = bench.fresh().await;
+    let state = open(&url).await;
+    let handle = state.worker();
+    assert_eq!(walk_buckets(&handle).await.0, BTreeSet::new(), "an empty store");
+
+    let mut names: BTreeSet<String> = (0..450).map(|number| format!("many-{number}")).collect();
+    names.extend(ODD.map(String::from));
+    // Ends of the order, the longest name, one that is part of another, and nearly a reserved one.
+    names.extend(["\u{1}", "\u{10ffff}", "many", "Many", "tally", "tally:x"].map(String::from));
+    names.insert("b".repeat(255));
+    for name in &names {
+        handle.increment(&Bucket::new(name).unwrap(), "count", 1).await.unwrap();
+    }
+    // A large one is stepped over.
+    let keys = (0..1_250).map(|number| format!("a:{number}")).collect();
+    fill(&handle, &Bucket::new("many-0").unwrap(), &keys).await;
+    // What is kept of requests is in no bucket of anybody's.
+    let (bucket, scope) = (Bucket::new("many-1").unwrap(), Scope::new([7; 16], [0; 16]));
+    handle.scoped(&scope).increment(&bucket, "count", 1).await.unwrap();
+    handle.store_response(&bucket, &scope, "response".into()).await.unwrap();
+    handle.set(&Bucket::new("tally.own").unwrap(), "key", "v".into()).await.unwrap();
+    if bench.backend() == "redis" {
+        let client = redis::Client::open(url).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        // Of other programs: without a bucket, of another type, and nothing a guest could write.
+        for (command, name) in [
+            ("SET", "plain"),
+            ("SET", ":key"),
+            ("RPUSH", "list:key"),
+            ("SET", "x%3ay:key"),
+            ("SET", "z:"),
+        ] {
+            let () =
+                redis::cmd(command).arg(name).arg("v").query_async(&mut connection).await.unwrap();
+        }
+    }
+    let (listed, pages) = walk_buckets(&handle).await;
+    assert_same(&listed, &names);
+    assert!(pages > 1 || bench.backend() == "redis", "more buckets than one page holds");
+
+    // A bucket lasts as long as its keys do.
+    let (gone, passing) = (Bucket::new("many-3").unwrap(), Bucket::new("passing").unwrap());
+    handle.delete(&gone, "count").await.unwrap();
+    let moment = Some(Duration::from_millis(40));
+    handle.set_for(&passing, "key", "v".into(), moment).await.unwrap();
+    let expired = async {
+        while handle.exists(&passing, "key").await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), expired).await.expect("its time ends");
+    names.remove("many-3");
+    assert_same(&walk_buckets(&handle).await.0, &names);
+}
+
+pub(crate) async fn a_cursor_of_buckets_that_was_never_given_out_is_refused(bench: Bench) {
+    let refused = Err(Error::Rejected(Rejection::Cursor));
+    for cursor in [String::new(), "a\0b".into(), "c".repeat(1_001)] {
+        assert_eq!(bench.handle.buckets(Some(&cursor)).await, refused, "{cursor:?}");
+    }
+    if bench.backend() == "redis" {
+        assert_eq!(bench.handle.buckets(Some("bucket")).await, refused);
+    }
 }

@@ -205,3 +205,33 @@ pub(crate) async fn an_increment_gives_what_it_creates_its_time(bench: Bench) {
     let wrong = handle.increment_for(bucket, "window", 1, Some(Duration::ZERO)).await;
     assert_eq!(wrong, Err(Error::Rejected(Rejection::TimeToLive)));
 }
+
+pub(crate) async fn an_increment_within_bounds_gives_what_it_creates_its_time(bench: Bench) {
+    let Bench { handle, bucket, .. } = &bench;
+    let scoped = handle.scoped(&tally_state::Scope::new([3; 16], [0; 16]));
+    for (key, handle) in [("plain", handle), ("once", &scoped)] {
+        let add = |delta, ttl| handle.increment_within_for(bucket, key, delta, 0..=3, ttl);
+        // What is refused creates nothing.
+        assert_eq!(add(4, HOUR).await, Ok(Bounded::Refused(0)));
+        assert_eq!(handle.exists(bucket, key).await, Ok(false));
+        assert_eq!(add(2, HOUR).await, Ok(Bounded::Applied(2)));
+        assert!(is_about_an_hour(handle.time_to_live(bucket, key).await.unwrap()), "{key}");
+        // One that exists keeps its own, whether it is added to or not.
+        let longer = Some(Duration::from_secs(100_000));
+        assert_eq!(add(1, longer).await, Ok(Bounded::Applied(3)));
+        assert_eq!(add(1, longer).await, Ok(Bounded::Refused(3)));
+        assert!(is_about_an_hour(handle.time_to_live(bucket, key).await.unwrap()), "{key}");
+        handle.expire(bucket, key, None).await.unwrap();
+        assert_eq!(add(-1, HOUR).await, Ok(Bounded::Applied(2)));
+        assert_eq!(handle.time_to_live(bucket, key).await, Ok(TimeToLive::Unlimited));
+    }
+    // A window of which the time is over begins anew.
+    for round in 0..3 {
+        let add = || handle.increment_within_for(bucket, "window", 1, 0..=1, MOMENT);
+        assert_eq!(add().await, Ok(Bounded::Applied(1)), "{round}");
+        let gone = until(|| is_missing(handle, bucket, "window"));
+        tokio::time::timeout(Duration::from_secs(30), gone).await.expect("its time ends");
+    }
+    let never = handle.increment_within_for(bucket, "new", 1, 0..=1, Some(Duration::ZERO)).await;
+    assert_eq!(never, Err(Error::Rejected(Rejection::TimeToLive)));
+}

@@ -79,9 +79,12 @@ fn alone() -> Cases {
             separators_in_names_do_not_let_buckets_meet,
             a_cursor_that_was_never_given_out_is_refused,
             keys_that_stay_are_listed_while_others_come_and_go,
+            buckets_are_listed_while_they_hold_keys,
+            a_cursor_of_buckets_that_was_never_given_out_is_refused,
         }
         lives {
             an_increment_gives_what_it_creates_its_time,
+            an_increment_within_bounds_gives_what_it_creates_its_time,
             a_key_is_missing_once_its_time_is_over,
             what_is_changed_in_place_keeps_its_time,
             a_time_to_live_is_given_and_taken,

@@ -6,14 +6,14 @@
 use std::{sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
-use percent_encoding::{AsciiSet, utf8_percent_encode};
+use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
 use redis::{Cmd, Script, ServerError, Value};
 
 use crate::{
     Rejection,
     error::Error,
-    name::Bucket,
     idempotency::{self, Digest, Record, WriteId},
+    name::{Bucket, check_key},
     operation::{Action, Increments, Kind, Member, Outcome, Step, TimeToLive},
     plan::Reply,
     semantics::{left, milliseconds},
@@ -30,6 +30,13 @@ static SCRIPT_HASH: LazyLock<String> = LazyLock::new(|| Script::new(SCRIPT).get_
 /// The name of a key in Redis.
 pub(super) fn place(bucket: &Bucket, key: &str) -> String {
     format!("{}:{key}", utf8_percent_encode(bucket.as_str(), SEPARATORS))
+}
+
+/// The bucket of a key in Redis; `None` for one that no guest could have written.
+pub(super) fn bucket_of(name: &str) -> Option<Bucket> {
+    let (prefix, key) = name.split_once(':')?;
+    let bucket = Bucket::new(&percent_decode_str(prefix).decode_utf8().ok()?).ok()?;
+    (check_key(key).is_ok() && place(&bucket, key) == name).then_some(bucket)
 }
 
 /// The name of a stored response. Guests can open no bucket whose name begins so.
@@ -53,7 +60,7 @@ pub(super) enum Text {
     Full,
 }
 
-/// The command for a step; `None` for a listing, which is more than one, and for a sweep, which is
+/// The command for a step; `None` for listings, which are more than one, and for a sweep, which is
 /// Redis' own work.
 pub(super) fn command(step: &Step, text: Text, window: Duration) -> Option<Cmd> {
     let name = || place(&step.bucket, &step.key);
@@ -70,6 +77,7 @@ pub(super) fn command(step: &Step, text: Text, window: Duration) -> Option<Cmd> 
         }
         (
             Action::List { .. }
+            | Action::Buckets { .. }
             | Action::Sweep { .. }
             | Action::LoadResponse
             | Action::StoreResponse(_),
@@ -134,7 +142,9 @@ fn script<'a>(
             }
             command
         }
-        Action::IncrementWithin { delta, min, max } => command.arg(*delta).arg(*min).arg(*max),
+        Action::IncrementWithin { delta, min, max, ttl: life } => {
+            command.arg(*delta).arg(*min).arg(*max).arg(ttl(life))
+        }
         Action::Swap { expected, value } => command
             .arg(if expected.is_some() { "1" } else { "0" })
             .arg(expected.as_ref().map_or(&[][..], |value| &value[..]))
@@ -239,5 +249,19 @@ mod tests {
         assert_eq!(place("main", "count"), "main:count", "shared with other Redis programs");
         assert_ne!(place("a", "b:c"), place("a:b", "c"));
         assert_ne!(place("a%3Ab", "c"), place("a:b", "c"));
+    }
+
+    #[test]
+    fn a_bucket_is_told_from_its_keys() {
+        for name in ["main", "a:b", "a%3Ab", "%", "é ", "🔑"] {
+            let bucket = Bucket::new(name).unwrap();
+            assert_eq!(bucket_of(&place(&bucket, "k:%3A")), Some(bucket));
+        }
+        // What place() never makes of any bucket and key.
+        for other in
+            ["main", ":key", "main:", "a%3ab:key", "a%62:key", "%:key", "%00:key", "%ff:key"]
+        {
+            assert_eq!(bucket_of(other), None, "{other}");
+        }
     }
 }

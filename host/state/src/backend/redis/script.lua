@@ -41,15 +41,19 @@ local function less(one, other)
     return one < other
 end
 
--- Adds within bounds. What goes too far is taken back, which nobody sees in between.
-local function within(delta, min, max)
+-- Adds within bounds. What goes too far is taken back, which nobody sees in between. A key that is
+-- created gets the time to live, if one is given.
+local function within(delta, min, max, ttl)
     local before, failed = attempt('GET', key)
     if failed then return failed end
     local _, refused = attempt('INCRBY', key, delta)
     if refused and refused ~= 'O' then return refused end
     if not refused then
         local after = redis.call('GET', key)
-        if not less(after, min) and not less(max, after) then return 'w' .. after end
+        if not less(after, min) and not less(max, after) then
+            if not before and ttl ~= '' then redis.call('PEXPIRE', key, ttl) end
+            return 'w' .. after
+        end
         if before then
             redis.call('SET', key, before, 'KEEPTTL')
         else
@@ -213,7 +217,7 @@ local function apply()
         if created then redis.call('PEXPIRE', key, b) end
         return 'c' .. redis.call('GET', key)
     elseif operation == 'increment_within' then
-        return within(a, b, c)
+        return within(a, b, c, ARGV[7])
     elseif operation == 'swap' then
         local current, failed = attempt('GET', key)
         if failed then return failed end
