@@ -90,6 +90,7 @@ const SWEEP_RECORDS: &str = "DELETE FROM tally_once WHERE (request, write) IN
     (SELECT request, write FROM tally_once WHERE expires <= ?1 LIMIT ?2)";
 
 /// An SQLite file.
+#[derive(Clone)]
 pub(crate) struct Sqlite {
     path: PathBuf,
     /// How long records of requests are kept.
