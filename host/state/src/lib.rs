@@ -58,7 +58,7 @@ mod semantics;
 mod state;
 mod sweep;
 
-pub use backend::Description;
+pub use backend::{Description, sqlite_path};
 pub use error::{Applied, Error, OpenError, Rejection};
 pub use handle::Handle;
 pub use health::Part;

@@ -14,6 +14,7 @@ mod url;
 
 use std::{fmt, sync::Arc};
 
+pub use self::sqlite::sqlite_path;
 use crate::{
     error::{Error, OpenError},
     lane::{Lane, Place},
