@@ -81,9 +81,17 @@ pub(super) async fn prepare(target: &Target, read_only: bool) -> Result<Client, 
 async fn refuse_shared_sessions(target: &Target, first: &Client) -> Result<(), Unconnected> {
     let second = target.bare().await?;
     let mut own = process(first).await?;
+    let shares = || {
+        Unconnected::lasting(
+            "behind this address is a pooler that shares server processes between clients (pool_mode=transaction or statement), which loses Tally's prepared statements and settings; connect to the server itself, or to a pool with pool_mode=session",
+        )
+    };
     for _ in 0..LOOKS {
         // Within a transaction it keeps the process that it has been given.
-        second.batch_execute("BEGIN").await.map_err(|error| refused(&error))?;
+        second.batch_execute("BEGIN").await.map_err(|error| match text(&error) {
+            text if text.contains("pooling mode") => shares(),
+            _ => refused(&error),
+        })?;
         let other = process(&second).await?;
         let shared = other == own || {
             // Only once it is known to be free: a pool of one would have this wait.
@@ -92,9 +100,7 @@ async fn refuse_shared_sessions(target: &Target, first: &Client) -> Result<(), U
         };
         let _ = second.batch_execute("ROLLBACK").await;
         if shared {
-            return Err(Unconnected::lasting(
-                "behind this address is a pooler that shares server processes between clients (pool_mode=transaction or statement), which loses Tally's prepared statements and settings; connect to the server itself, or to a pool with pool_mode=session",
-            ));
+            return Err(shares());
         }
     }
     Ok(())
