@@ -120,10 +120,8 @@ impl Workers {
                     .map(|listener| (listener, closing.clone(), Arc::clone(&places)))
             });
             let (crew, listener) = (Arc::clone(&crew), listener.transpose()?);
-            let alarm = |part: &str| Alarm {
-                part: format!("{part} {number}"),
-                ended: alarm.clone(),
-            };
+            let alarm =
+                |part: &str| Alarm { part: format!("{part} {number}"), ended: alarm.clone() };
             let (alarm, listening) = (alarm("worker thread"), alarm("the listener of worker"));
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let _alarm = alarm;

@@ -72,7 +72,9 @@ pub enum ServerError {
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
     /// A part of the process ended by itself, which is a bug.
-    #[error("{0} ended unexpectedly, which is a bug; the log says why, and the host is to be started again")]
+    #[error(
+        "{0} ended unexpectedly, which is a bug; the log says why, and the host is to be started again"
+    )]
     Ended(String),
     /// Requests were cut off.
     #[error("stopped with {connections} connections still open after {timeout:?}")]

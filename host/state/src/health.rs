@@ -9,12 +9,7 @@ use std::time::Duration;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    backend::Role,
-    error::Error,
-    lane::Lane,
-    operation::Step,
-    plan::Reply,
-    state::Options,
+    backend::Role, error::Error, lane::Lane, operation::Step, plan::Reply, state::Options,
 };
 
 /// How long evidence is good for: probes of an orchestrator come every few seconds.

@@ -212,7 +212,9 @@ impl Connection for SqliteConnection {
     async fn check(&mut self) -> Result<(), Error> {
         self.watch.check().map_err(Error::not_applied)?;
         let checked = match self.is_reader {
-            true => self.database.query_row(READS_NOTHING, [], |row| row.get::<_, i64>(0)).map(drop),
+            true => {
+                self.database.query_row(READS_NOTHING, [], |row| row.get::<_, i64>(0)).map(drop)
+            }
             false => self
                 .database
                 .pragma_query_value(None, NUMBER, |row| row.get::<_, i64>(0))

@@ -64,9 +64,8 @@ impl StoreUrl {
 pub(super) fn parameters(query: &str) -> Result<Vec<(String, String)>, String> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     let decoded = pairs.map(|pair| {
-        let (name, value) = pair
-            .split_once('=')
-            .ok_or("behind its ? there is something that is not NAME=VALUE")?;
+        let (name, value) =
+            pair.split_once('=').ok_or("behind its ? there is something that is not NAME=VALUE")?;
         let part = |text| decode(text).map_err(|why| format!("a parameter {why}"));
         Ok((part(name)?, part(value)?))
     });

@@ -36,14 +36,15 @@ fn a_session_that_was_made_while_there_was_nothing_to_write_to_is_not_kept() {
         admin.batch_execute(&format!("{set} = on; {END_OTHERS}")).await.unwrap();
         until_health(&state, Some("default_transaction_read_only")).await;
         not_applied(increment(&handle).await, "default_transaction_read_only");
-        admin.batch_execute(&format!("{set} = off")).await.unwrap();
+        let reset = "SET default_transaction_read_only = off;
+            ALTER DATABASE test_db RESET default_transaction_read_only";
+        admin.batch_execute(reset).await.unwrap();
         // By themselves, without a restart.
         until_health(&state, None).await;
         assert_eq!(increment(&handle).await, Ok(2));
         // And one that came to be so while it was open.
         for (on, says) in [("on", Some("25006")), ("off", None)] {
             let alter = format!("ALTER SYSTEM SET default_transaction_read_only = {on}");
-            admin.batch_execute("SET default_transaction_read_only = off").await.unwrap();
             admin.batch_execute(&alter).await.unwrap();
             admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
             if says.is_some() {
@@ -84,14 +85,17 @@ fn a_session_that_ended_for_being_idle_has_read_nothing_of_what_was_sent() {
     let proxy = Proxy::start(server.port()).unwrap();
     run(async {
         let admin = session(&server.url()).await;
-        admin
-            .batch_execute("ALTER ROLE test_user SET idle_session_timeout = '1s'")
-            .await
-            .unwrap();
-        let state = open(&server.url_at(proxy.port())).await;
+        admin.batch_execute("ALTER ROLE test_user SET idle_session_timeout = '1s'").await.unwrap();
+        let options = Options { connect_timeout: Duration::from_secs(2), ..patient() };
+        let url = server.url_at(proxy.port());
+        let state = State::open(&url, options, Metrics::default()).await.unwrap();
         let handle = state.worker();
         let mut seen = 0;
         for _ in 0..20 {
+            // Both lanes have a session that was not idle for long.
+            for key in 0..16 {
+                while handle.increment(&bucket(), &format!("lane {key}"), 1).await.is_err() {}
+            }
             while increment(&handle).await.is_err() {}
             // What is sent next waits on its way, until the server has ended the session.
             proxy.stall(Way::Requests, 0);
@@ -131,7 +135,8 @@ fn users_that_begin_with_a_stricter_isolation_count_without_failures() {
         let admin = session(&server.url()).await;
         let alter = "ALTER ROLE test_user SET default_transaction_isolation = 'serializable'";
         admin.batch_execute(alter).await.unwrap();
-        let hosts = [open(&server.url()).await, open(&server.url()).await, open(&server.url()).await];
+        let hosts =
+            [open(&server.url()).await, open(&server.url()).await, open(&server.url()).await];
         let callers = hosts.iter().flat_map(|host| std::iter::repeat_n(host.worker(), 4)).map(
             |handle| async move {
                 for _ in 0..150 {

@@ -97,7 +97,9 @@ fn a_file_is_opened_as_its_url_says_or_not_at_all() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
         let at = |rest: &str| format!("sqlite:{}/{rest}", dir.path().display());
-        for (url, read_only) in [("x.db?mode=ro", true), ("x.db?mode=ro", false), ("x.db?mode=rw", false)] {
+        for (url, read_only) in
+            [("x.db?mode=ro", true), ("x.db?mode=ro", false), ("x.db?mode=rw", false)]
+        {
             let options = Options { read_only, ..patient() };
             let opened = State::open(&at(url), options, Metrics::default()).await;
             assert!(opened.is_err(), "{url} is not there");

@@ -16,10 +16,7 @@ use tokio_postgres::{CancelToken, Client, SimpleQueryMessage, SimpleQueryRow};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{failure::Failure, text};
-use crate::{
-    backend::Role,
-    error::Unconnected,
-};
+use crate::{backend::Role, error::Unconnected};
 
 /// Sessions that were given up and are not known to have ended. One that cannot be told from others by
 /// then ends by itself, or by its server's own limits.
@@ -172,7 +169,8 @@ impl GivenUp {
         match client.query(END, &parameters).await {
             Ok(rows) => {
                 for row in rows {
-                    let (Ok(id), Ok(ended)) = (row.try_get::<_, i32>(0), row.try_get::<_, bool>(1)) else {
+                    let (Ok(id), Ok(ended)) = (row.try_get::<_, i32>(0), row.try_get::<_, bool>(1))
+                    else {
                         continue;
                     };
                     match list.iter().find(|(other, _)| *other == id) {
@@ -207,4 +205,3 @@ pub(super) async fn check(client: &Client, role: Role) -> Result<(), Failure> {
         Err((_, error)) => Err(error.into()),
     }
 }
-

@@ -3,12 +3,7 @@
 
 use tokio_postgres::{Client, SimpleQueryMessage, error::SqlState};
 
-use super::{
-    session::About,
-    statement,
-    target::Target,
-    text,
-};
+use super::{session::About, statement, target::Target, text};
 use crate::{backend::Role, error::Unconnected};
 
 /// The oldest version: expired rows are removed by ranges of their place (TID range scans).

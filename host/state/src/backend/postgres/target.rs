@@ -73,8 +73,7 @@ impl Target {
         let parsed = StoreUrl::parse(url).map_err(|why| wrong(&why))?;
         let (tls, others) = split_tls(parsed.parameters);
         let (mode, check, files) = tls.map_err(wrong)?;
-        let mut config: Config =
-            settings(&others).parse().map_err(|error| wrong(&text(&error)))?;
+        let mut config: Config = settings(&others).parse().map_err(|error| wrong(&text(&error)))?;
         parsed.user.map(|user| config.user(user));
         parsed.password.map(|password| config.password(password));
         let database = parsed.path.join("/");
@@ -96,7 +95,8 @@ impl Target {
         }
         let tls = tls::config(check, &files)?;
         // Each host has a part of the time, so that one that is silent does not take all of it.
-        let each = u32::try_from(hosts).ok().and_then(|hosts| options.connect_timeout.checked_div(hosts));
+        let each =
+            u32::try_from(hosts).ok().and_then(|hosts| options.connect_timeout.checked_div(hosts));
         config.ssl_mode(mode).connect_timeout(each.unwrap_or(options.connect_timeout));
         if config.get_application_name().is_none() {
             config.application_name("tally");
@@ -137,9 +137,8 @@ impl Target {
     /// Sets a session up; what the server says of it.
     pub(super) async fn set_up(&self, client: &Client) -> Result<About, Unconnected> {
         let setting = client.simple_query(&self.session);
-        let messages = self
-            .in_time(async { setting.await.map_err(|error| setup::refused(&error)) })
-            .await?;
+        let messages =
+            self.in_time(async { setting.await.map_err(|error| setup::refused(&error)) }).await?;
         About::read(&messages)
             .ok_or_else(|| Unconnected::lasting("it does not answer as PostgreSQL does"))
     }
@@ -281,7 +280,8 @@ fn settings(parameters: &[(String, String)]) -> String {
             _ => value.replace('\\', "\\\\").replace('\'', "\\'"),
         };
         // A name that is none is an error of the client's, which repeats it: not all of it.
-        let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+        let name: String =
+            name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
         format!("{name}='{value}' ")
     };
     parameters.iter().map(one).collect()

@@ -68,9 +68,11 @@ pub(super) fn parse(url: &str) -> Result<Parsed, OpenError> {
     let mut path = parsed.path.iter().map(String::as_str);
     let service = match sentinel {
         false => None,
-        true => Some(path.next().filter(|service| !service.is_empty()).map(str::to_owned).ok_or_else(
-            || wrong("it does not say which service, such as mymaster, the sentinels watch"),
-        )?),
+        true => {
+            Some(path.next().filter(|service| !service.is_empty()).map(str::to_owned).ok_or_else(
+                || wrong("it does not say which service, such as mymaster, the sentinels watch"),
+            )?)
+        }
     };
     let database = match (path.next().unwrap_or_default(), path.next().unwrap_or_default()) {
         ("", "") => Some(0),

@@ -117,10 +117,7 @@ pub(super) async fn warning(live: &mut Live) -> Option<String> {
     })
 }
 
-async fn query<T: FromRedisValue>(
-    live: &mut Live,
-    command: &redis::Cmd,
-) -> Result<T, Unconnected> {
+async fn query<T: FromRedisValue>(live: &mut Live, command: &redis::Cmd) -> Result<T, Unconnected> {
     let answer = command.query_async(&mut live.client).await;
     answer.map_err(|error| match error.code() {
         Some("NOPERM") => Unconnected::lasting(format!(

@@ -47,9 +47,9 @@ pub(super) async fn prepare(live: &mut Live, read_only: bool) -> Result<(), Unco
     let mut pipeline = redis::pipe();
     // Also what a user may ask who may not write.
     pipeline.cmd("INFO").arg("server").cmd("INFO").arg("replication");
-    let wanted = COMMANDS.iter().filter(|words| {
-        !read_only || words.first().is_some_and(|name| READING.contains(name))
-    });
+    let wanted = COMMANDS
+        .iter()
+        .filter(|words| !read_only || words.first().is_some_and(|name| READING.contains(name)));
     let wanted: Vec<&[&str]> = wanted.copied().collect();
     for words in &wanted {
         let mut command = redis::Cmd::new();
@@ -58,10 +58,8 @@ pub(super) async fn prepare(live: &mut Live, read_only: bool) -> Result<(), Unco
         });
         pipeline.add_command(command);
     }
-    let answers = live
-        .send(&pipeline)
-        .await
-        .map_err(|error| Unconnected::passing(error.to_string()))?;
+    let answers =
+        live.send(&pipeline).await.map_err(|error| Unconnected::passing(error.to_string()))?;
     let text = |place: usize| {
         let answer = answers.get(place)?;
         redis::from_redis_value_ref::<String>(answer).ok()
@@ -77,7 +75,9 @@ pub(super) async fn prepare(live: &mut Live, read_only: bool) -> Result<(), Unco
     for (words, answer) in wanted.iter().zip(answers.iter().skip(2)) {
         let Value::ServerError(error) = answer else { continue };
         match unusable(error) {
-            Some(unconnected) if unconnected.is_passing || !lacks(error) => return Err(unconnected),
+            Some(unconnected) if unconnected.is_passing || !lacks(error) => {
+                return Err(unconnected);
+            }
             Some(_) => {
                 says = says.or_else(|| error.details().map(str::to_owned));
                 missing.extend(words.first().filter(|name| !missing.contains(*name)));
@@ -115,8 +115,7 @@ fn unusable(error: &ServerError) -> Option<Unconnected> {
 }
 
 /// What to look at where the server lets nobody in.
-pub(super) const LOGIN: &str =
-    "; check that the user and password in the store URL are right";
+pub(super) const LOGIN: &str = "; check that the user and password in the store URL are right";
 
 /// Checks a connection that has just been made: what it leads to may have changed. What is of the
 /// moment, such as a full memory, is left to the operations.

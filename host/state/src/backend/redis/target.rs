@@ -138,9 +138,8 @@ impl Links {
         login: &RedisConnectionInfo,
     ) -> Result<Live, Unconnected> {
         let stream = TcpStream::connect((address.host.as_str(), address.port)).await;
-        let stream = stream.map_err(|error| {
-            Unconnected::passing(format!("{error}; check that it runs there"))
-        })?;
+        let stream = stream
+            .map_err(|error| Unconnected::passing(format!("{error}; check that it runs there")))?;
         // A batch is one write that waits for its answer.
         stream.set_nodelay(true).map_err(|error| Unconnected::passing(error.to_string()))?;
         let wire = Wire::new();
@@ -184,7 +183,8 @@ async fn log_in(
 ) -> Result<Live, redis::RedisError> {
     // The lane has a time limit of its own, which knows what was sent.
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
-    let (client, driver) = MultiplexedConnection::new_with_config(login, Readable::new(stream), config).await?;
+    let (client, driver) =
+        MultiplexedConnection::new_with_config(login, Readable::new(stream), config).await?;
     let driven = Arc::clone(&wire);
     tokio::spawn(async move {
         driver.await;

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection as Database, ErrorCode, TransactionBehavior};
 
-use super::{ADD_EXPIRES, HAS_EXPIRES, LONGEST_BUSY, REST, TABLE, place::{Mode, Place}};
+use super::{
+    ADD_EXPIRES, HAS_EXPIRES, LONGEST_BUSY, REST, TABLE,
+    place::{Mode, Place},
+};
 
 /// How long to pause before opening a busy file again: about what another's opening takes.
 const OPEN_PAUSE: Duration = Duration::from_millis(5);
@@ -62,9 +65,7 @@ pub(super) fn has_tables(database: &Database) -> rusqlite::Result<bool> {
 
 /// Opens again while the file is busy. SQLite itself does not wait where two who open a new file
 /// at once both turn it to WAL, as they might wait for each other.
-pub(super) fn patiently<T>(
-    mut open: impl FnMut() -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
+pub(super) fn patiently<T>(mut open: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     let started = Instant::now();
     loop {
         match open() {
