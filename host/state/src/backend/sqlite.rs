@@ -210,7 +210,9 @@ impl Drop for SqliteConnection {
 impl Connection for SqliteConnection {
     /// Blocks the thread, which is this lane's own.
     async fn check(&mut self) -> Result<(), Error> {
-        self.watch.check().map_err(Error::not_applied)?;
+        if !self.is_reader {
+            self.watch.check().map_err(Error::not_applied)?;
+        }
         let checked = match self.is_reader {
             true => {
                 self.database.query_row(READS_NOTHING, [], |row| row.get::<_, i64>(0)).map(drop)

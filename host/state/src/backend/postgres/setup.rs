@@ -30,12 +30,7 @@ pub(super) async fn prepare(target: &Target, read_only: bool) -> Result<Client, 
     let messages = first.simple_query(super::session::ABOUT).await.map_err(|e| refused(&e))?;
     let about = About::read(&messages)
         .ok_or_else(|| Unconnected::lasting("it does not answer as PostgreSQL does"))?;
-    if about.version < OLDEST {
-        let version = about.version.checked_div(10_000).unwrap_or_default();
-        return Err(Unconnected::lasting(format!(
-            "it is PostgreSQL {version}, and Tally needs 14 or later; upgrade the server"
-        )));
-    }
+    refuse_old(about.version)?;
     about.check(Role::Write, read_only)?;
     refuse_shared_sessions(target, &first).await?;
     target.set_up(&first).await?;
@@ -67,6 +62,16 @@ pub(super) async fn prepare(target: &Target, read_only: bool) -> Result<Client, 
         )));
     }
     Ok(first)
+}
+
+fn refuse_old(version: u32) -> Result<(), Unconnected> {
+    if version >= OLDEST {
+        return Ok(());
+    }
+    let version = version.checked_div(10_000).unwrap_or_default();
+    Err(Unconnected::lasting(format!(
+        "it is PostgreSQL {version}, and Tally needs 14 or later; upgrade the server"
+    )))
 }
 
 /// A pooler that gives a client another server process for each transaction loses prepared statements
@@ -182,5 +187,17 @@ pub(super) fn refused(error: &tokio_postgres::Error) -> Unconnected {
             })
         }
         Some(_) => Unconnected::lasting(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_of_an_old_version_is_named() {
+        assert!(refuse_old(140_000).is_ok() && refuse_old(180_001).is_ok());
+        let refused = refuse_old(130_021).unwrap_err();
+        assert!(refused.reason.contains("PostgreSQL 13") && !refused.is_passing);
     }
 }
