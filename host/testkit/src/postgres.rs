@@ -116,6 +116,11 @@ impl Postgres {
         self.wait_until_ready()
     }
 
+    /// Sets something, as `name=value`, from the next start on.
+    pub fn set(&mut self, setting: &str) {
+        self.settings.push(setting.to_owned());
+    }
+
     /// Has the server be a standby from its next start on, as one whose primary is gone; it can be
     /// promoted (`pg_promote`).
     ///

@@ -34,7 +34,7 @@ use tokio_postgres::Client;
 use self::{failure::Failure, session::Guard, statement::Statements, target::Target};
 use crate::{
     backend::{Connection, Description, Role, all_failed},
-    error::{Error, OpenError},
+    error::{Error, OpenError, Unconnected},
     operation::{Action, Kind, Outcome, Step},
     plan::Reply,
     state::Options,
@@ -64,7 +64,12 @@ impl Postgres {
         let target = Target::parse(url, options)?;
         let location = target.location();
         let explain = |reason| format!("cannot use PostgreSQL at {location}: {reason}");
-        let prepared = setup::prepare(&target, options.read_only).await;
+        // Some connections and a dozen exchanges.
+        let limit = options.connect_timeout.saturating_mul(4);
+        let preparing = setup::prepare(&target, options.read_only);
+        let prepared = tokio::time::timeout(limit, preparing).await.unwrap_or_else(|_| {
+            Err(Unconnected::passing(format!("it did not answer within {limit:?}")))
+        });
         let client = prepared.map_err(|unconnected| unconnected.explain(explain))?;
         let warning = statement::durability_warning(&client)
             .await

@@ -69,8 +69,8 @@ impl Redis {
         let explain = |reason| format!("cannot use Redis at {location}: {reason}");
         let open = async {
             let mut live = redis.target.connect().await?;
-            let durability = live.durability().await?;
-            setup::prepare(&mut live, options.read_only).await?;
+            let durability = redis.target.in_time(live.durability()).await?;
+            redis.target.in_time(setup::prepare(&mut live, options.read_only)).await?;
             Ok::<_, Unconnected>((live, durability))
         };
         let opened = open.await.map_err(|unconnected| unconnected.explain(explain))?;

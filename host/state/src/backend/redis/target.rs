@@ -105,7 +105,8 @@ impl Target {
         self.in_time(connecting).await
     }
 
-    async fn in_time<T>(
+    /// Does what belongs to connecting, within the time limit for it.
+    pub(super) async fn in_time<T>(
         &self,
         connecting: impl Future<Output = Result<T, Unconnected>>,
     ) -> Result<T, Unconnected> {
