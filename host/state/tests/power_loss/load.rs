@@ -120,7 +120,7 @@ pub(crate) async fn plain(vfs: &'static str, synchronous: &str, random: &mut Rng
 
 /// What a store holds, which must be whole and go on counting.
 pub(crate) async fn recover(uri: &str) -> Result<Contents, String> {
-    let url = format!("sqlite:{uri}");
+    let url = uri.replacen("file:", "sqlite:", 1);
     let state =
         State::open(&url, crate::patient(), tally_state::Metrics::default()).await.map_err(text)?;
     let (handle, bucket) = (state.worker(), Bucket::new(BUCKET).unwrap());
