@@ -2,8 +2,8 @@
 //! clients.
 //!
 //! - `GET /livez`: the process runs and answers.
-//! - `GET /readyz`: a guest is loaded and the store answers; 503 as soon as draining starts.
-//!   With `?verbose`, each part by itself.
+//! - `GET /readyz`: requests would succeed: a guest is loaded, and each connection to the store that
+//!   is in use takes writes; 503 as soon as draining starts. With `?verbose`, each part by itself.
 //! - `GET /metrics`: Prometheus' text format.
 //! - `/guests`: the guests, and replacing one (see `guests`).
 //!
@@ -28,16 +28,13 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Encoder as _, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
-use tally_state::Handle;
+use tally_state::{Handle, Part, State};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::edge::{Routes, Workers};
 
 /// The pause after a failed accept, as at the edge.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// Longest time a probe waits for the store: probes come every few seconds.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Longest time a connection may be idle.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -50,6 +47,7 @@ pub(crate) struct Admin {
     registry: Registry,
     routes: Arc<Routes>,
     workers: Arc<Workers>,
+    store: State,
     state: Handle,
     draining: AtomicBool,
     /// Held by the one component that is being loaded.
@@ -82,7 +80,7 @@ impl Admin {
         registry: Registry,
         routes: Arc<Routes>,
         workers: Arc<Workers>,
-        state: Handle,
+        store: State,
     ) -> prometheus::Result<Self> {
         let gauge = |name: &str, help: &str| {
             let gauge = IntGauge::new(name, help)?;
@@ -122,7 +120,8 @@ impl Admin {
         };
         let draining = AtomicBool::new(false);
         let (deploying, uploads) = (Semaphore::new(1), Semaphore::new(MAX_UPLOADS));
-        Ok(Self { registry, routes, workers, state, draining, deploying, uploads, gauges })
+        let state = store.worker();
+        Ok(Self { registry, routes, workers, store, state, draining, deploying, uploads, gauges })
     }
 
     /// Makes `/readyz` fail, so that no new clients are sent here.
@@ -185,27 +184,33 @@ impl Admin {
 
     async fn ready(&self, verbose: bool) -> Response<Full<Bytes>> {
         let draining = self.draining.load(Ordering::Acquire);
-        let store = match tokio::time::timeout(PROBE_TIMEOUT, self.state.check()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer within {PROBE_TIMEOUT:?}")),
-        };
-        let (status, short) = match (draining, &store) {
+        let store = self.store.health().await;
+        let failed: Vec<&Part> =
+            store.iter().filter(|part| part.is_needed && part.failure.is_some()).collect();
+        let (status, short) = match (draining, failed.first()) {
             (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-            (false, Err(_)) => (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer\n"),
-            (false, Ok(())) => (StatusCode::OK, "ok\n"),
+            (false, Some(_)) => (StatusCode::SERVICE_UNAVAILABLE, "the store cannot be used\n"),
+            (false, None) => (StatusCode::OK, "ok\n"),
         };
         if !verbose {
             return text(status, short.into());
         }
-        let store = store.map_or_else(|reason| format!("failed: {reason}"), |()| "ok".into());
-        let serving = if draining { "failed: draining" } else { "ok" };
+        let told = |failure: Option<&str>| match failure {
+            None => String::from("ok"),
+            Some(reason) => format!("failed: {reason}"),
+        };
         let mut parts = String::new();
+        // Writing to a string does not fail.
         for (_, guest) in self.routes.iter() {
-            // Writing to a string does not fail.
             let _ = writeln!(parts, "guest {}: ok, version {}", guest.name(), guest.version());
         }
-        text(status, format!("{parts}store: {store}\nserving: {serving}\n"))
+        let first = failed.first().and_then(|part| part.failure.as_deref());
+        let _ = writeln!(parts, "store: {}", told(first));
+        for Part { name, failure, .. } in &store {
+            let _ = writeln!(parts, "store {name}: {}", told(failure.as_deref()));
+        }
+        let _ = writeln!(parts, "serving: {}", told(draining.then_some("draining")));
+        text(status, parts)
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {

@@ -47,6 +47,8 @@ pub struct Config {
     pub edge: edge::Limits,
     /// The state layer's limits.
     pub state: tally_state::Options,
+    /// How long a store that is away is waited for at the start; zero is not at all.
+    pub store_wait: Duration,
     /// How long requests under way may take after a signal to stop.
     pub drain_timeout: Duration,
     /// What is logged, in `tracing`'s syntax.
@@ -131,6 +133,7 @@ impl Config {
             workers: at_least_one("workers", options.workers)?,
             edge,
             state,
+            store_wait: options.store_wait.map(|wait| wait.0).unwrap_or_default(),
             drain_timeout: span("drain-timeout", options.drain_timeout)?,
             log: options.log.unwrap_or_default(),
             log_format: options.log_format.unwrap_or_default(),

@@ -94,6 +94,10 @@ pub struct Options {
     #[arg(long, value_name = "TIME", env = "TALLY_CONNECT_TIMEOUT")]
     pub connect_timeout: Option<Span>,
 
+    /// Longest time to wait at the start for a store that is away [default: 10s]
+    #[arg(long, value_name = "TIME", env = "TALLY_STORE_WAIT")]
+    pub store_wait: Option<Span>,
+
     /// How long a request's Idempotency-Key is remembered [default: 1day]
     #[arg(long, value_name = "TIME", env = "TALLY_IDEMPOTENCY_WINDOW")]
     pub idempotency_window: Option<Span>,
@@ -159,6 +163,7 @@ impl Options {
             body_timeout: Some(Span(edge.body_timeout)),
             store_timeout: Some(Span(state.timeout)),
             connect_timeout: Some(Span(state.connect_timeout)),
+            store_wait: Some(Span(std::time::Duration::from_secs(10))),
             idempotency_window: Some(Span(state.idempotency_window)),
             drain_timeout: Some(Span(std::time::Duration::from_secs(30))),
             log: Some("info".into()),
@@ -186,6 +191,7 @@ impl Options {
             body_timeout: self.body_timeout.or(others.body_timeout),
             store_timeout: self.store_timeout.or(others.store_timeout),
             connect_timeout: self.connect_timeout.or(others.connect_timeout),
+            store_wait: self.store_wait.or(others.store_wait),
             idempotency_window: self.idempotency_window.or(others.idempotency_window),
             drain_timeout: self.drain_timeout.or(others.drain_timeout),
             log: self.log.or(others.log),

@@ -54,6 +54,22 @@ pub(crate) struct Workers {
     close: watch::Sender<bool>,
     /// Set when connections are to finish what they are at.
     drain: watch::Sender<bool>,
+    /// The first part that has ended by a panic.
+    ended: watch::Receiver<Option<String>>,
+}
+
+/// Says so when a thread or a task ends by a panic, as one that is gone serves nobody.
+struct Alarm {
+    part: String,
+    ended: watch::Sender<Option<String>>,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.ended.send_replace(Some(std::mem::take(&mut self.part)));
+        }
+    }
 }
 
 /// What workers know of each other.
@@ -76,6 +92,7 @@ impl Workers {
         metrics: &Metrics,
     ) -> Result<Self, WorkersError> {
         let ((close, closing), (drain, draining)) = (watch::channel(false), watch::channel(false));
+        let (alarm, ended) = watch::channel(None);
         let most_bodies = limits.bodies.min(Semaphore::MAX_PERMITS);
         let bodies = Arc::new(Semaphore::new(most_bodies));
         let places = Arc::new(Semaphore::new(limits.connections));
@@ -103,10 +120,17 @@ impl Workers {
                     .map(|listener| (listener, closing.clone(), Arc::clone(&places)))
             });
             let (crew, listener) = (Arc::clone(&crew), listener.transpose()?);
+            let alarm =
+                |part: &str| Alarm { part: format!("{part} {number}"), ended: alarm.clone() };
+            let (alarm, listening) = (alarm("worker thread"), alarm("the listener of worker"));
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                let _alarm = alarm;
                 own.block_on(async move {
                     if let Some((listener, closing, places)) = listener {
-                        tokio::spawn(listen(listener, number, crew, places, closing));
+                        tokio::spawn(async move {
+                            let _alarm = listening;
+                            listen(listener, number, crew, places, closing).await;
+                        });
                     }
                     // Within the runtime, as the state's lane may live here.
                     let service = Service::new(routes, state.worker(), limits, metrics, own_bodies);
@@ -114,7 +138,17 @@ impl Workers {
                 });
             })?;
         }
-        Ok(Self { crew, bodies, most_bodies, close, drain })
+        Ok(Self { crew, bodies, most_bodies, close, drain, ended })
+    }
+
+    /// Waits until a worker thread or its listener ends by a panic; says which.
+    pub(crate) async fn ended(&self) -> String {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(part) => part.clone().unwrap_or_default(),
+            // All have ended in order.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Connections open on all workers.
@@ -244,6 +278,23 @@ mod tests {
             counts[chosen] += 1;
         }
         counts
+    }
+
+    #[test]
+    fn only_a_panic_raises_the_alarm() {
+        let (ended, alarm) = watch::channel(None);
+        let worker = |panics: bool| {
+            let alarm = Alarm { part: "worker thread 3".into(), ended: ended.clone() };
+            let thread = std::thread::spawn(move || {
+                let _alarm = alarm;
+                assert!(!panics, "asked to");
+            });
+            thread.join().is_err()
+        };
+        assert!(!worker(false));
+        assert_eq!(*alarm.borrow(), None);
+        assert!(worker(true));
+        assert_eq!(alarm.borrow().as_deref(), Some("worker thread 3"));
     }
 
     #[test]

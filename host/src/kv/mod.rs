@@ -14,9 +14,7 @@ mod buckets;
 mod commands;
 mod output;
 
-use std::{
-    ffi::OsString, io::Read as _, os::unix::ffi::OsStringExt as _, path::Path, process::ExitCode,
-};
+use std::{ffi::OsString, io::Read as _, os::unix::ffi::OsStringExt as _, process::ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use tally_state::{Bucket, Error, Metrics, State};
@@ -61,7 +59,9 @@ async fn execute(arguments: Arguments, environment: &[(String, String)]) -> Resu
     }
     check_store(&config.store, command.creates())?;
     read_value(&mut command, config.state.max_value_bytes)?;
-    let state = State::open(&config.store, config.state, Metrics::default()).await?;
+    // What only reads asks for no lock that a writer has, and for no right to write.
+    let options = tally_state::Options { read_only: !command.writes(), ..config.state };
+    let state = State::open(&config.store, options, Metrics::default()).await?;
     Session::new(state.worker(), bucket, Output::new(json)).run(command).await
 }
 
@@ -72,13 +72,13 @@ fn check_store(url: &str, creates: bool) -> Result<()> {
             "memory: is a store inside of one process, which no other can see; name one that is shared, as in --store sqlite:PATH, redis://… or postgres://…"
         );
     }
-    let Some(path) = url.strip_prefix("sqlite:") else { return Ok(()) };
-    let path = path.strip_prefix("//").unwrap_or(path);
     // What has no path, or may not be looked at, is explained when it is opened.
-    let missing = !path.is_empty() && matches!(Path::new(path).try_exists(), Ok(false));
+    let Some(path) = tally_state::sqlite_path(url) else { return Ok(()) };
+    let missing = matches!(path.try_exists(), Ok(false));
     if missing && !creates {
         bail!(
-            "there is no SQLite file {path}, and this command creates none; name the server's store with --store, or run it where the server runs"
+            "there is no SQLite file {}, and this command creates none; name the server's store with --store, or run it where the server runs",
+            path.display()
         );
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 mod guests;
 mod listen;
+mod store;
 
 use std::{fmt::Write as _, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -70,6 +71,11 @@ pub enum ServerError {
     /// Two metrics have one name, which is a bug.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
+    /// A part of the process ended by itself, which is a bug.
+    #[error(
+        "{0} ended unexpectedly, which is a bug; the log says why, and the host is to be started again"
+    )]
+    Ended(String),
     /// Requests were cut off.
     #[error("stopped with {connections} connections still open after {timeout:?}")]
     Cut {
@@ -93,35 +99,45 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     // Listening comes first, as it fails fastest.
     let (address, listeners) = listen_for_each(config.workers, "listen", config.listen)?;
     let (admin_address, admin_listener) = listen("admin", config.admin)?;
+    let mut stop = Signals::watch().map_err(ServerError::Signals)?;
     let registry = Registry::new();
-    let state = State::open(
-        &config.store,
-        config.state.clone(),
-        tally_state::Metrics::register(&registry)?,
-    )
-    .await?;
-    let worker = state.worker();
-    let (mut routes, mut watched) = (Vec::new(), Vec::new());
-    for guest in &config.guests {
-        // Before it is read, so that no change is missed.
-        watched.push((guest.clone(), look(&guest.file)));
-        routes.push((guest.pattern.clone(), load(guest, &worker).await?));
-    }
+    let metrics = tally_state::Metrics::register(&registry)?;
+    let prepared = async {
+        let (url, options) = (&config.store, &config.state);
+        let state = store::open(url, options, &metrics, config.store_wait).await?;
+        let worker = state.worker();
+        let (mut routes, mut watched) = (Vec::new(), Vec::new());
+        for guest in &config.guests {
+            // Before it is read, so that no change is missed.
+            watched.push((guest.clone(), look(&guest.file)));
+            routes.push((guest.pattern.clone(), load(guest, &worker).await?));
+        }
+        Ok::<_, ServerError>((state, worker, routes, watched))
+    };
+    let (state, worker, routes, watched) = tokio::select! {
+        prepared = prepared => prepared?,
+        // Nothing has been served that would have to be finished.
+        () = stop.next() => return Ok(()),
+    };
     let routes = Arc::new(Routes::new(routes));
     let metrics = edge::Metrics::register(&registry)?;
-    let mut stop = Signals::watch().map_err(ServerError::Signals)?;
     let workers =
         Workers::start(config.workers, listeners, &routes, &state, &config.edge, &metrics)?;
     let workers = Arc::new(workers);
     let admin =
-        Arc::new(Admin::new(registry, Arc::clone(&routes), Arc::clone(&workers), state.worker())?);
+        Arc::new(Admin::new(registry, Arc::clone(&routes), Arc::clone(&workers), state.clone())?);
 
-    let admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener));
+    let mut admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener));
     let accounting = tokio::spawn(account(Arc::clone(&routes), worker.clone()));
     let watching = config.watch.then(|| tokio::spawn(watch(watched, Arc::clone(&routes), worker)));
     started(&banner(&config, &routes, &state, address, admin_address));
 
-    stop.next().await;
+    tokio::select! {
+        () = stop.next() => {}
+        // One that goes on without them would look alive.
+        part = workers.ended() => return Err(ServerError::Ended(part)),
+        _ = &mut admin_task => return Err(ServerError::Ended("the admin listener".into())),
+    }
     tracing::info!(connections = workers.connections(), "stopping; a second signal ends at once");
     if let Some(watching) = watching {
         watching.abort();

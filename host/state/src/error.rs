@@ -107,7 +107,36 @@ pub enum OpenError {
     /// The URL is not one this crate understands; the text says what to write instead.
     #[error("{0}")]
     Url(String),
-    /// The backend could not be reached or refused to serve.
+    /// The backend refuses to serve, or is set up in a way that cannot be used. Waiting does not help.
     #[error("{0}")]
     Backend(String),
+    /// The backend could not be reached, or does not serve yet. It may later.
+    #[error("{0}")]
+    Away(String),
+}
+
+/// Why a connection could not be made.
+#[derive(Clone, Debug)]
+pub(crate) struct Unconnected {
+    pub(crate) reason: String,
+    /// Whether it may be made later, with nothing done about it here.
+    pub(crate) is_passing: bool,
+}
+
+impl Unconnected {
+    pub(crate) fn passing(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), is_passing: true }
+    }
+
+    pub(crate) fn lasting(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), is_passing: false }
+    }
+
+    /// Why a backend could not be opened, with what else there is to say.
+    pub(crate) fn explain(self, text: impl FnOnce(String) -> String) -> OpenError {
+        match self.is_passing {
+            true => OpenError::Away(text(self.reason)),
+            false => OpenError::Backend(text(self.reason)),
+        }
+    }
 }

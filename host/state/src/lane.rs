@@ -9,18 +9,21 @@
 
 use std::{
     collections::VecDeque,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
 };
 
 use crate::{
-    backend::Connection,
+    backend::{Connection, Role},
     error::Error,
+    health::Health,
     hold::HoldBack,
     metrics::Metrics,
     operation::Step,
@@ -44,6 +47,20 @@ const HOLD_LOOK: Duration = Duration::from_micros(40);
 /// round takes as long as they do. Time for some forty guests that compute little.
 const LONGEST_GATHERING: Duration = Duration::from_millis(1);
 
+/// The pause before a loop that panicked is started again, so that one that always panics does not
+/// take a core.
+const PAUSE_AFTER_PANIC: Duration = Duration::from_millis(100);
+
+/// Where a lane's loop runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On a worker's own runtime, beside its callers. No batch is held back for those who may yet
+    /// come: the backends that live here answer faster than anybody could wait.
+    Worker,
+    /// On a thread of its own, which its connection may block.
+    Thread,
+}
+
 /// Why a queue refused an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
@@ -56,6 +73,8 @@ pub(crate) struct Lane {
     queue: Mutex<Queue>,
     /// Wakes the loop when the queue was empty.
     work: Notify,
+    role: Role,
+    health: Health,
     options: Options,
     metrics: Metrics,
 }
@@ -66,13 +85,18 @@ struct Queue {
     bytes: usize,
     /// Set when the last caller is gone: the loop empties the queue and ends.
     closed: bool,
+    /// Somebody wants to know whether operations would succeed.
+    check: bool,
 }
 
 impl Lane {
-    pub(crate) fn new(options: Options, metrics: Metrics) -> Arc<Self> {
+    pub(crate) fn new(role: Role, options: Options, metrics: Metrics) -> Arc<Self> {
+        let queue = Queue { pending: VecDeque::new(), bytes: 0, closed: false, check: false };
         Arc::new(Self {
-            queue: Mutex::new(Queue { pending: VecDeque::new(), bytes: 0, closed: false }),
+            queue: Mutex::new(queue),
             work: Notify::new(),
+            role,
+            health: Health::new(),
             options,
             metrics,
         })
@@ -137,6 +161,27 @@ impl Lane {
         &self.metrics
     }
 
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
+    pub(crate) fn known(&self) -> &Health {
+        &self.health
+    }
+
+    /// Has the loop check its connection; whether there is one that will.
+    pub(crate) fn ask_for_check(&self) -> bool {
+        let mut queue = self.lock();
+        queue.check = true;
+        self.work.notify_one();
+        !queue.closed
+    }
+
+    /// Whether a check was asked for, which is then no longer so.
+    pub(crate) fn take_check(&self) -> bool {
+        std::mem::take(&mut self.lock().check)
+    }
+
     /// Waits until somebody has asked for something, or closed the queue, since the last wait.
     pub(crate) async fn asked(&self) {
         self.work.notified().await;
@@ -144,9 +189,11 @@ impl Lane {
 
     /// Refuses all that is in the queue.
     pub(crate) fn refuse(&self, reason: &Error) {
+        self.health.found(Err(reason.clone()));
         let refused = {
             let mut queue = self.lock();
             queue.bytes = 0;
+            queue.check = false;
             std::mem::take(&mut queue.pending)
         };
         for pending in refused {
@@ -168,12 +215,15 @@ impl Lane {
         self.lock().pending.len()
     }
 
-    /// Waits until the queue holds something; `false` when it never will again.
+    /// Waits until the queue holds something or a check is asked for; `false` when it never will again.
     async fn wait(&self) -> bool {
         loop {
             {
                 let queue = self.lock();
                 if !queue.pending.is_empty() {
+                    return true;
+                }
+                if queue.check && !queue.closed {
                     return true;
                 }
                 if queue.closed {
@@ -228,20 +278,52 @@ impl Lane {
                 vec![Err(error); plan.steps.len()]
             });
             self.metrics.applied(started.elapsed());
+            self.health.heed(self.role, &plan.steps, &results);
             next = plan.settle(&results, |kind, reply| self.metrics.answered(kind, reply));
         }
     }
 
-    /// Closes the queue when the loop is dropped: with its runtime, or by a panic. Whoever is in
-    /// the queue then was not sent, and is told so rather than left to wait.
+    /// Closes the queue when the loop is dropped, with its runtime. Whoever is in the queue then was
+    /// not sent, and is told so rather than left to wait.
     fn close_at_end(self: &Arc<Self>) -> CloseAtEnd {
         CloseAtEnd(Arc::clone(self))
     }
 
-    /// The loop on a worker's own runtime, beside its callers. No batch is held back for those who may
-    /// yet come: the backends that live here answer faster than anybody could wait.
-    pub(crate) async fn run_on_worker(self: Arc<Self>, mut connection: impl Connection) {
+    /// Runs the loop until the queue is closed and empty. After a panic, which is a bug, it is started
+    /// again with another connection: the batch that was on its way ends unknown, and the queue is
+    /// kept.
+    pub(crate) async fn run<C: Connection>(
+        self: Arc<Self>,
+        place: Place,
+        first: C,
+        another: impl Fn() -> Result<C, Error>,
+    ) {
         let _closed = self.close_at_end();
+        let mut next = Ok(first);
+        loop {
+            match next {
+                Ok(connection) => {
+                    let running = async {
+                        match place {
+                            Place::Worker => self.run_on_worker(connection).await,
+                            Place::Thread => self.run_on_thread(connection).await,
+                        }
+                    };
+                    if AssertUnwindSafe(running).catch_unwind().await.is_ok() {
+                        return;
+                    }
+                    let text = "the store's connection ended by a panic, and is made anew";
+                    tracing::error!("{text}; this is a bug, please report it");
+                    self.health.found(Err(Error::not_applied(text)));
+                }
+                Err(reason) => self.refuse(&reason),
+            }
+            tokio::time::sleep(PAUSE_AFTER_PANIC).await;
+            next = another();
+        }
+    }
+
+    async fn run_on_worker(&self, mut connection: impl Connection) {
         let mut outage = Outage::default();
         while self.wait().await {
             self.gather().await;
@@ -252,6 +334,7 @@ impl Lane {
             if !batch.is_empty() {
                 self.apply(Plan::new(batch), &mut connection).await;
             }
+            self.check_if_asked(&mut connection, &self.options).await;
         }
     }
 
@@ -271,16 +354,17 @@ impl Lane {
         }
     }
 
-    /// The loop on a thread of its own, whose connection may block it.
-    pub(crate) async fn run_on_thread(self: Arc<Self>, mut connection: impl Connection) {
-        let _closed = self.close_at_end();
+    async fn run_on_thread(&self, mut connection: impl Connection) {
         let mut outage = Outage::default();
         let mut hold = HoldBack::default();
         while self.wait().await {
             if !connection.is_ready() && !self.reconnect(&mut connection, &mut outage).await {
                 continue;
             }
-            if let Some((target, longest)) = hold.wait_for(self.queued()) {
+            let queued = self.queued();
+            if queued > 0
+                && let Some((target, longest)) = hold.wait_for(queued)
+            {
                 let started = Instant::now();
                 // Sleeping blocks nothing else: the thread is this lane's alone, and no batch is
                 // on its way.
@@ -290,13 +374,13 @@ impl Lane {
                 hold.waited(target, self.queued());
             }
             let batch = self.seal();
-            if batch.is_empty() {
-                continue;
+            if !batch.is_empty() {
+                let operations = batch.len();
+                let started = Instant::now();
+                self.apply(Plan::new(batch), &mut connection).await;
+                hold.applied(operations, started.elapsed());
             }
-            let operations = batch.len();
-            let started = Instant::now();
-            self.apply(Plan::new(batch), &mut connection).await;
-            hold.applied(operations, started.elapsed());
+            self.check_if_asked(&mut connection, &self.options).await;
         }
     }
 }
@@ -341,6 +425,7 @@ mod tests {
     }
 
     /// A connection that waits for a permit before each batch and counts what it is given.
+    #[derive(Clone)]
     struct Gated {
         inner: memory::Memory,
         gate: Arc<tokio::sync::Semaphore>,
@@ -361,8 +446,13 @@ mod tests {
         batches: Arc<AtomicUsize>,
     }
 
+    fn start<C: Connection>(lane: &Arc<Lane>, new: impl Fn() -> C + Send + 'static) {
+        let lane = Arc::clone(lane);
+        tokio::spawn(lane.run(Place::Worker, new(), move || Ok(new())));
+    }
+
     fn bench(options: Options) -> Bench {
-        let lane = Lane::new(options, Metrics::default());
+        let lane = Lane::new(Role::Write, options, Metrics::default());
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let batches = Arc::new(AtomicUsize::new(0));
         let connection = Gated {
@@ -370,7 +460,7 @@ mod tests {
             gate: Arc::clone(&gate),
             batches: Arc::clone(&batches),
         };
-        tokio::spawn(Arc::clone(&lane).run_on_worker(connection));
+        start(&lane, move || connection.clone());
         Bench { lane, gate, batches }
     }
 
@@ -489,20 +579,31 @@ mod tests {
         assert_eq!(second.await.unwrap(), Ok(Outcome::Count(1)));
     }
 
-    /// A connection that is a bug.
-    struct Panics;
+    /// A connection that is a bug, for the first batch of all.
+    #[derive(Clone)]
+    struct Panics(Gated);
 
     impl Connection for Panics {
-        async fn apply(&mut self, _steps: &[Step]) -> Vec<Reply> {
+        async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
             settle().await;
-            panic!("asked to")
+            assert!(self.0.batches.load(Ordering::Relaxed) > 0, "asked to panic: {:?}", {
+                self.0.batches.fetch_add(1, Ordering::Relaxed)
+            });
+            self.0.apply(steps).await
         }
     }
 
-    #[tokio::test]
-    async fn a_loop_that_panics_leaves_nobody_waiting() {
-        let lane = Lane::new(Options::default(), Metrics::default());
-        tokio::spawn(Arc::clone(&lane).run_on_worker(Panics));
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_panics_leaves_nobody_waiting_and_is_started_again() {
+        let gated = bench(Options::default());
+        gated.gate.add_permits(10);
+        let connection = Panics(Gated {
+            inner: memory::Memory::new(Duration::from_secs(60)),
+            gate: gated.gate,
+            batches: gated.batches,
+        });
+        let lane = Lane::new(Role::Write, Options::default(), Metrics::default());
+        start(&lane, move || connection.clone());
         let sent = lane.push(increment()).unwrap();
         for _ in 0..5 {
             // Sealed by now, and not ended yet.
@@ -510,8 +611,57 @@ mod tests {
         }
         let queued = lane.push(increment()).unwrap();
         assert!(sent.await.is_err(), "no answer; the caller takes it as unknown");
-        assert!(matches!(queued.await.unwrap(), Err(Error::NotApplied(_))));
-        assert!(matches!(lane.push(increment()), Err(Error::NotApplied(_))));
+        assert!(matches!(lane.health().await, Err(Error::NotApplied(_))), "it has just failed");
+        assert_eq!(queued.await.unwrap(), Ok(Outcome::Count(1)), "it was kept");
+        assert_eq!(lane.push(increment()).unwrap().await.unwrap(), Ok(Outcome::Count(2)));
+        assert_eq!(lane.health().await, Ok(()));
+    }
+
+    /// A connection whose checks are counted and fail from the second on.
+    #[derive(Clone)]
+    struct Checked(Arc<AtomicUsize>);
+
+    impl Connection for Checked {
+        async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
+            steps.iter().map(|_| Ok(Outcome::Count(1))).collect()
+        }
+
+        async fn check(&mut self) -> Result<(), Error> {
+            match self.0.fetch_add(1, Ordering::Relaxed) {
+                0 => Ok(()),
+                _ => Err(Error::not_applied("asked to fail")),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_lane_is_checked_once_an_interval_and_a_busy_one_never() {
+        let lane = Lane::new(Role::Write, Options::default(), Metrics::default());
+        let checks = Arc::new(AtomicUsize::new(0));
+        let connection = Checked(Arc::clone(&checks));
+        start(&lane, move || connection.clone());
+        for _ in 0..5 {
+            assert_eq!(lane.health().await, Ok(()));
+        }
+        assert_eq!(checks.load(Ordering::Relaxed), 1);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(lane.push(increment()).unwrap().await.unwrap().is_ok());
+        assert_eq!(lane.health().await, Ok(()), "a write has just been applied");
+        assert_eq!(checks.load(Ordering::Relaxed), 1);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        for _ in 0..5 {
+            assert!(matches!(lane.health().await, Err(Error::NotApplied(_))));
+        }
+        assert_eq!(checks.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_whose_store_hangs_is_said_not_to_answer() {
+        let bench = bench(Options::default());
+        let _hangs = bench.lane.push(increment()).unwrap();
+        settle().await;
+        let Err(error) = bench.lane.health().await else { panic!("it hangs") };
+        assert!(error.to_string().contains("no answer"), "{error}");
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@
 //! - `plan`: which operations share a step, and whose share of the result is whose
 //! - `lane`: the queue, the self-clocked loop, and where it runs; `reconnect`: what it does while
 //!   there is no connection; `hold`: waiting for callers who are about to return
+//! - `health`: whether operations would succeed
 //! - `sweep`: removing what has expired
 //! - `backend`: one file each for memory, SQLite, Redis and PostgreSQL
 //!
@@ -44,6 +45,7 @@ mod backend;
 mod counter;
 mod error;
 mod handle;
+mod health;
 mod hold;
 mod lane;
 mod metrics;
@@ -56,9 +58,10 @@ mod semantics;
 mod state;
 mod sweep;
 
-pub use backend::Description;
+pub use backend::{Description, sqlite_path};
 pub use error::{Applied, Error, OpenError, Rejection};
 pub use handle::Handle;
+pub use health::Part;
 pub use metrics::Metrics;
 pub use name::{Bucket, MAX_BUCKET_BYTES, MAX_KEY_BYTES, RESERVED};
 pub use idempotency::{Digest, RecordMeter, Recorded, Scope};

@@ -2,16 +2,18 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use crate::{
     Handle,
     backend::{self, Description, Lanes, Opened, Role, memory::Memory},
     error::{Error, OpenError},
+    health::Part,
     lane::Lane,
     metrics::Metrics,
     operation::{Kind, Step},
@@ -42,6 +44,9 @@ pub struct Options {
     /// How often what has expired is removed, where the backend does not do so by itself. It is
     /// missing at once; this is about its room.
     pub sweep_every: Duration,
+    /// Whether the store is only read: writes are refused, nothing is created, and no lock that a
+    /// writer has is waited for.
+    pub read_only: bool,
 }
 
 impl Default for Options {
@@ -55,6 +60,7 @@ impl Default for Options {
             max_keys: 1_000,
             idempotency_window: Duration::from_secs(24 * 60 * 60),
             sweep_every: Duration::from_secs(10),
+            read_only: false,
         }
     }
 }
@@ -71,6 +77,8 @@ pub(crate) struct Inner {
     /// Lanes on threads of their own, shared by all workers; `None` where each worker has its own, or
     /// there are none.
     shared: Option<Arc<Queues>>,
+    /// The lanes there are, by their names.
+    lanes: Mutex<Vec<(String, Weak<Lane>)>>,
 }
 
 impl State {
@@ -83,22 +91,31 @@ impl State {
     /// backend cannot be reached.
     pub async fn open(url: &str, options: Options, metrics: Metrics) -> Result<Self, OpenError> {
         let (backend, description) = backend::open(url, &options).await?;
+        let lanes = Mutex::default();
         let shared = match backend.lanes() {
             Lanes::Direct | Lanes::PerWorker => None,
             Lanes::Threads { writers, readers, sweepers } => {
-                let start = |role: Role| {
-                    let lane = Lane::new(options.clone(), metrics.clone());
-                    backend.run_on_thread(role, Arc::clone(&lane)).map(|()| lane)
+                let start = |role: Role, number: usize, count: usize| {
+                    let lane = Lane::new(role, options.clone(), metrics.clone());
+                    backend.run_on_thread(Arc::clone(&lane))?;
+                    let name = match count {
+                        1 => role.name().to_owned(),
+                        _ => format!("{} {}", role.name(), number.saturating_add(1)),
+                    };
+                    register(&lanes, name, &lane);
+                    Ok(lane)
                 };
-                let lanes = |role, count| (0..count).map(|_| start(role)).collect();
-                let writers: Result<Vec<_>, OpenError> = lanes(Role::Write, writers);
-                let readers: Result<Vec<_>, OpenError> = lanes(Role::Read, readers);
-                let sweepers: Result<Vec<_>, OpenError> = lanes(Role::Sweep, sweepers);
-                Some(Arc::new(Queues::of(writers?, readers?, sweepers?)))
+                let start =
+                    |role, count| (0..count).map(|number| start(role, number, count)).collect();
+                let writers: Result<Vec<_>, OpenError> = start(Role::Write, writers);
+                let readers: Result<Vec<_>, OpenError> = start(Role::Read, readers);
+                let sweepers: Result<Vec<_>, OpenError> = start(Role::Sweep, sweepers);
+                Some(Arc::new(Queues::of(writers?, readers?, sweepers?, options.read_only)))
             }
         };
-        let (sweeps, every) = (backend.wants_sweeping(), options.sweep_every);
-        let inner = Arc::new(Inner { backend, description, options, metrics, shared });
+        let sweeps = backend.wants_sweeping() && !options.read_only;
+        let every = options.sweep_every;
+        let inner = Arc::new(Inner { backend, description, options, metrics, shared, lanes });
         if sweeps {
             sweep::start(&inner, every);
         }
@@ -124,12 +141,39 @@ impl State {
             if let Opened::Memory(memory) = &inner.backend {
                 return Arc::new(Queues::Direct(memory.clone(), inner.metrics.clone()));
             }
-            let lane = Lane::new(inner.options.clone(), inner.metrics.clone());
+            let lane = Lane::new(Role::Write, inner.options.clone(), inner.metrics.clone());
             inner.backend.spawn_on_worker(Arc::clone(&lane));
-            Arc::new(Queues::of(vec![lane], Vec::new(), Vec::new()))
+            let name = std::thread::current().name().unwrap_or("a thread").to_owned();
+            register(&inner.lanes, name, &lane);
+            Arc::new(Queues::of(vec![lane], Vec::new(), Vec::new(), inner.options.read_only))
         });
         Handle::new(queues, inner.options.clone())
     }
+
+    /// Whether operations would succeed, by the parts that they need: each connection to the store that
+    /// is in use. Costs the store no more than one small check of each idle connection a second, however
+    /// often it is asked for. Waits a second at most.
+    pub async fn health(&self) -> Vec<Part> {
+        let lanes: Vec<(String, Arc<Lane>)> = {
+            let mut lanes = self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            lanes.retain(|(_, lane)| lane.strong_count() > 0);
+            lanes.iter().filter_map(|(name, lane)| Some((name.clone(), lane.upgrade()?))).collect()
+        };
+        join_all(lanes.into_iter().map(|(name, lane)| async move {
+            let failure = lane.health().await.err().map(|error| match error {
+                Error::NotApplied(reason) | Error::Unknown(reason) => reason.to_string(),
+                Error::Rejected(rejection) => rejection.to_string(),
+            });
+            Part { name, is_needed: lane.role() != Role::Sweep, failure }
+        }))
+        .await
+    }
+}
+
+fn register(lanes: &Mutex<Vec<(String, Weak<Lane>)>>, name: String, lane: &Arc<Lane>) {
+    let mut lanes = lanes.lock().unwrap_or_else(PoisonError::into_inner);
+    lanes.retain(|(_, lane)| lane.strong_count() > 0);
+    lanes.push((name, Arc::downgrade(lane)));
 }
 
 /// The queues one handle sends to. Closes them when the last handle is gone.
@@ -155,11 +199,18 @@ pub(crate) struct Queued {
     sweepers: Vec<Arc<Lane>>,
     /// Spreads keys over the lanes.
     hasher: RandomState,
+    read_only: bool,
 }
 
 impl Queues {
-    fn of(writers: Vec<Arc<Lane>>, readers: Vec<Arc<Lane>>, sweepers: Vec<Arc<Lane>>) -> Self {
-        Self::Lanes(Queued { writers, readers, sweepers, hasher: RandomState::new() })
+    fn of(
+        writers: Vec<Arc<Lane>>,
+        readers: Vec<Arc<Lane>>,
+        sweepers: Vec<Arc<Lane>>,
+        read_only: bool,
+    ) -> Self {
+        let hasher = RandomState::new();
+        Self::Lanes(Queued { writers, readers, sweepers, hasher, read_only })
     }
 
     pub(crate) fn push(&self, step: Step) -> Result<Asked, Error> {
@@ -178,6 +229,9 @@ impl Queues {
 
 impl Queued {
     fn push(&self, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
+        if self.read_only && !step.action.kind().is_read() {
+            return Err(Error::not_applied("the store was opened to be read only"));
+        }
         let own = match step.action.kind() {
             Kind::Sweep => &self.sweepers,
             kind if kind.is_read() => &self.readers,

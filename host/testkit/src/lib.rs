@@ -1,4 +1,4 @@
-//! Real redis-server, Sentinel and PostgreSQL processes for tests and measurements, certificates for
+//! Real redis-server, Sentinel, PostgreSQL and PgBouncer processes for tests and measurements, certificates for
 //! them, and a proxy that cuts, stalls and delays connections.
 //!
 //! Each server runs on a free port of 127.0.0.1 with a folder of its own, and is stopped and
@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod certificates;
+mod pgbouncer;
 mod postgres;
 mod process;
 mod proxy;
@@ -17,6 +18,7 @@ mod traffic;
 mod weather;
 
 pub use certificates::{Authority, Clients, Identity, Tls};
+pub use pgbouncer::PgBouncer;
 pub use postgres::{Durability, Postgres};
 pub use process::{free_port, signal_process};
 pub use proxy::Proxy;

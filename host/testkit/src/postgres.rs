@@ -116,6 +116,25 @@ impl Postgres {
         self.wait_until_ready()
     }
 
+    /// Sets something, as `name=value`, from the next start on.
+    pub fn set(&mut self, setting: &str) {
+        self.settings.push(setting.to_owned());
+    }
+
+    /// Has the server be a standby from its next start on, as one whose primary is gone; it can be
+    /// promoted (`pg_promote`).
+    ///
+    /// # Errors
+    /// When its folder cannot be written.
+    pub fn become_standby(&self) -> Result<()> {
+        let signal = self.data().join("standby.signal");
+        fs::write(&signal, "")?;
+        if let Some((user, group)) = other_user()? {
+            chown(&signal, Some(user), Some(group))?;
+        }
+        Ok(())
+    }
+
     /// Gives the server its certificate, and says who may connect.
     fn set_up_tls(&mut self, tls: &Tls) -> Result<()> {
         self.settings.push("ssl=on".into());
@@ -286,7 +305,7 @@ fn find(program: &str) -> PathBuf {
 }
 
 /// PostgreSQL refuses to run as root: the ids of the user `postgres` where this process is root.
-fn other_user() -> Result<Option<(u32, u32)>> {
+pub(crate) fn other_user() -> Result<Option<(u32, u32)>> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let id = status.lines().find_map(|line| line.strip_prefix("Uid:"));
     if id.and_then(|ids| ids.split_whitespace().nth(1)) != Some("0") {

@@ -88,6 +88,15 @@ impl Redis {
         self.wait_until_loaded()
     }
 
+    /// As [`Redis::restart`], with other settings than it was started with.
+    ///
+    /// # Errors
+    /// As [`Redis::start`].
+    pub fn restart_with(&mut self, settings: &[&str]) -> Result<()> {
+        self.settings = settings.iter().map(ToString::to_string).collect();
+        self.restart()
+    }
+
     fn wait_until_loaded(&self) -> Result<()> {
         // Listening comes before being ready: commands are refused with LOADING until then.
         for _ in 0..1_000 {

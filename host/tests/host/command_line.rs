@@ -24,6 +24,7 @@ fn fails(dir: &Path, arguments: &[&str]) -> String {
 #[track_caller]
 fn fails_to_serve(dir: &Path, arguments: &[&str]) -> String {
     let mut all = vec!["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    all.extend(["--store-wait", "0s"]);
     all.extend(arguments);
     fails(dir, &all)
 }

@@ -466,11 +466,13 @@ fn connecting_takes_no_longer_than_it_may() {
 
 #[test]
 fn an_unknown_outcome_is_called_that() {
-    let store = Store::redis();
-    let client = redis::Client::open(store.url.as_str()).unwrap();
-    let mut connection = client.get_connection().unwrap();
-    // The server reads on, and answers no write, until the default timeout is nearly over.
-    redis::cmd("CLIENT").arg("PAUSE").arg(4_000).arg("WRITE").exec(&mut connection).unwrap();
+    let mut postgres = Postgres::start(Durability::Unsynced).unwrap();
+    let store = Store { dir: tempfile::tempdir().unwrap(), url: postgres.url(), redis: None };
+    assert_eq!(store.text(&["incr", "k"]), "1\n");
+    // It commits, and then waits for a standby that never comes.
+    postgres.stop().unwrap();
+    postgres.set("synchronous_standby_names=gone");
+    postgres.restart().unwrap();
     let (output, error) = store.fails(&["incr", "k", "--store-timeout", "300ms"]);
     assert_eq!(output, "");
     for part in ["outcome unknown", "did not answer in time", "before doing it again"] {

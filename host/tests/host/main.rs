@@ -26,6 +26,7 @@ mod hostile_guests;
 mod idempotency;
 mod kv;
 mod operations;
+mod readiness;
 mod routing;
 mod shapes;
 mod standard;

@@ -10,12 +10,14 @@ mod postgres;
 mod redis;
 mod sqlite;
 mod tls;
+mod url;
 
 use std::{fmt, sync::Arc};
 
+pub use self::sqlite::sqlite_path;
 use crate::{
     error::{Error, OpenError},
-    lane::Lane,
+    lane::{Lane, Place},
     operation::Step,
     plan::Reply,
     state::Options,
@@ -33,6 +35,18 @@ pub(crate) trait Connection: Send + 'static {
     /// # Errors
     /// [`Error::NotApplied`], with the reason.
     fn connect(&mut self) -> impl Future<Output = Result<(), Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Whether operations would succeed, writes where the connection is for them, found out without a
+    /// change that anybody could see.
+    ///
+    /// # Errors
+    /// The reason, in either kind of error.
+    ///
+    /// # Cancel safety
+    /// As that of [`Connection::apply`].
+    fn check(&mut self) -> impl Future<Output = Result<(), Error>> + Send {
         std::future::ready(Ok(()))
     }
 
@@ -65,6 +79,16 @@ pub(crate) enum Role {
     Read,
     /// Removing what has expired, where that need not wait for those who write.
     Sweep,
+}
+
+impl Role {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Read => "read",
+            Self::Sweep => "sweep",
+        }
+    }
 }
 
 /// What an open backend is, for the people who run it. Holds no credentials.
@@ -151,16 +175,33 @@ impl Opened {
     /// Spawns a lane's loop on the current runtime.
     pub(crate) fn spawn_on_worker(&self, lane: Arc<Lane>) {
         match self {
-            Self::Redis(redis) => drop(tokio::spawn(lane.run_on_worker(redis.connection()))),
+            Self::Redis(redis) => {
+                let redis = redis.clone();
+                let first = redis.connection();
+                let running = lane.run(Place::Worker, first, move || Ok(redis.connection()));
+                drop(tokio::spawn(running));
+            }
             Self::Memory(_) | Self::Sqlite(_) | Self::Postgres(_) => lane.close(),
         }
     }
 
     /// Starts a lane's loop on a thread of its own.
-    pub(crate) fn run_on_thread(&self, role: Role, lane: Arc<Lane>) -> Result<(), OpenError> {
+    pub(crate) fn run_on_thread(&self, lane: Arc<Lane>) -> Result<(), OpenError> {
+        let role = lane.role();
         match self {
-            Self::Sqlite(sqlite) => start(role, lane, sqlite.connection(role)?),
-            Self::Postgres(postgres) => start(role, lane, postgres.connection()),
+            Self::Sqlite(sqlite) => {
+                let sqlite = sqlite.clone();
+                let first = sqlite.connection(role)?;
+                let another = move || {
+                    sqlite.connection(role).map_err(|error| Error::not_applied(error.to_string()))
+                };
+                start(lane, first, another)
+            }
+            Self::Postgres(postgres) => {
+                let postgres = postgres.clone();
+                let first = postgres.connection(role);
+                start(lane, first, move || Ok(postgres.connection(role)))
+            }
             Self::Memory(_) | Self::Redis(_) => {
                 lane.close();
                 Ok(())
@@ -169,8 +210,12 @@ impl Opened {
     }
 }
 
-fn start(role: Role, lane: Arc<Lane>, connection: impl Connection) -> Result<(), OpenError> {
-    let name = match role {
+fn start<C: Connection>(
+    lane: Arc<Lane>,
+    first: C,
+    another: impl Fn() -> Result<C, Error> + Send + 'static,
+) -> Result<(), OpenError> {
+    let name = match lane.role() {
         Role::Write => "state-write",
         Role::Read => "state-read",
         Role::Sweep => "state-sweep",
@@ -181,7 +226,7 @@ fn start(role: Role, lane: Arc<Lane>, connection: impl Connection) -> Result<(),
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     std::thread::Builder::new()
         .name(name.into())
-        .spawn(move || runtime.block_on(lane.run_on_thread(connection)))
+        .spawn(move || runtime.block_on(lane.run(Place::Thread, first, another)))
         .map_err(failed)?;
     Ok(())
 }

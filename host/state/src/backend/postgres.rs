@@ -16,7 +16,10 @@
 //! what an answer means.
 
 mod buckets;
+mod failure;
 mod records;
+mod session;
+mod setup;
 mod statement;
 mod target;
 mod transaction;
@@ -28,15 +31,12 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio_postgres::{
-    Client,
-    error::{DbError, Severity, SqlState},
-};
+use tokio_postgres::Client;
 
-use self::{statement::Statements, target::Target};
+use self::{failure::Failure, session::Guard, statement::Statements, target::Target};
 use crate::{
-    backend::{Connection, Description, all_failed},
-    error::{Error, OpenError},
+    backend::{Connection, Description, Role, all_failed},
+    error::{Error, OpenError, Unconnected},
     operation::{Action, Kind, Outcome, Step},
     plan::Reply,
     state::Options,
@@ -67,15 +67,17 @@ impl Postgres {
     ) -> Result<(Self, Description), OpenError> {
         let target = Target::parse(url, options)?;
         let location = target.location();
-        let explain = |reason: String| {
-            OpenError::Backend(format!(
-                "cannot use PostgreSQL at {location}: {reason}; check that it runs there and that the user, password and database in the store URL are right"
-            ))
-        };
-        let client = target.client().await.map_err(explain)?;
-        statement::create_tables(&client).await.map_err(|error| explain(text(&error)))?;
-        let warning =
-            statement::durability_warning(&client).await.map_err(|error| explain(text(&error)))?;
+        let explain = |reason| format!("cannot use PostgreSQL at {location}: {reason}");
+        // Some connections and a dozen exchanges.
+        let limit = options.connect_timeout.saturating_mul(4);
+        let preparing = setup::prepare(&target, options.read_only);
+        let prepared = tokio::time::timeout(limit, preparing).await.unwrap_or_else(|_| {
+            Err(Unconnected::passing(format!("it did not answer within {limit:?}")))
+        });
+        let client = prepared.map_err(|unconnected| unconnected.explain(explain))?;
+        let warning = statement::durability_warning(&client)
+            .await
+            .map_err(|error| setup::refused(&error).explain(explain))?;
         let description = Description {
             backend: "postgres",
             location: location.clone(),
@@ -93,16 +95,17 @@ impl Postgres {
     }
 
     /// A connection for one lane, made when first used.
-    pub(crate) fn connection(&self) -> PostgresConnection {
+    pub(crate) fn connection(&self, role: Role) -> PostgresConnection {
         let Self { target, window, sweep_every } = self;
         let (target, window, sweep_every) = (Arc::clone(target), *window, *sweep_every);
-        PostgresConnection { target, window, sweep_every, live: None }
+        PostgresConnection { target, role, window, sweep_every, live: None }
     }
 }
 
 /// One lane's connection.
 pub(crate) struct PostgresConnection {
     target: Arc<Target>,
+    role: Role,
     window: Duration,
     sweep_every: Duration,
     /// Taken while a batch is on its way: if that is given up, so is the connection.
@@ -114,6 +117,7 @@ struct Live {
     statements: Statements,
     /// Ends a time in which rows are hardly waited for.
     patience: String,
+    guard: Guard,
 }
 
 impl Connection for PostgresConnection {
@@ -123,22 +127,48 @@ impl Connection for PostgresConnection {
 
     async fn connect(&mut self) -> Result<(), Error> {
         self.live = None;
-        self.live = Some(self.target.connect().await?);
+        let connected = self.target.connect(self.role).await.map_err(|unconnected| {
+            Error::not_applied(format!("cannot connect to PostgreSQL: {}", unconnected.reason))
+        });
+        self.live = Some(connected?);
         Ok(())
+    }
+
+    async fn check(&mut self) -> Result<(), Error> {
+        let Some(mut live) = self.live.take() else { return Ok(()) };
+        live.guard.is_busy = true;
+        let checked = session::check(&live.client, self.target.checked_as(self.role)).await;
+        live.guard.is_busy = false;
+        if !checked.as_ref().is_err_and(Failure::ends_session) {
+            self.live = Some(live);
+        }
+        checked.map_err(Failure::into_error)
     }
 
     async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
         let unsent = Error::not_applied("the connection to PostgreSQL ended before it was sent");
-        let Some(live) = self.live.take().filter(|live| !live.client.is_closed()) else {
+        let Some(mut live) = self.live.take().filter(|live| !live.client.is_closed()) else {
             return all_failed(steps, &unsent);
         };
+        live.guard.is_busy = true;
         let mut replies: Vec<Option<Reply>> = vec![None; steps.len()];
         let mut usable = true;
         for round in rounds(steps) {
-            for (index, reply) in live.round(round, self.window, self.sweep_every).await {
-                usable &= !matches!(&reply, Err(Failure::Broken(_)));
+            let answers = live.round(round, self.window, self.sweep_every).await;
+            let unread = answers.iter().find_map(|(_, answer)| match answer {
+                Err(Failure::Unread(error)) => Some(error.clone()),
+                _ => None,
+            });
+            for (index, answer) in answers {
+                let reply = match (answer, &unread) {
+                    (Err(Failure::Broken(Error::Unknown(_))), Some(unread)) => Err(unread.clone()),
+                    (answer, _) => answer.map_err(|failure| {
+                        usable &= !failure.ends_session();
+                        failure.into_error()
+                    }),
+                };
                 if let Some(place) = replies.get_mut(index) {
-                    *place = Some(reply.map_err(Failure::into_error));
+                    *place = Some(reply);
                 }
             }
             usable &= !live.client.is_closed();
@@ -146,6 +176,7 @@ impl Connection for PostgresConnection {
                 break;
             }
         }
+        live.guard.is_busy = false;
         if usable {
             self.live = Some(live);
         }
@@ -235,72 +266,6 @@ fn takes_transaction(step: &Step) -> bool {
             !deltas.clone().all(|delta| delta >= 0) && !deltas.all(|delta| delta <= 0)
         }
         _ => false,
-    }
-}
-
-/// Why a statement failed.
-#[derive(Clone)]
-enum Failure {
-    /// Rolled back by the server in favour of another session; worth trying again.
-    Conflict(Error),
-    /// Rolled back because another session holds one of the rows for long.
-    Locked(Error),
-    /// The connection must be made anew: the session has ended, or no longer knows the prepared
-    /// statement, or the table changed under it.
-    Broken(Error),
-    Final(Error),
-}
-
-impl Failure {
-    fn into_error(self) -> Error {
-        match self {
-            Self::Conflict(error)
-            | Self::Locked(error)
-            | Self::Broken(error)
-            | Self::Final(error) => error,
-        }
-    }
-}
-
-impl From<tokio_postgres::Error> for Failure {
-    fn from(error: tokio_postgres::Error) -> Self {
-        let reason = format!("PostgreSQL: {}", text(&error));
-        let Some(state) = error.code() else {
-            // No answer of the server's: the connection failed after sending.
-            return Self::Broken(Error::unknown(reason));
-        };
-        let code = state.code();
-        // Two records of one write: another host has made it at the same time.
-        if *state == SqlState::T_R_SERIALIZATION_FAILURE
-            || *state == SqlState::T_R_DEADLOCK_DETECTED
-            || *state == SqlState::UNIQUE_VIOLATION
-        {
-            return Self::Conflict(Error::not_applied(reason));
-        }
-        if *state == SqlState::LOCK_NOT_AVAILABLE {
-            return Self::Locked(Error::not_applied(reason));
-        }
-        if *state == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT {
-            // It came before whatever was sent since, which was not read.
-            return Self::Broken(Error::not_applied(reason));
-        }
-        if *state == SqlState::INVALID_SQL_STATEMENT_NAME
-            || *state == SqlState::FEATURE_NOT_SUPPORTED
-            || *state == SqlState::UNDEFINED_TABLE
-        {
-            return Self::Broken(Error::not_applied(reason));
-        }
-        // An error rolls its transaction back. What ends the session, such as a log that cannot be
-        // written, may have come after the commit.
-        let severity = error.as_db_error().and_then(DbError::parsed_severity);
-        let ended = matches!(severity, Some(Severity::Fatal | Severity::Panic));
-        if ended || code.starts_with("08") {
-            return Self::Broken(Error::unknown(reason));
-        }
-        Self::Final(match code {
-            "40003" => Error::unknown(reason),
-            _ => Error::not_applied(reason),
-        })
     }
 }
 

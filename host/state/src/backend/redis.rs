@@ -9,13 +9,16 @@
 //! A dead connection is noticed before a batch is written to it. An error reply means that the
 //! command was not executed (<https://redis.io/docs/latest/develop/reference/protocol-spec/>).
 //!
-//! `address` reads URLs, `target` connects, `sentinel` finds the master, `wire` counts, and `list`
-//! walks over the keys.
+//! `address` reads URLs, `target` connects, `sentinel` finds the master, `setup` checks a server,
+//! `wire` counts, `replies` has the client read all that a server may say, and `list` walks over the
+//! keys.
 
 mod address;
 mod command;
 mod list;
+mod replies;
 mod sentinel;
+mod setup;
 mod target;
 mod wire;
 
@@ -33,13 +36,14 @@ use self::{
 };
 use crate::{
     backend::{Connection, Description, all_failed},
-    error::{Error, OpenError},
+    error::{Error, OpenError, Unconnected},
     operation::{Action, Outcome, Step},
     plan::Reply,
     state::Options,
 };
 
 /// A Redis server.
+#[derive(Clone)]
 pub(crate) struct Redis {
     target: Arc<Target>,
     /// How long records of requests are kept.
@@ -55,13 +59,15 @@ impl Redis {
         let target = Arc::new(Target::parse(url, options)?);
         let redis = Self { target, window: options.idempotency_window };
         let location = redis.target.location();
-        let explain = |reason: String| {
-            OpenError::Backend(format!(
-                "cannot use Redis at {location}: {reason}; check that it runs there and that the user and password in the store URL are right"
-            ))
+        let explain = |reason| format!("cannot use Redis at {location}: {reason}");
+        let open = async {
+            let mut live = redis.target.connect().await?;
+            let durability = redis.target.in_time(live.durability()).await?;
+            redis.target.in_time(setup::prepare(&mut live, options.read_only)).await?;
+            Ok::<_, Unconnected>((live, durability))
         };
-        let mut live = redis.target.connect().await.map_err(explain)?;
-        let (guarantee, warning) = live.durability().await.map_err(explain)?;
+        let opened = open.await.map_err(|unconnected| unconnected.explain(explain))?;
+        let (mut live, (guarantee, warning)) = opened;
         let lost = match redis.target.fails_over() {
             true => sentinel::warning(&mut live).await,
             false => None,
@@ -122,15 +128,16 @@ impl Live {
 
     /// What the server says of its persistence, for people: the guarantee, and what weakens it.
     /// Fails where it says nothing at all, as to a client that did not log in.
-    async fn durability(&mut self) -> Result<(String, Option<String>), String> {
+    async fn durability(&mut self) -> Result<(String, Option<String>), Unconnected> {
         let mut pipeline = redis::pipe();
         pipeline.cmd("INFO").arg("persistence");
         pipeline.cmd("CONFIG").arg("GET").arg("appendfsync");
-        let values = self.send(&pipeline).await.map_err(|error| error.to_string())?;
+        let values = self.send(&pipeline).await;
+        let values = values.map_err(|error| Unconnected::passing(error.to_string()))?;
         if let Some(Value::ServerError(error)) = values.first()
             && error.code() == "NOAUTH"
         {
-            return Err(refused(error).to_string());
+            return Err(Unconnected::lasting(format!("{}{}", refused(error), setup::LOGIN)));
         }
         let text = |value: &Value| redis::from_redis_value_ref::<String>(value).unwrap_or_default();
         let info = values.first().map(text).unwrap_or_default();
@@ -173,12 +180,18 @@ impl Connection for RedisConnection {
 
     async fn connect(&mut self) -> Result<(), Error> {
         self.live = None;
-        let live =
-            self.target.connect().await.map_err(|reason| {
-                Error::not_applied(format!("cannot connect to Redis: {reason}"))
-            })?;
-        self.live = Some(live);
+        let connected = self.target.connect_checked().await.map_err(|unconnected| {
+            Error::not_applied(format!("cannot connect to Redis: {}", unconnected.reason))
+        });
+        self.live = Some(connected?);
         Ok(())
+    }
+
+    async fn check(&mut self) -> Result<(), Error> {
+        let Some(mut live) = self.live.take() else { return Ok(()) };
+        let checked = setup::check(&mut live, self.target.is_only_read()).await;
+        self.live = Some(live);
+        checked
     }
 
     async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {

@@ -8,23 +8,31 @@
 //! any other value a BLOB. A value that looks like a counter is stored as one.
 //!
 //! What keeps it exact: a batch is one `BEGIN IMMEDIATE` transaction; a failure before `COMMIT`
-//! rolls it back, certainly not applied.
+//! rolls it back, certainly not applied. A file that is removed or replaced takes no more writes.
+//!
+//! `place` reads URLs, `open` opens files, and `watch` notices what becomes of them.
 
 mod buckets;
+mod open;
+mod place;
 mod records;
+mod watch;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::{
-    Connection as Database, ErrorCode, OptionalExtension as _, TransactionBehavior, params,
-    types::ValueRef,
+    Connection as Database, ErrorCode, OptionalExtension as _, TransactionBehavior,
+    config::DbConfig, params, types::ValueRef,
 };
 
-use self::records::Records;
+pub use self::place::sqlite_path;
+use self::{
+    open::{create_tables, has_tables, patiently},
+    place::{Mode, Place},
+    records::Records,
+    watch::Watch,
+};
 use crate::{
     Page,
     backend::{Connection, Description, Role, prefix_end},
@@ -41,8 +49,11 @@ use crate::{
 /// second host; half of the operation timeout, if that is less, so that the failure is certain.
 const LONGEST_BUSY: Duration = Duration::from_secs(2);
 
-/// How long to pause before opening a busy file again: about what another's opening takes.
-const OPEN_PAUSE: Duration = Duration::from_millis(5);
+/// A number of no meaning here. To set it writes the file's first page, which asks for all that any
+/// write asks for, and changes nothing that anybody can see.
+const NUMBER: &str = "user_version";
+
+const READS_NOTHING: &str = "SELECT EXISTS (SELECT 1 FROM tally_kv)";
 
 /// The table and its columns. `expires`, as all moments, is in milliseconds since 1970 (UTC).
 const TABLE: &str = "
@@ -72,8 +83,9 @@ const SWEEP_VALUES: &str = "DELETE FROM tally_kv WHERE rowid IN
     (SELECT rowid FROM tally_kv WHERE expires <= ?1 LIMIT ?2)";
 
 /// An SQLite file.
+#[derive(Clone)]
 pub(crate) struct Sqlite {
-    path: PathBuf,
+    place: Place,
     /// How long records of requests are kept.
     window: Duration,
     /// How long to wait for another process that writes.
@@ -83,27 +95,35 @@ pub(crate) struct Sqlite {
 impl Sqlite {
     /// Opens or creates the file and its table.
     pub(crate) fn open(rest: &str, options: &Options) -> Result<(Self, Description), OpenError> {
-        let path = rest.strip_prefix("//").unwrap_or(rest);
-        if path.is_empty() {
+        let mut place = Place::parse(rest)?;
+        if place.mode == Mode::ReadOnly && !options.read_only {
             return Err(OpenError::Url(
-                "sqlite: needs a path, as in sqlite:tally.db or sqlite:/var/lib/tally/tally.db"
+                "mode=ro opens a file to read it only, and a host writes; leave it out, or use it with tally kv get, list and ttl"
                     .into(),
             ));
         }
-        if path == ":memory:" {
-            return Err(OpenError::Url(
-                "an SQLite database in memory cannot be shared between threads; write memory: instead"
-                    .into(),
-            ));
+        if options.read_only {
+            place.mode = Mode::ReadOnly;
         }
         let busy = options.timeout.checked_div(2).unwrap_or_default().min(LONGEST_BUSY);
-        let sqlite = Self { path: PathBuf::from(path), window: options.idempotency_window, busy };
+        let sqlite = Self { place, window: options.idempotency_window, busy };
         // Fails now rather than at the first request, with the path in the message.
-        patiently(|| create_tables(&mut sqlite.database()?))
-            .map_err(|error| sqlite.explain(&error))?;
+        let opened = patiently(|| {
+            let mut database = sqlite.database()?;
+            match options.read_only {
+                true => has_tables(&database),
+                false => create_tables(&mut database).map(|()| true),
+            }
+        });
+        if !opened.map_err(|error| sqlite.explain(&error))? {
+            return Err(OpenError::Backend(format!(
+                "the SQLite file {} holds no state of Tally's, or that of an earlier version, which a start of the host brings up to date",
+                sqlite.place.path.display()
+            )));
+        }
         let description = Description {
             backend: "sqlite",
-            location: sqlite.path.display().to_string(),
+            location: sqlite.place.path.display().to_string(),
             guarantee: String::from(
                 "every acknowledged write is synced to disk (WAL, synchronous=FULL)",
             ),
@@ -114,58 +134,39 @@ impl Sqlite {
 
     /// A connection for one lane.
     pub(crate) fn connection(&self, role: Role) -> Result<SqliteConnection, OpenError> {
-        let database = patiently(|| self.database()).map_err(|error| self.explain(&error))?;
+        let opened = patiently(|| {
+            let database = self.database()?;
+            // Has the log be there, whose identity is then known.
+            database.pragma_query_value(None, NUMBER, |row| row.get::<_, i64>(0))?;
+            Ok(database)
+        });
+        let database = opened.map_err(|error| self.explain(&error))?;
         if role == Role::Read {
             database
                 .pragma_update(None, "query_only", true)
                 .map_err(|error| self.explain(&error))?;
         }
-        Ok(SqliteConnection { database, window: self.window })
+        let path = &self.place.path;
+        let watch = Watch::new(path).map_err(|error| {
+            OpenError::Backend(format!("cannot find the SQLite file {}: {error}", path.display()))
+        })?;
+        let is_reader = role == Role::Read || self.place.mode == Mode::ReadOnly;
+        Ok(SqliteConnection { database, window: self.window, watch, is_reader })
     }
 
     fn database(&self) -> rusqlite::Result<Database> {
-        let database = Database::open(&self.path)?;
-        database.busy_timeout(self.busy)?;
-        database.pragma_update(None, "journal_mode", "wal")?;
-        database.pragma_update(None, "synchronous", "full")?;
-        database.set_prepared_statement_cache_capacity(32);
-        Ok(database)
+        open::database(&self.place, self.busy)
     }
 
     fn explain(&self, error: &rusqlite::Error) -> OpenError {
-        OpenError::Backend(format!(
-            "cannot open the SQLite file {}: {error}; check that its folder exists and is writable, and that the file is a database",
-            self.path.display()
-        ))
-    }
-}
-
-/// Creates what is not there, safely while other hosts do the same.
-fn create_tables(database: &mut Database) -> rusqlite::Result<()> {
-    let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction.execute_batch(TABLE)?;
-    let has_expires: i64 = transaction.query_row(HAS_EXPIRES, [], |row| row.get(0))?;
-    if has_expires == 0 {
-        transaction.execute_batch(ADD_EXPIRES)?;
-    }
-    transaction.execute_batch(REST)?;
-    transaction.execute_batch(records::TABLES)?;
-    transaction.commit()
-}
-
-/// Opens again while the file is busy. SQLite itself does not wait where two who open a new file
-/// at once both turn it to WAL, as they might wait for each other.
-fn patiently<T>(mut open: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-    let started = Instant::now();
-    loop {
-        match open() {
-            Err(error)
-                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && started.elapsed() < LONGEST_BUSY =>
-            {
-                std::thread::sleep(OPEN_PAUSE.mul_f32(fastrand::f32()));
-            }
-            result => return result,
+        let path = self.place.path.display();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OpenError::Away(format!(
+                "cannot open the SQLite file {path}: {error}; another program holds it"
+            )),
+            _ => OpenError::Backend(format!(
+                "cannot open the SQLite file {path}: {error}; check that its folder exists and is writable, and that the file is a database"
+            )),
         }
     }
 }
@@ -174,9 +175,37 @@ fn patiently<T>(mut open: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Resu
 pub(crate) struct SqliteConnection {
     database: Database,
     window: Duration,
+    watch: Watch,
+    is_reader: bool,
+}
+
+impl Drop for SqliteConnection {
+    fn drop(&mut self) {
+        if self.watch.check().is_err() {
+            // SQLite would remove the log by its name, which may be that of another file's by now.
+            let _ = self.database.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+    }
 }
 
 impl Connection for SqliteConnection {
+    /// Blocks the thread, which is this lane's own.
+    async fn check(&mut self) -> Result<(), Error> {
+        if !self.is_reader {
+            self.watch.check().map_err(Error::not_applied)?;
+        }
+        let checked = match self.is_reader {
+            true => {
+                self.database.query_row(READS_NOTHING, [], |row| row.get::<_, i64>(0)).map(drop)
+            }
+            false => self
+                .database
+                .pragma_query_value(None, NUMBER, |row| row.get::<_, i64>(0))
+                .and_then(|number| self.database.pragma_update(None, NUMBER, number)),
+        };
+        checked.map_err(|error| Error::not_applied(format!("SQLite: {error}")))
+    }
+
     /// Blocks the thread, which is this lane's own.
     async fn apply(&mut self, steps: &[Step]) -> Vec<Reply> {
         if steps.iter().all(|step| step.action.kind().is_read()) {
@@ -214,6 +243,7 @@ impl SqliteConnection {
     /// Applies a batch in one transaction. Rejected steps fail alone; any other failure rolls the
     /// whole batch back.
     fn write(&mut self, steps: &[Step]) -> Result<Vec<Reply>, Error> {
+        self.watch.check().map_err(Error::not_applied)?;
         let transaction = self
             .database
             .transaction_with_behavior(TransactionBehavior::Immediate)
@@ -224,7 +254,8 @@ impl SqliteConnection {
             replies.push(open.apply(step).map_err(|error| not_applied(&error))?);
         }
         match transaction.commit() {
-            Ok(()) => Ok(replies),
+            // It may have gone meanwhile, with what was written.
+            Ok(()) => self.watch.check().map(|()| replies).map_err(Error::unknown),
             Err(error) => Err(commit_failed(&error)),
         }
     }

@@ -33,6 +33,12 @@ async fn refuses_backend(url: &str, says: &[&str]) {
     assert!(matches!(error, OpenError::Backend(_)), "{error:?}");
 }
 
+/// Fails to open what may be there later.
+async fn is_away(url: &str, says: &[&str]) {
+    let error = refuses(url, says).await;
+    assert!(matches!(error, OpenError::Away(_)), "{error:?}");
+}
+
 #[test]
 fn a_wrong_url_is_refused_with_an_example_of_a_right_one() {
     run(async {
@@ -95,7 +101,7 @@ fn a_store_that_is_not_there_is_named() {
             (format!("postgres://user:hunter2@{address}/db"), "PostgreSQL"),
             (format!("postgresql://user:hunter2@{address}/db?sslmode=disable"), "PostgreSQL"),
         ] {
-            refuses_backend(&url, &[store, &address, "refused", "check that it runs"]).await;
+            is_away(&url, &[store, &address, "refused", "check that it runs"]).await;
         }
     });
 }
@@ -168,10 +174,9 @@ fn another_kind_of_server_is_no_store() {
     let postgres = Postgres::start(Durability::Unsynced).unwrap();
     run(async {
         let address = format!("127.0.0.1:{}", postgres.port());
-        refuses_backend(&format!("redis://u:hunter2@{address}"), &["Redis", &address]).await;
+        refuses(&format!("redis://u:hunter2@{address}"), &["Redis", &address]).await;
         let address = format!("127.0.0.1:{}", redis.port());
-        refuses_backend(&format!("postgres://u:hunter2@{address}/d"), &["PostgreSQL", &address])
-            .await;
+        refuses(&format!("postgres://u:hunter2@{address}/d"), &["PostgreSQL", &address]).await;
     });
 }
 

@@ -173,17 +173,19 @@ fn a_deadlock_with_another_program_counts_once() {
 fn a_database_that_may_only_be_read_is_read() {
     let server = Postgres::start(Durability::Unsynced).unwrap();
     run(async {
-        let (state, _, bucket) = counted(&server, patient()).await;
-        drop(state);
+        let (_state, handle, bucket) = counted(&server, patient()).await;
+        assert_eq!(handle.get(&bucket, "key").await, Ok(Some("1".into())));
         let admin = session(&server.url()).await;
-        let set = "ALTER DATABASE test_db SET default_transaction_read_only";
-        admin.batch_execute(&format!("{set} = on")).await.unwrap();
-        let state = open(&server.url(), patient()).await;
-        let handle = state.worker();
-        not_applied(handle.increment(&bucket, "key", 1).await, "25006");
-        not_applied(handle.set(&bucket, "key", "0".into()).await, "25006");
-        not_applied(handle.delete(&bucket, "key").await, "25006");
-        not_applied(handle.swap(&bucket, "key", None, "0".into()).await, "25006");
+        let set = "ALTER SYSTEM SET default_transaction_read_only = on";
+        admin.batch_execute(set).await.unwrap();
+        admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+        // Sessions hear of it a little later.
+        until(|| async { handle.increment(&bucket, "key", 0).await.is_err() }).await;
+        // The next one is read only from its beginning.
+        not_applied(handle.increment(&bucket, "key", 1).await, "read");
+        not_applied(handle.set(&bucket, "key", "0".into()).await, "read");
+        not_applied(handle.delete(&bucket, "key").await, "read");
+        not_applied(handle.swap(&bucket, "key", None, "0".into()).await, "read");
         assert_eq!(handle.get(&bucket, "key").await, Ok(Some("1".into())));
     });
 }

@@ -69,7 +69,7 @@ pub(crate) async fn callers(vfs: &'static str, disk: Disk, random: &mut Rng) -> 
     let ledger = Ledger::new(Arc::clone(&place.disk), COUNTERS.len());
     let bucket = Bucket::new(BUCKET).unwrap();
     for session in 0..SESSIONS {
-        let state = open(&format!("sqlite:{}", place.uri())).await;
+        let state = open(&place.uri().replacen("file:", "sqlite:", 1)).await;
         let mut forks: Vec<Rng> = (0..CALLERS).map(|_| random.fork()).collect();
         let counting = forks.iter_mut().map(|random| count(&state, &bucket, &ledger, random));
         let replacing = replace(&state, &bucket, &ledger, session);
@@ -102,7 +102,7 @@ pub(crate) async fn plain(vfs: &'static str, synchronous: &str, random: &mut Rng
     let place = Place::new(vfs, Disk::default());
     let ledger = Ledger::new(Arc::clone(&place.disk), COUNTERS.len());
     // Creates the table.
-    drop(open(&format!("sqlite:{}", place.uri())).await);
+    drop(open(&place.uri().replacen("file:", "sqlite:", 1)).await);
     let database = Connection::open(place.uri()).unwrap();
     database.pragma_update(None, "synchronous", synchronous).unwrap();
     let add = "INSERT INTO tally_kv (bucket, key, value) VALUES (?1, ?2, ?3)
@@ -120,7 +120,7 @@ pub(crate) async fn plain(vfs: &'static str, synchronous: &str, random: &mut Rng
 
 /// What a store holds, which must be whole and go on counting.
 pub(crate) async fn recover(uri: &str) -> Result<Contents, String> {
-    let url = format!("sqlite:{uri}");
+    let url = uri.replacen("file:", "sqlite:", 1);
     let state =
         State::open(&url, crate::patient(), tally_state::Metrics::default()).await.map_err(text)?;
     let (handle, bucket) = (state.worker(), Bucket::new(BUCKET).unwrap());

@@ -155,11 +155,13 @@ DELETE FROM tally_kv WHERE ctid = ANY(ARRAY(
 );
 /// What is set in each session: limits on the server's side, inside the lane's own limit, and
 /// durability even where the database's default is weaker. A transaction whose host has frozen, or
-/// is cut off, ends and lets go of its locks before another host has waited for them too long.
+/// is cut off, ends and lets go of its locks before another host has waited for them too long. Where
+/// users begin with a stricter isolation, statements on a hot row would fail rather than wait.
 pub(super) fn session(timeout: Duration) -> String {
     format!(
         "SET statement_timeout = {}; {};
          SET idle_in_transaction_session_timeout = {};
+         SET default_transaction_isolation = 'read committed';
          {};
          SELECT set_config('synchronous_commit', 'on', false)
          WHERE current_setting('synchronous_commit') = 'off'",

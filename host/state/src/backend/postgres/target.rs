@@ -10,17 +10,28 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tokio_postgres::{Client, Config, config::SslMode};
+use tokio::task::AbortHandle;
+use tokio_postgres::{
+    Client, Config,
+    config::{Host, SslMode, TargetSessionAttrs},
+    error::SqlState,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     Live,
+    session::{self, About, GivenUp, Guard},
+    setup,
     statement::{self, Statements},
     text,
 };
 use crate::{
-    backend::tls::{self, Check, Files, Parameters},
-    error::{Error, OpenError},
+    backend::{
+        Role,
+        tls::{self, Check, Files, Parameters},
+        url::StoreUrl,
+    },
+    error::{OpenError, Unconnected},
     state::Options,
 };
 
@@ -32,6 +43,9 @@ const PARAMETERS: Parameters = Parameters {
     any_name: Some("sslmode=verify-ca"),
 };
 
+/// What to look at where the server lets nobody in.
+const LOGIN: &str = "; check that the user, password and database in the store URL are right";
+
 /// What connections are made to, and how.
 pub(super) struct Target {
     config: Config,
@@ -42,6 +56,10 @@ pub(super) struct Target {
     /// Sent when a row need not be waited for in particular any more.
     patience: String,
     connect_timeout: Duration,
+    read_only: bool,
+    given_up: GivenUp,
+    /// What goes on for so long has certainly been given up.
+    given_up_after: Duration,
 }
 
 impl Target {
@@ -52,14 +70,34 @@ impl Target {
                 "the PostgreSQL URL is not valid: {why}; write postgres://USER:PASSWORD@HOST[:5432]/DATABASE[?sslmode=verify-full]"
             ))
         };
-        let mut parsed = url::Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
-        let (mode, check, files) = take_tls(&mut parsed).map_err(wrong)?;
-        let mut config: Config = parsed.as_str().parse().map_err(|error| wrong(&text(&error)))?;
-        if config.get_hosts().is_empty() {
+        let parsed = StoreUrl::parse(url).map_err(|why| wrong(&why))?;
+        let (tls, others) = split_tls(parsed.parameters);
+        let (mode, check, files) = tls.map_err(wrong)?;
+        let mut config: Config = settings(&others).parse().map_err(|error| wrong(&text(&error)))?;
+        parsed.user.map(|user| config.user(user));
+        parsed.password.map(|password| config.password(password));
+        let database = parsed.path.join("/");
+        if !database.is_empty() {
+            config.dbname(database);
+        }
+        // Without a host in its place, the parameters may name some.
+        let hosts = parsed.hosts.iter().filter(|(host, _)| !host.is_empty());
+        for (host, port) in hosts {
+            config.host(host).port(port.unwrap_or(5432));
+        }
+        let hosts = config.get_hosts().len();
+        if hosts == 0 {
             return Err(wrong("it has no host"));
         }
+        if hosts > 1 && !options.read_only {
+            // As one that does not take writes is of no use, the next is tried.
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
         let tls = tls::config(check, &files)?;
-        config.ssl_mode(mode).connect_timeout(options.connect_timeout);
+        // Each host has a part of the time, so that one that is silent does not take all of it.
+        let each =
+            u32::try_from(hosts).ok().and_then(|hosts| options.connect_timeout.checked_div(hosts));
+        config.ssl_mode(mode).connect_timeout(each.unwrap_or(options.connect_timeout));
         if config.get_application_name().is_none() {
             config.application_name("tally");
         }
@@ -67,105 +105,149 @@ impl Target {
             config,
             tls: MakeRustlsConnect::new(tls),
             shows_certificate: files.identity.is_some(),
-            session: statement::session(options.timeout),
+            session: format!("{};{}", statement::session(options.timeout), session::ABOUT),
             patience: statement::patience(options.timeout),
             connect_timeout: options.connect_timeout,
+            read_only: options.read_only,
+            given_up: GivenUp::default(),
+            given_up_after: options.timeout.checked_div(2).unwrap_or_default(),
         })
     }
 
     /// Host, port and database, for people.
     pub(super) fn location(&self) -> String {
-        let host = match self.config.get_hosts().first() {
-            Some(tokio_postgres::config::Host::Tcp(host)) => host.clone(),
-            Some(tokio_postgres::config::Host::Unix(path)) => path.display().to_string(),
-            None => String::new(),
-        };
-        let port = self.config.get_ports().first().copied().unwrap_or(5432);
+        let ports = self.config.get_ports();
+        let hosts = self.config.get_hosts().iter().enumerate().map(|(number, host)| {
+            let port = ports.get(number).or(ports.first()).copied().unwrap_or(5432);
+            match host {
+                Host::Tcp(host) => format!("{host}:{port}"),
+                Host::Unix(path) => format!("{}:{port}", path.display()),
+            }
+        });
+        let hosts = hosts.collect::<Vec<_>>().join(",");
         let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
-        format!("{host}:{port}/{database}")
+        format!("{hosts}/{database}")
     }
 
-    /// Connects, logs in and sets the session up, within the time limit.
-    pub(super) async fn client(&self) -> Result<Client, String> {
-        let connecting = async {
-            let (client, connection) = self
-                .config
-                .connect(self.tls.clone())
-                .await
-                .map_err(|error| self.explain(&error))?;
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(error = %text(&error), "a connection to PostgreSQL ended");
-                }
-            });
-            client.batch_execute(&self.session).await.map_err(|error| text(&error))?;
-            Ok(client)
-        };
-        self.in_time(connecting).await
+    /// Connects and logs in, within the time limit, and sets nothing.
+    pub(super) async fn bare(&self) -> Result<Client, Unconnected> {
+        self.in_time(self.log_in()).await.map(|(client, _)| client)
+    }
+
+    /// Sets a session up; what the server says of it.
+    pub(super) async fn set_up(&self, client: &Client) -> Result<About, Unconnected> {
+        let setting = client.simple_query(&self.session);
+        let messages =
+            self.in_time(async { setting.await.map_err(|error| setup::refused(&error)) }).await?;
+        About::read(&messages)
+            .ok_or_else(|| Unconnected::lasting("it does not answer as PostgreSQL does"))
+    }
+
+    async fn log_in(&self) -> Result<(Client, AbortHandle), Unconnected> {
+        let connected = self.config.connect(self.tls.clone()).await;
+        let (client, connection) = connected.map_err(|error| self.explain(&error))?;
+        let task = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %text(&error), "a connection to PostgreSQL ended");
+            }
+        });
+        Ok((client, task.abort_handle()))
     }
 
     async fn in_time<T>(
         &self,
-        connecting: impl Future<Output = Result<T, String>>,
-    ) -> Result<T, String> {
-        tokio::time::timeout(self.connect_timeout, connecting)
-            .await
-            .unwrap_or_else(|_| Err(format!("no connection within {:?}", self.connect_timeout)))
+        connecting: impl Future<Output = Result<T, Unconnected>>,
+    ) -> Result<T, Unconnected> {
+        tokio::time::timeout(self.connect_timeout, connecting).await.unwrap_or_else(|_| {
+            Err(Unconnected::passing(format!("no connection within {:?}", self.connect_timeout)))
+        })
     }
 
-    /// Why no connection was made, with what to do where TLS is the reason.
-    fn explain(&self, error: &tokio_postgres::Error) -> String {
+    /// Why no connection was made, with what to do about it.
+    fn explain(&self, error: &tokio_postgres::Error) -> Unconnected {
         if let Some(explained) = tls::explain(error, PARAMETERS) {
-            return explained;
+            return Unconnected::lasting(explained);
         }
         let reason = text(error);
         // Neither the client nor the server gives these a code of their own.
         if reason.contains("server does not support TLS") {
-            return format!("{reason}; set ssl to on at the server, or write another sslmode");
+            return Unconnected::lasting(format!(
+                "{reason}; set ssl to on at the server, or write another sslmode"
+            ));
         }
         if reason.contains("client certificate") || (error.is_closed() && self.shows_certificate) {
-            return format!(
+            return Unconnected::lasting(format!(
                 "{reason}; {}",
                 tls::client_certificate(PARAMETERS, self.shows_certificate)
-            );
+            ));
         }
-        reason
+        let mut refused = setup::refused(error);
+        // This is known to the client alone.
+        let needs_password = reason.contains("password missing");
+        refused.is_passing &= !needs_password;
+        refused.reason.push_str(match error.code().map(SqlState::code) {
+            None if needs_password => LOGIN,
+            None => "; check that it runs there",
+            Some("42501") => {
+                "; as the owner of the database, run: GRANT CONNECT ON DATABASE … TO the user"
+            }
+            // Starting, stopping, or full: it is there, and the login was not yet looked at.
+            Some(_) if refused.is_passing => "",
+            Some(_) => LOGIN,
+        });
+        refused
+    }
+
+    /// What a lane's session is checked for.
+    pub(super) fn checked_as(&self, role: Role) -> Role {
+        if self.read_only { Role::Read } else { role }
     }
 
     /// Connects and prepares what is sent, within the time limit.
-    pub(super) async fn connect(&self) -> Result<Live, Error> {
+    pub(super) async fn connect(&self, role: Role) -> Result<Live, Unconnected> {
         let connecting = async {
-            let client = self.client().await?;
-            // Somebody may have dropped them.
-            statement::create_tables(&client).await.map_err(|error| text(&error))?;
-            let statements = Statements::prepare(&client).await.map_err(|error| text(&error))?;
-            Ok::<_, String>(Live { client, statements, patience: self.patience.clone() })
+            let (client, task) = self.log_in().await?;
+            let (tls, given_up) = (self.tls.clone(), self.given_up.clone());
+            let mut guard = Guard::new(&client, tls, task, given_up, self.connect_timeout);
+            let about = self.set_up(&client).await?;
+            guard.know(&about);
+            about.check(role, self.read_only)?;
+            self.given_up.end(&client, self.given_up_after).await;
+            if !self.read_only {
+                // Somebody may have dropped them.
+                statement::create_tables(&client).await.map_err(|e| setup::refused(&e))?;
+            }
+            let statements = Statements::prepare(&client).await.map_err(|e| setup::refused(&e))?;
+            guard.is_busy = false;
+            Ok(Live { client, statements, patience: self.patience.clone(), guard })
         };
-        self.in_time(connecting)
-            .await
-            .map_err(|reason| Error::not_applied(format!("cannot connect to PostgreSQL: {reason}")))
+        self.in_time(connecting).await
     }
 }
 
-/// Takes from a URL what concerns TLS, as the client knows neither the files nor the modes that
-/// check anything.
-fn take_tls(url: &mut url::Url) -> Result<(SslMode, Check, Files), &'static str> {
+/// Takes from the parameters what concerns TLS, as the client knows neither the files nor the modes
+/// that check anything.
+type Tls = (SslMode, Check, Files);
+
+fn split_tls(
+    parameters: Vec<(String, String)>,
+) -> (Result<Tls, &'static str>, Vec<(String, String)>) {
+    let (ours, others) = parameters.into_iter().partition(|(name, _)| {
+        ["sslmode", "sslrootcert", "sslcert", "sslkey"].contains(&name.as_str())
+    });
+    (tls_of(ours), others)
+}
+
+fn tls_of(parameters: Vec<(String, String)>) -> Result<Tls, &'static str> {
     let (mut mode, mut files) = (None, Files::default());
     let (mut certificate, mut key) = (None, None);
-    let mut others = Vec::new();
-    for (name, value) in url.query_pairs() {
-        let path = || Some(PathBuf::from(&*value));
-        match &*name {
-            "sslmode" => mode = Some(value.into_owned()),
-            "sslrootcert" => files.roots = path(),
-            "sslcert" => certificate = path(),
-            "sslkey" => key = path(),
-            _ => others.push((name.into_owned(), value.into_owned())),
+    for (name, value) in parameters {
+        match name.as_str() {
+            "sslmode" => mode = Some(value),
+            "sslrootcert" => files.roots = Some(PathBuf::from(value)),
+            "sslcert" => certificate = Some(PathBuf::from(value)),
+            _ => key = Some(PathBuf::from(value)),
         }
-    }
-    url.set_query(None);
-    if !others.is_empty() {
-        url.query_pairs_mut().extend_pairs(others);
     }
     files.identity = match (certificate, key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
@@ -186,6 +268,23 @@ fn take_tls(url: &mut url::Url) -> Result<(SslMode, Check, Files), &'static str>
         return Err("sslrootcert goes with an sslmode that checks it, such as verify-full");
     }
     Ok((mode, check, files))
+}
+
+/// Parameters as the client reads them
+/// (<https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-KEYWORD-VALUE>).
+fn settings(parameters: &[(String, String)]) -> String {
+    let one = |(name, value): &(String, String)| {
+        let value = match (name.as_str(), value.as_str()) {
+            // The client does not know the newer name.
+            ("target_session_attrs", "primary") => "read-write".to_owned(),
+            _ => value.replace('\\', "\\\\").replace('\'', "\\'"),
+        };
+        // A name that is none is an error of the client's, which repeats it: not all of it.
+        let name: String =
+            name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+        format!("{name}='{value}' ")
+    };
+    parameters.iter().map(one).collect()
 }
 
 #[cfg(test)]
@@ -213,6 +312,36 @@ mod tests {
         }
     }
 
+    fn config(url: &str) -> Config {
+        Target::parse(url, &Options::default()).unwrap_or_else(|why| panic!("{why}")).config
+    }
+
+    #[test]
+    fn parameters_reach_the_server_as_they_were_meant() {
+        let options = |url: &str| config(url).get_options().unwrap().to_owned();
+        let url = "postgres://h/d?options=-c%20search_path%3Dtally";
+        assert_eq!(options(url), "-c search_path=tally");
+        let url = "postgres://h/d?options=-c%20a%3D%27x%5C+y%27";
+        assert_eq!(options(url), "-c a='x\\+y'");
+        let config = config("postgres://u%20+:p%27%5C%25@h/d%20b?application_name=a%20'b'");
+        assert_eq!(config.get_user(), Some("u +"));
+        assert_eq!(config.get_password(), Some(&b"p'\\%"[..]));
+        assert_eq!(config.get_dbname(), Some("d b"));
+        assert_eq!(config.get_application_name(), Some("a 'b'"));
+    }
+
+    #[test]
+    fn of_several_hosts_one_that_takes_writes_is_meant() {
+        let several = config("postgres://u:p@a:1,b,[::1]:3/d");
+        let hosts: Vec<String> = several.get_hosts().iter().map(|h| format!("{h:?}")).collect();
+        assert_eq!(hosts, [r#"Tcp("a")"#, r#"Tcp("b")"#, r#"Tcp("::1")"#]);
+        assert_eq!(several.get_ports(), [1, 5432, 3]);
+        assert_eq!(several.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+        let one = config("postgres://h/d?target_session_attrs=primary");
+        assert_eq!(one.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+        assert_eq!(config("postgres:///d?host=/run/postgresql").get_hosts().len(), 1);
+    }
+
     #[test]
     fn a_location_names_no_credentials() {
         let target = Target::parse("postgres://u:secret@h:99/d", &Options::default()).unwrap();
@@ -222,8 +351,9 @@ mod tests {
     #[test]
     fn each_mode_checks_what_libpq_checks() {
         let read = |query: &str| {
-            let mut url = url::Url::parse(&format!("postgres://h/d?{query}")).unwrap();
-            let (mode, check, _) = take_tls(&mut url).unwrap();
+            let parsed = StoreUrl::parse(&format!("postgres://h/d?{query}"));
+            let parsed = parsed.unwrap_or_else(|why| panic!("{why}"));
+            let (mode, check, _) = split_tls(parsed.parameters).0.unwrap();
             (mode, check)
         };
         assert_eq!(read(""), (SslMode::Prefer, Check::Nothing));

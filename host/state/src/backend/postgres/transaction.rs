@@ -346,6 +346,7 @@ fn not_begun(error: Error) -> Failure {
         Failure::Conflict(error) => Failure::Conflict(error),
         Failure::Locked(error) => Failure::Locked(error),
         Failure::Broken(_) => Failure::Broken(StateError::not_applied(reason)),
+        failure @ Failure::Unread(_) => failure,
         Failure::Final(_) => Failure::Final(StateError::not_applied(reason)),
     }
 }

@@ -7,11 +7,12 @@
 
 use std::path::PathBuf;
 
-use percent_encoding::percent_decode_str;
-use redis::{IntoConnectionInfo as _, RedisConnectionInfo};
-use url::Url;
+use redis::{ProtocolVersion, RedisConnectionInfo};
 
-use crate::{backend::tls::Files, error::OpenError};
+use crate::{
+    backend::{tls::Files, url::StoreUrl},
+    error::OpenError,
+};
 
 /// Where a server or a sentinel listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub(super) struct Parsed {
 /// Takes a URL apart. What is wrong with it is told without repeating it, as it may hold a
 /// password anywhere.
 pub(super) fn parse(url: &str) -> Result<Parsed, OpenError> {
-    let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
+    let scheme = url.split_once("://").map_or(url, |(scheme, _)| scheme);
     let sentinel = scheme.ends_with("-sentinel");
     let wrong = |why: &str| {
         let form = match sentinel {
@@ -53,23 +54,34 @@ pub(super) fn parse(url: &str) -> Result<Parsed, OpenError> {
             "the Redis URL is not valid: {why}; write {form}, with rediss for TLS"
         ))
     };
-    let (authority, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let (user, hosts) = match authority.rsplit_once('@') {
-        Some((user, hosts)) => (format!("{user}@"), hosts),
-        None => (String::new(), authority),
-    };
-    let hosts: Vec<&str> = if sentinel { hosts.split(',').collect() } else { vec![hosts] };
-    let default_port = if sentinel { 26_379 } else { 6379 };
-    let addresses = hosts.iter().map(|host| address(host, default_port));
-    let addresses = addresses.collect::<Result<Vec<_>, _>>().map_err(|why| wrong(&why))?;
-    let first = hosts.first().copied().unwrap_or_default();
-    let mut parsed = Url::parse(&format!("redis://{user}{first}{rest}"))
-        .map_err(|error| wrong(&error.to_string()))?;
-    if parsed.fragment().is_some() {
-        return Err(wrong("it has a #; write it as %23 in a user, password or name"));
+    let mut parsed = StoreUrl::parse(url).map_err(|why| wrong(&why))?;
+    if !sentinel && parsed.hosts.len() > 1 {
+        return Err(wrong("it has several hosts; sentinels alone can be several"));
     }
-    let service = if sentinel { Some(take_service(&mut parsed).map_err(wrong)?) } else { None };
-    let parameters = Parameters::take(&mut parsed).map_err(wrong)?;
+    let default_port = if sentinel { 26_379 } else { 6379 };
+    let addresses = std::mem::take(&mut parsed.hosts).into_iter().map(|(host, port)| {
+        let missing = host.is_empty();
+        (!missing).then(|| Address { host, port: port.unwrap_or(default_port) })
+    });
+    let addresses: Option<Vec<Address>> = addresses.collect();
+    let addresses = addresses.ok_or_else(|| wrong("a host is missing"))?;
+    let mut path = parsed.path.iter().map(String::as_str);
+    let service = match sentinel {
+        false => None,
+        true => {
+            Some(path.next().filter(|service| !service.is_empty()).map(str::to_owned).ok_or_else(
+                || wrong("it does not say which service, such as mymaster, the sentinels watch"),
+            )?)
+        }
+    };
+    let database = match (path.next().unwrap_or_default(), path.next().unwrap_or_default()) {
+        ("", "") => Some(0),
+        (number, "") => number.parse::<u32>().ok(),
+        _ => None,
+    };
+    let database =
+        database.ok_or_else(|| wrong("its database is not a number, such as 0 or 15"))?;
+    let parameters = Parameters::from_pairs(parsed.parameters).map_err(wrong)?;
     if !sentinel && parameters.sentinel_login != (None, None) {
         return Err(wrong("sentinel_username and sentinel_password go with redis-sentinel://"));
     }
@@ -77,65 +89,58 @@ pub(super) fn parse(url: &str) -> Result<Parsed, OpenError> {
     if !secure && parameters.files != Files::default() {
         return Err(wrong("cacert, cert and key are for TLS"));
     }
-    let login = parsed.into_connection_info().map_err(|error| {
-        // The reason alone: what follows it may repeat parts of the URL.
-        wrong(error.to_string().split(" - ").next().unwrap_or_default())
-    })?;
-    let mut sentinel_login = RedisConnectionInfo::default();
-    if let (Some(user), _) = &parameters.sentinel_login {
-        sentinel_login = sentinel_login.set_username(user);
-    }
-    if let (_, Some(password)) = &parameters.sentinel_login {
-        sentinel_login = sentinel_login.set_password(password);
-    }
+    let (user, password) = parameters.sentinel_login;
     Ok(Parsed {
         addresses,
         service,
-        login: login.redis_settings().clone(),
-        sentinel_login,
+        login: login(parsed.user, parsed.password)
+            .set_db(database.into())
+            .set_protocol(parameters.protocol),
+        sentinel_login: login(user, password),
         tls: secure.then_some(parameters.files),
     })
 }
 
-fn address(text: &str, default_port: u16) -> Result<Address, String> {
-    let parsed = Url::parse(&format!("redis://{text}")).map_err(|error| error.to_string())?;
-    let host = parsed.host_str().filter(|host| !host.is_empty()).ok_or("a host is missing")?;
-    let host = host.trim_matches(['[', ']']).to_owned();
-    Ok(Address { host, port: parsed.port().unwrap_or(default_port) })
-}
-
-/// Takes the service's name off the path, which leaves the database.
-fn take_service(url: &mut Url) -> Result<String, &'static str> {
-    let path = url.path().trim_matches('/').to_owned();
-    let (service, database) = path.split_once('/').unwrap_or((&path, ""));
-    let service = percent_decode_str(service).decode_utf8();
-    let service = service.map_err(|_| "the service's name is not UTF-8")?.into_owned();
-    if service.is_empty() {
-        return Err("it does not say which service, such as mymaster, the sentinels watch");
+fn login(user: Option<String>, password: Option<String>) -> RedisConnectionInfo {
+    let mut login = RedisConnectionInfo::default();
+    if let Some(user) = user {
+        login = login.set_username(user);
     }
-    url.set_path(database);
-    Ok(service)
+    if let Some(password) = password {
+        login = login.set_password(password);
+    }
+    login
 }
 
-/// What stands behind the question mark, but for what the client reads itself.
+/// What stands behind the question mark.
 struct Parameters {
     files: Files,
     sentinel_login: (Option<String>, Option<String>),
+    protocol: ProtocolVersion,
 }
 
 impl Parameters {
-    fn take(url: &mut Url) -> Result<Self, &'static str> {
-        let (mut certificate, mut key, mut protocol) = (None, None, None);
-        let mut taken = Self { files: Files::default(), sentinel_login: (None, None) };
-        for (name, value) in url.query_pairs() {
-            let path = || Some(PathBuf::from(&*value));
-            match &*name {
-                "cacert" => taken.files.roots = path(),
-                "cert" => certificate = path(),
-                "key" => key = path(),
-                "sentinel_username" => taken.sentinel_login.0 = Some(value.into_owned()),
-                "sentinel_password" => taken.sentinel_login.1 = Some(value.into_owned()),
-                "protocol" => protocol = Some(value.into_owned()),
+    fn from_pairs(pairs: Vec<(String, String)>) -> Result<Self, &'static str> {
+        let (mut certificate, mut key) = (None, None);
+        let mut taken = Self {
+            files: Files::default(),
+            sentinel_login: (None, None),
+            protocol: ProtocolVersion::RESP2,
+        };
+        for (name, value) in pairs {
+            match name.as_str() {
+                "cacert" => taken.files.roots = Some(PathBuf::from(value)),
+                "cert" => certificate = Some(PathBuf::from(value)),
+                "key" => key = Some(PathBuf::from(value)),
+                "sentinel_username" => taken.sentinel_login.0 = Some(value),
+                "sentinel_password" => taken.sentinel_login.1 = Some(value),
+                "protocol" => {
+                    taken.protocol = match value.as_str() {
+                        "resp2" | "2" => ProtocolVersion::RESP2,
+                        "resp3" | "3" => ProtocolVersion::RESP3,
+                        _ => return Err("protocol is resp2 or resp3"),
+                    }
+                }
                 _ => {
                     return Err(
                         "of parameters there are cacert, cert, key, sentinel_username, sentinel_password and protocol",
@@ -148,10 +153,6 @@ impl Parameters {
             (None, None) => None,
             _ => return Err("cert and key go together"),
         };
-        url.set_query(None);
-        if let Some(protocol) = protocol {
-            url.query_pairs_mut().append_pair("protocol", &protocol);
-        }
         Ok(taken)
     }
 }
@@ -178,6 +179,10 @@ mod tests {
             ("redis-sentinel://u:secret@h:1/s/x", "database"),
             ("redis-sentinel://u:secret@h:1/s/0/1", "database"),
             ("redis-sentinel://u:secret@h:1/%ff", "UTF-8"),
+            ("redis://u:secret@h/-1", "database"),
+            ("redis://u:secret@h,i", "several hosts"),
+            ("redis://u:secret%@h", "%25"),
+            ("redis://u:secret@h?protocol=secret", "resp3"),
             ("redis-sentinel://h/s?sentinel_pass=secret", "of parameters there are"),
         ] {
             let Err(error) = parse(url) else { panic!("{url} was taken") };
@@ -194,10 +199,10 @@ mod tests {
         assert_eq!(parsed.addresses, [Address { host: "::1".into(), port: 7000 }]);
         assert_eq!((parsed.login.db(), parsed.login.username()), (3, Some("user")));
         assert!(parsed.tls.is_none() && parsed.service.is_none());
-        let parsed = parse("rediss://h?cacert=/a%20b&cert=c&key=k").unwrap_or_else(|_| panic!());
+        let parsed = parse("rediss://h?cacert=/a%20b+&cert=c&key=k").unwrap_or_else(|_| panic!());
         assert_eq!(parsed.addresses, [Address { host: "h".into(), port: 6379 }]);
         let identity = Some(("c".into(), "k".into()));
-        assert_eq!(parsed.tls, Some(Files { roots: Some("/a b".into()), identity }));
+        assert_eq!(parsed.tls, Some(Files { roots: Some("/a b+".into()), identity }));
     }
 
     #[test]

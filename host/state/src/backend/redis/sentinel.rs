@@ -13,7 +13,8 @@ use std::{
 use redis::{FromRedisValue, RedisConnectionInfo, Value};
 use tokio::time::Instant;
 
-use super::{Live, address::Address, target::Links};
+use super::{Live, address::Address, setup, target::Links};
+use crate::error::Unconnected;
 
 /// The sentinels that watch a service.
 pub(super) struct Sentinels {
@@ -41,10 +42,10 @@ impl Sentinels {
         links: &Links,
         login: &RedisConnectionInfo,
         limit: Duration,
-    ) -> Result<Live, String> {
+    ) -> Result<Live, Unconnected> {
         let started = Instant::now();
         let half = || limit.saturating_sub(started.elapsed()).checked_div(2).unwrap_or_default();
-        let mut failures = Vec::new();
+        let (mut failures, mut is_passing) = (Vec::new(), false);
         let first = self.first.load(Ordering::Relaxed);
         let order = self.addresses.iter().enumerate().cycle().skip(first);
         for (place, sentinel) in order.take(self.addresses.len()) {
@@ -57,22 +58,27 @@ impl Sentinels {
                         self.first.store(place, Ordering::Relaxed);
                         return Ok(live);
                     }
-                    Err(reason) => format!("it names {master}: {reason}"),
+                    Err(Unconnected { reason, is_passing }) => {
+                        Unconnected { reason: format!("it names {master}: {reason}"), is_passing }
+                    }
                 },
             };
-            failures.push(format!("sentinel {sentinel}: {failure}"));
+            is_passing |= failure.is_passing;
+            failures.push(format!("sentinel {sentinel}: {}", failure.reason));
         }
-        Err(format!("no sentinel leads to a master ({})", failures.join("; ")))
+        let reason = format!("no sentinel leads to a master ({})", failures.join("; "));
+        Err(Unconnected { reason, is_passing })
     }
 
     /// What one sentinel takes for the master.
-    async fn ask(&self, links: &Links, sentinel: &Address) -> Result<Address, String> {
+    async fn ask(&self, links: &Links, sentinel: &Address) -> Result<Address, Unconnected> {
         let mut live = links.connect(sentinel, &self.login).await?;
         let mut command = redis::cmd("SENTINEL");
         command.arg("get-master-addr-by-name").arg(&self.service);
         let named: Option<(String, u16)> = query(&mut live, &command).await?;
-        let (host, port) =
-            named.ok_or_else(|| format!("it watches no service '{}'", self.service))?;
+        let (host, port) = named.ok_or_else(|| {
+            Unconnected::lasting(format!("it watches no service '{}'", self.service))
+        })?;
         Ok(Address { host, port })
     }
 }
@@ -89,13 +95,14 @@ async fn master_at(
     links: &Links,
     address: &Address,
     login: &RedisConnectionInfo,
-) -> Result<Live, String> {
+) -> Result<Live, Unconnected> {
     let mut live = links.connect(address, login).await?;
     let role: Vec<Value> = query(&mut live, &redis::cmd("ROLE")).await?;
     match role.first().map(redis::from_redis_value_ref::<String>) {
         Some(Ok(role)) if role == "master" => Ok(live),
-        Some(Ok(role)) => Err(format!("its role is '{role}'")),
-        _ => Err("it does not tell its role".into()),
+        // The sentinels may not know yet who the master is now.
+        Some(Ok(role)) => Err(Unconnected::passing(format!("its role is '{role}'"))),
+        _ => Err(Unconnected::lasting("it does not tell its role")),
     }
 }
 
@@ -110,15 +117,21 @@ pub(super) async fn warning(live: &mut Live) -> Option<String> {
     })
 }
 
-async fn query<T: FromRedisValue>(live: &mut Live, command: &redis::Cmd) -> Result<T, String> {
-    command.query_async(&mut live.client).await.map_err(|error| error.to_string())
+async fn query<T: FromRedisValue>(live: &mut Live, command: &redis::Cmd) -> Result<T, Unconnected> {
+    let answer = command.query_async(&mut live.client).await;
+    answer.map_err(|error| match error.code() {
+        Some("NOPERM") => Unconnected::lasting(format!(
+            "{error}; the user needs the right to ask, as by ACL SETUSER NAME +role at the servers and +sentinel at the sentinels"
+        )),
+        _ => setup::not_let_in(&error, error.to_string()),
+    })
 }
 
 async fn within<T>(
     limit: Duration,
-    what: impl Future<Output = Result<T, String>>,
-) -> Result<T, String> {
+    what: impl Future<Output = Result<T, Unconnected>>,
+) -> Result<T, Unconnected> {
     tokio::time::timeout(limit, what)
         .await
-        .unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
+        .unwrap_or_else(|_| Err(Unconnected::passing(format!("no answer within {limit:?}"))))
 }

@@ -15,12 +15,14 @@ use tokio_rustls::TlsConnector;
 use super::{
     Live,
     address::{self, Address},
+    replies::Readable,
     sentinel::Sentinels,
+    setup,
     wire::{Watched, Wire},
 };
 use crate::{
     backend::tls::{self, Check, Parameters},
-    error::OpenError,
+    error::{OpenError, Unconnected},
     state::Options,
 };
 
@@ -34,6 +36,7 @@ pub(super) struct Target {
     login: RedisConnectionInfo,
     links: Links,
     connect_timeout: Duration,
+    read_only: bool,
 }
 
 enum Place {
@@ -57,8 +60,8 @@ impl Target {
                 Place::Sentinels(Sentinels::new(parsed.addresses, service, parsed.sentinel_login))
             }
         };
-        let connect_timeout = options.connect_timeout;
-        Ok(Self { place, login: parsed.login, links: Links { tls }, connect_timeout })
+        let (connect_timeout, read_only) = (options.connect_timeout, options.read_only);
+        Ok(Self { place, login: parsed.login, links: Links { tls }, connect_timeout, read_only })
     }
 
     /// Where it is, for people.
@@ -75,8 +78,22 @@ impl Target {
         matches!(self.place, Place::Sentinels(_))
     }
 
+    /// Whether nothing is ever written.
+    pub(super) fn is_only_read(&self) -> bool {
+        self.read_only
+    }
+
+    /// As [`Target::connect`], to a server that takes writes.
+    pub(super) async fn connect_checked(&self) -> Result<Live, Unconnected> {
+        let mut live = self.connect().await?;
+        if !self.read_only {
+            self.in_time(setup::recheck(&mut live)).await?;
+        }
+        Ok(live)
+    }
+
     /// Connects and logs in, within the time limit.
-    pub(super) async fn connect(&self) -> Result<Live, String> {
+    pub(super) async fn connect(&self) -> Result<Live, Unconnected> {
         let connecting = async {
             match &self.place {
                 Place::Server(address) => self.links.connect(address, &self.login).await,
@@ -85,12 +102,21 @@ impl Target {
                 }
             }
         };
+        self.in_time(connecting).await
+    }
+
+    /// Does what belongs to connecting, within the time limit for it.
+    pub(super) async fn in_time<T>(
+        &self,
+        connecting: impl Future<Output = Result<T, Unconnected>>,
+    ) -> Result<T, Unconnected> {
         tokio::time::timeout(self.connect_timeout, connecting).await.unwrap_or_else(|_| {
             let hint = match self.links.tls {
                 None => "",
                 Some(_) => "; a server that has no TLS on this port may be silent",
             };
-            Err(format!("no connection within {:?}{hint}", self.connect_timeout))
+            let limit = self.connect_timeout;
+            Err(Unconnected::passing(format!("no connection within {limit:?}{hint}")))
         })
     }
 }
@@ -111,12 +137,12 @@ impl Links {
         &self,
         address: &Address,
         login: &RedisConnectionInfo,
-    ) -> Result<Live, String> {
-        let stream = TcpStream::connect((address.host.as_str(), address.port))
-            .await
-            .map_err(|error| error.to_string())?;
+    ) -> Result<Live, Unconnected> {
+        let stream = TcpStream::connect((address.host.as_str(), address.port)).await;
+        let stream = stream
+            .map_err(|error| Unconnected::passing(format!("{error}; check that it runs there")))?;
         // A batch is one write that waits for its answer.
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        stream.set_nodelay(true).map_err(|error| Unconnected::passing(error.to_string()))?;
         let wire = Wire::new();
         let stream = Watched { inner: stream, wire: Arc::clone(&wire) };
         let Some(Tls { connector, shows_certificate }) = &self.tls else {
@@ -125,24 +151,28 @@ impl Links {
                     true => "; if the server expects TLS on this port, write rediss",
                     false => "",
                 };
-                format!("{error}{hint}")
+                setup::not_let_in(&error, format!("{error}{hint}"))
             });
         };
         let name = rustls::pki_types::ServerName::try_from(address.host.clone())
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Unconnected::lasting(error.to_string()))?;
         let stream = connector.connect(name, stream).await.map_err(|error| {
-            tls::explain(&error, PARAMETERS).unwrap_or_else(|| format!("TLS: {error}"))
+            match tls::explain(&error, PARAMETERS) {
+                Some(explained) => Unconnected::lasting(explained),
+                None => Unconnected::passing(format!("TLS: {error}")),
+            }
         })?;
         log_in(stream, wire, login).await.map_err(|error| {
             if let Some(explained) = tls::explain(&error, PARAMETERS) {
-                return explained;
+                return Unconnected::lasting(explained);
             }
-            match error.is_connection_dropped() {
+            let reason = match error.is_connection_dropped() {
                 true => {
                     format!("{error}; {}", tls::client_certificate(PARAMETERS, *shows_certificate))
                 }
                 false => error.to_string(),
-            }
+            };
+            setup::not_let_in(&error, reason)
         })
     }
 }
@@ -154,7 +184,8 @@ async fn log_in(
 ) -> Result<Live, redis::RedisError> {
     // The lane has a time limit of its own, which knows what was sent.
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
-    let (client, driver) = MultiplexedConnection::new_with_config(login, stream, config).await?;
+    let (client, driver) =
+        MultiplexedConnection::new_with_config(login, Readable::new(stream), config).await?;
     let driven = Arc::clone(&wire);
     tokio::spawn(async move {
         driver.await;

@@ -1,0 +1,204 @@
+//! What is found out of a server before it is used, and while it is idle.
+//!
+//! A replica, a cluster, and a user without the rights that operations need are said with what to do.
+//! One command asks for all that a write asks for, and writes nothing: `SET` with `XX` of a key that
+//! does not exist is refused where any `SET` would be, by a replica, by a full server, by one that
+//! cannot save, and for want of a right.
+
+use redis::{ErrorKind, Pipeline, RedisError, ServerError, Value};
+
+use super::{Live, command::refused};
+use crate::error::{Error, Unconnected};
+
+/// A key of the host's own that never exists for longer than a check at the start takes.
+const PROBE: &str = "tally.probe";
+
+/// What a user must be able to run, as it is tried: without effect, but for two commands that create
+/// [`PROBE`], which then goes. `docs/stores.md` lists them.
+const COMMANDS: &[&[&str]] = &[
+    &["GET", PROBE],
+    &["EXISTS", PROBE],
+    &["PTTL", PROBE],
+    &["PEXPIRE", PROBE, "1"],
+    &["PERSIST", PROBE],
+    &["SET", PROBE, "", "XX"],
+    &["INCRBY", PROBE, "1"],
+    &["DEL", PROBE],
+    &["HSET", PROBE, "field", ""],
+    &["HGET", PROBE, "field"],
+    &["HMGET", PROBE, "field"],
+    &["HGETALL", PROBE],
+    &["HDEL", PROBE, "field"],
+    &["SCAN", "0", "COUNT", "1"],
+    &["EVALSHA", "0000000000000000000000000000000000000000", "0"],
+    &["EVAL", "return 1", "0"],
+    &["TIME"],
+    &["DEL", PROBE],
+];
+
+/// What a user must be able to run where the store is only read.
+const READING: &[&str] = &["GET", "EXISTS", "PTTL", "HGET", "HMGET", "HGETALL", "SCAN"];
+
+const CLUSTER: &str = "it is a node of a Redis Cluster, which Tally does not support; name a server by itself, or one that sentinels watch";
+const REPLICA: &str = "it is a replica, which takes no writes and may be behind; name the master in the store URL, or the sentinels that watch it";
+
+/// Checks a server that a host is to use.
+pub(super) async fn prepare(live: &mut Live, read_only: bool) -> Result<(), Unconnected> {
+    let mut pipeline = redis::pipe();
+    // Also what a user may ask who may not write.
+    pipeline.cmd("INFO").arg("server").cmd("INFO").arg("replication");
+    let wanted = COMMANDS
+        .iter()
+        .filter(|words| !read_only || words.first().is_some_and(|name| READING.contains(name)));
+    let wanted: Vec<&[&str]> = wanted.copied().collect();
+    for words in &wanted {
+        let mut command = redis::Cmd::new();
+        words.iter().for_each(|word| {
+            command.arg(word);
+        });
+        pipeline.add_command(command);
+    }
+    let answers =
+        live.send(&pipeline).await.map_err(|error| Unconnected::passing(error.to_string()))?;
+    let text = |place: usize| {
+        let answer = answers.get(place)?;
+        redis::from_redis_value_ref::<String>(answer).ok()
+    };
+    if text(0).is_some_and(|info| info.contains("redis_mode:cluster")) {
+        return Err(Unconnected::lasting(CLUSTER));
+    }
+    if !read_only && text(1).is_some_and(|info| info.contains("role:slave")) {
+        return Err(Unconnected::lasting(REPLICA));
+    }
+    let mut missing: Vec<&str> = Vec::new();
+    let mut says = None;
+    for (words, answer) in wanted.iter().zip(answers.iter().skip(2)) {
+        let Value::ServerError(error) = answer else { continue };
+        match unusable(error) {
+            Some(unconnected) if unconnected.is_passing || !lacks(error) => {
+                return Err(unconnected);
+            }
+            Some(_) => {
+                says = says.or_else(|| error.details().map(str::to_owned));
+                missing.extend(words.first().filter(|name| !missing.contains(*name)));
+            }
+            None => {}
+        }
+    }
+    let Some(says) = says else { return Ok(()) };
+    let grants: Vec<String> =
+        missing.iter().map(|name| format!("+{}", name.to_ascii_lowercase())).collect();
+    Err(Unconnected::lasting(format!(
+        "it refuses {}: {says}; if by its ACL, allow them, as in: ACL SETUSER NAME {} ~tally.* ~BUCKET:* for each bucket",
+        missing.join(", "),
+        grants.join(" ")
+    )))
+}
+
+/// Whether an error says that the user may not, or nobody may, run a command.
+fn lacks(error: &ServerError) -> bool {
+    let unknown = error.details().is_some_and(|text| text.starts_with("unknown command"));
+    unknown || error.code() == "NOPERM"
+}
+
+/// What an error says of the server, if it is not of the moment or of the one command alone.
+fn unusable(error: &ServerError) -> Option<Unconnected> {
+    let says = || refused(error).to_string();
+    Some(match error.code() {
+        "MOVED" | "ASK" | "CLUSTERDOWN" | "CROSSSLOT" | "TRYAGAIN" => Unconnected::lasting(CLUSTER),
+        "READONLY" => Unconnected::lasting(format!("{REPLICA} (READONLY)")),
+        "NOAUTH" | "WRONGPASS" => Unconnected::lasting(format!("{}{LOGIN}", says())),
+        "LOADING" | "MASTERDOWN" | "BUSY" => Unconnected::passing(says()),
+        _ if lacks(error) => Unconnected::lasting(says()),
+        _ => return None,
+    })
+}
+
+/// What to look at where the server lets nobody in.
+pub(super) const LOGIN: &str = "; check that the user and password in the store URL are right";
+
+/// Checks a connection that has just been made: what it leads to may have changed. What is of the
+/// moment, such as a full memory, is left to the operations.
+pub(super) async fn recheck(live: &mut Live) -> Result<(), Unconnected> {
+    match probe(live).await {
+        Err(error) => Err(Unconnected::passing(error.to_string())),
+        Ok(Value::ServerError(error)) => match unusable(&error) {
+            Some(unconnected) if !lacks(&error) => Err(unconnected),
+            _ => Ok(()),
+        },
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Whether a write would be taken.
+pub(super) async fn check(live: &mut Live, read_only: bool) -> Result<(), Error> {
+    if read_only {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("EXISTS").arg(PROBE);
+        return settle(live.send(&pipeline).await?.pop());
+    }
+    settle(Some(probe(live).await?))
+}
+
+async fn probe(live: &mut Live) -> Result<Value, Error> {
+    let mut pipeline = Pipeline::with_capacity(1);
+    pipeline.cmd("SET").arg(PROBE).arg("").arg("XX");
+    Ok(live.send(&pipeline).await?.pop().unwrap_or(Value::Nil))
+}
+
+fn settle(answer: Option<Value>) -> Result<(), Error> {
+    match answer {
+        Some(Value::ServerError(error)) => Err(refused(&error)),
+        _ => Ok(()),
+    }
+}
+
+/// Why nobody is let in, and whether waiting may help.
+pub(super) fn not_let_in(error: &RedisError, reason: String) -> Unconnected {
+    let loading = matches!(error.code(), Some("LOADING" | "MASTERDOWN" | "BUSY"));
+    match error.kind() {
+        _ if loading => Unconnected::passing(reason),
+        ErrorKind::Io => Unconnected::passing(format!("{reason}; check that it runs there")),
+        // Another kind of server.
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
+            Unconnected::lasting(format!("{reason}; check that Redis runs there"))
+        }
+        _ => Unconnected::lasting(format!("{reason}{LOGIN}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::COMMANDS;
+
+    /// Names in capitals and quotes that follow a text.
+    fn named(source: &str, after: &str, quote: char) -> BTreeSet<String> {
+        let found = source.split(after).skip(1).filter_map(|rest| {
+            let name = rest.strip_prefix(quote)?.split(quote).next()?;
+            let is_name = name.len() > 2 && name.chars().all(|c| c.is_ascii_uppercase());
+            is_name.then(|| name.to_owned())
+        });
+        found.collect()
+    }
+
+    #[test]
+    fn the_commands_that_are_tried_are_those_that_are_sent() {
+        let tried: BTreeSet<String> =
+            COMMANDS.iter().filter_map(|words| Some((*words.first()?).to_owned())).collect();
+        let (command, script) = (include_str!("command.rs"), include_str!("script.lua"));
+        let mut sent = named(command, "command.arg(", '"');
+        sent.extend(named(command, "redis::cmd(", '"'));
+        for call in ["redis.call(", "redis.pcall(", "attempt("] {
+            sent.extend(named(script, call, '\''));
+        }
+        assert!(sent.len() > 8, "{sent:?}");
+        let untried: Vec<_> = sent.difference(&tried).collect();
+        assert!(untried.is_empty(), "add {untried:?} to COMMANDS and to docs/stores.md");
+        let page = include_str!("../../../../../docs/stores.md");
+        for name in tried {
+            assert!(page.contains(&format!("+{}", name.to_ascii_lowercase())), "{name}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The one grammar of store URLs:
+//! `SCHEME://[USER[:PASSWORD]@]HOST[:PORT][,HOST[:PORT]…][/PATH][?NAME=VALUE[&NAME=VALUE…]]`.
+//!
+//! Every part is percent-decoded once, here and nowhere else, and a plus sign is a plus sign. Each
+//! backend gives the parts their meaning. An error says what is wrong without repeating any part of
+//! the URL, because a password may stand anywhere in it.
+
+use percent_encoding::percent_decode_str;
+
+/// The parts of a URL, decoded. Holds credentials, and so has no `Debug`.
+#[derive(Default)]
+pub(super) struct StoreUrl {
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
+    /// Hosts and ports, in the order in which they are written. IPv6 addresses have no brackets. One
+    /// that is empty stands alone.
+    pub(super) hosts: Vec<(String, Option<u16>)>,
+    /// The path without its first slash, split at the others.
+    pub(super) path: Vec<String>,
+    pub(super) parameters: Vec<(String, String)>,
+}
+
+impl StoreUrl {
+    /// Takes a URL apart.
+    pub(super) fn parse(url: &str) -> Result<Self, String> {
+        let (_, rest) = url.split_once("://").ok_or("it has no ://")?;
+        if rest.contains('#') {
+            return Err("it has a #; write it as %23".into());
+        }
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = match rest.split_once('/') {
+            Some((authority, path)) => (authority, Some(path)),
+            None => (rest, None),
+        };
+        let (login, hosts) = match authority.rsplit_once('@') {
+            Some((login, hosts)) => (Some(login), hosts),
+            None => (None, authority),
+        };
+        let (user, password) = match login.map(|login| login.split_once(':').ok_or(login)) {
+            None => (None, None),
+            Some(Ok((user, password))) => (Some(user), Some(password)),
+            Some(Err(user)) => (Some(user), None),
+        };
+        let part = |name: &'static str| {
+            move |text: &str| decode(text).map_err(|why| format!("its {name} {why}"))
+        };
+        let filled = |text: Option<&str>, name| {
+            text.filter(|text| !text.is_empty()).map(part(name)).transpose()
+        };
+        Ok(Self {
+            user: filled(user, "user")?,
+            password: filled(password, "password")?,
+            hosts: hosts.split(',').map(host).collect::<Result<_, _>>()?,
+            path: match path {
+                None => Vec::new(),
+                Some(path) => path.split('/').map(part("path")).collect::<Result<_, _>>()?,
+            },
+            parameters: parameters(query)?,
+        })
+    }
+}
+
+/// `NAME=VALUE&…`, decoded.
+pub(super) fn parameters(query: &str) -> Result<Vec<(String, String)>, String> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    let decoded = pairs.map(|pair| {
+        let (name, value) =
+            pair.split_once('=').ok_or("behind its ? there is something that is not NAME=VALUE")?;
+        let part = |text| decode(text).map_err(|why| format!("a parameter {why}"));
+        Ok((part(name)?, part(value)?))
+    });
+    decoded.collect()
+}
+
+fn host(text: &str) -> Result<(String, Option<u16>), String> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']').ok_or("a [ of a host is not closed by a ]")?;
+            if host.parse::<std::net::Ipv6Addr>().is_err() {
+                return Err("between [ and ] there is no IPv6 address".into());
+            }
+            (host, rest)
+        }
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let port = match port.strip_prefix(':') {
+        Some(port) => {
+            let port = port.parse().ok().filter(|port| *port > 0);
+            Some(port.ok_or("a port is not a number from 1 to 65535")?)
+        }
+        None if port.is_empty() => None,
+        None => return Err("behind a ] there is something that is no port".into()),
+    };
+    let host = decode(host).map_err(|why| format!("a host {why}"))?;
+    Ok((host, port))
+}
+
+/// Text without its percent-encoding.
+pub(super) fn decode(text: &str) -> Result<String, &'static str> {
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('%') {
+        let is_hex = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit);
+        if !after.as_bytes().get(..2).is_some_and(is_hex) {
+            return Err("has a % that begins no escape; write it as %25");
+        }
+        rest = after;
+    }
+    let decoded = percent_decode_str(text).decode_utf8();
+    let decoded = decoded.map_err(|_| "is not UTF-8 when its escapes are decoded")?;
+    if decoded.contains('\0') {
+        return Err("has a zero byte");
+    }
+    Ok(decoded.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_is_decoded_once() {
+        let url = "x://us%40er:p%2Fa:s@s%2525@h%2Fa:1,[::2]:3,c/d%2Fb/e?a=%3D+%20&b%26=c%3d";
+        let parsed = StoreUrl::parse(url).unwrap_or_else(|why| panic!("{why}"));
+        assert_eq!(parsed.user.as_deref(), Some("us@er"));
+        assert_eq!(parsed.password.as_deref(), Some("p/a:s@s%25"));
+        let hosts = [("h/a", Some(1)), ("::2", Some(3)), ("c", None)];
+        assert_eq!(parsed.hosts, hosts.map(|(host, port)| (host.to_owned(), port)));
+        assert_eq!(parsed.path, ["d/b", "e"]);
+        let parameters = [("a", "=+ "), ("b&", "c=")];
+        assert_eq!(parsed.parameters, parameters.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        let bare = StoreUrl::parse("x://:p@h").unwrap_or_else(|why| panic!("{why}"));
+        assert_eq!((bare.user, bare.password.as_deref()), (None, Some("p")));
+        assert!(bare.path.is_empty() && bare.parameters.is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_repeating_it() {
+        for (url, says) in [
+            ("x:secret", "://"),
+            ("x://h/#secret", "%23"),
+            ("x://secret:100%@h", "password has a %"),
+            ("x://h/secret%zz", "%25"),
+            ("x://h?secret=%ff", "UTF-8"),
+            ("x://h?a=secret%00", "zero byte"),
+            ("x://h?secret", "NAME=VALUE"),
+            ("x://[::secret]:1", "IPv6"),
+            ("x://[::1", "not closed"),
+            ("x://h:secret", "port"),
+            ("x://h:0", "port"),
+            ("x://h:1:2", "port"),
+        ] {
+            let Err(why) = StoreUrl::parse(url) else { panic!("{url} was taken") };
+            assert!(why.contains(says) && !why.contains("secret"), "{url}: {why}");
+        }
+    }
+}
