@@ -2,7 +2,7 @@
 //! find each.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex},
 };
 
@@ -243,8 +243,7 @@ fn without_a_bug_requests_are_applied_once() {
         let hosts = hosts.iter().flatten().cloned().map(Impatient).collect();
         let (summary, course) = many(&Arc::new(hosts), seed, ENOUGH).await.unwrap();
         println!("{summary:?} {course:?}");
-        assert!(course.again > 0 && course.passed > 0, "{course:?}");
-        let names: HashSet<_> = [course.runs > course.requests, course.beside > 0].into();
-        assert_eq!(names, [true].into(), "{course:?}");
+        let seen = [course.again, course.passed, course.beside, course.runs - course.requests];
+        assert!(!seen.contains(&0), "{course:?}");
     });
 }
