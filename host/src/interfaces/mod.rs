@@ -223,10 +223,11 @@ mod tests {
         assert!(sees!(c => c.instance()));
         assert!(sees!(c => c.guest_version()));
         assert!(sees!(c => c.ctx()));
+        assert!(sees!(c => request_headers_of(&mut c)), "a repeat may come with others");
     }
 
     #[tokio::test]
-    async fn writes_headers_and_logging_do_not_count_as_seen() {
+    async fn writes_and_logging_do_not_count_as_seen() {
         let key = || "key".to_owned();
         assert!(!sees!(c => c.set(bucket(), key(), vec![1]).await));
         assert!(!sees!(c => c.delete(bucket(), key()).await));
@@ -235,7 +236,6 @@ mod tests {
         assert!(!sees!(c => c.get_and_set(bucket(), key(), vec![1], None).await));
         assert!(!sees!(c => c.set_if_absent(bucket(), key(), vec![1], None).await));
         assert!(!sees!(c => c.set_many(bucket(), vec![(key(), vec![1])]).await));
-        assert!(!sees!(c => request_headers_of(&mut c)));
         assert!(!sees!(c => c.journal()));
         assert!(!sees!(c => c.printing()));
         assert!(!sees!(c => c.http()));

@@ -34,7 +34,7 @@ enum Operation {
     GetAndSet(String, Bytes, Option<Duration>),
     SetIfAbsent(String, Bytes, Option<Duration>),
     Delete(String),
-    Increment(String, i64),
+    Increment(String, i64, Option<Duration>),
     IncrementWithin(String, i64, i64, i64),
     Expire(String, Option<Duration>),
     TimeToLive(String),
@@ -119,7 +119,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (key(), ttl()).prop_map(|(key, ttl)| Operation::Expire(key, ttl)),
         2 => key().prop_map(Operation::TimeToLive),
         1 => key().prop_map(Operation::Delete),
-        8 => (key(), delta()).prop_map(|(key, delta)| Operation::Increment(key, delta)),
+        8 => (key(), delta(), ttl())
+            .prop_map(|(key, delta, ttl)| Operation::Increment(key, delta, ttl)),
         4 => (key(), prop::option::of(value()), value())
             .prop_map(|(key, expected, value)| Operation::Swap(key, expected, value)),
         1 => prop::sample::select(vec!["", "a", "c:", "c:%d*", "x", "\0"])
@@ -175,7 +176,9 @@ async fn run(handle: &Handle, bucket: &Bucket, operation: &Operation) -> String 
             }))
         }
         Operation::Delete(key) => answer(handle.delete(bucket, key).await),
-        Operation::Increment(key, delta) => answer(handle.increment(bucket, key, *delta).await),
+        Operation::Increment(key, delta, ttl) => {
+            answer(handle.increment_for(bucket, key, *delta, *ttl).await)
+        }
         Operation::Swap(key, expected, value) => {
             let first = handle.swap(bucket, key, expected.clone(), value.clone()).await;
             match &first {
@@ -231,7 +234,7 @@ fn all_backends_answer_alike() {
                 let mut answers = Vec::with_capacity(operations.len());
                 for (operation, request_of) in &operations {
                     let handle = match request_of {
-                        Some(name) => handle.once(&request(number, *name)),
+                        Some(name) => handle.scoped(&request(number, *name)),
                         None => handle.clone(),
                     };
                     answers.push(run(&handle, &bucket, operation).await);

@@ -160,7 +160,7 @@ fn sweep_postgres(end: End) {
     run(async {
         let url = server.url_at(proxy.port());
         // An exchange is long, and each stall lasts as long as the time limits.
-        sweep(&url, &proxy, Observer::postgres(&server.url()).await, (389, 3), end).await;
+        sweep(&url, &proxy, Observer::postgres(&server.url()).await, (797, 3), end).await;
     });
 }
 

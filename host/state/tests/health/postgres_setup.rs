@@ -32,7 +32,7 @@ fn a_user_without_rights_is_told_which_to_ask_for() {
         refuses(&url, &["GRANT CONNECT"]).await;
         tell("DROP TABLE tally_kv; GRANT CONNECT ON DATABASE test_db TO limited").await;
         tell(grant).await;
-        tell("DROP TABLE IF EXISTS tally_once").await;
+        tell("DROP TABLE IF EXISTS tally_write").await;
         assert_eq!(increment(&open(&url).await.worker()).await, Ok(1), "the advice helps");
     });
 }

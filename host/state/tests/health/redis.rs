@@ -1,6 +1,6 @@
 //! Redis as a cluster, as a replica, with a user of few rights, full, or with errors of any bytes.
 
-use tally_state::{Error, Metrics, Once, Options, State};
+use tally_state::{Error, Metrics, Options, Scope, State};
 use tally_testkit::{Redis, ask, free_port};
 
 use crate::{BUCKET, bucket, increment, not_applied, open, patient, refuses, run, until_health};
@@ -52,7 +52,7 @@ fn missing_rights_are_named_and_the_documented_ones_are_enough() {
         let (handle, bucket) = (state.worker(), bucket());
         assert_eq!(increment(&handle).await, Ok(1));
         assert_eq!(
-            handle.once(&Once::new([1; 16], [1; 16])).increment(&bucket, "key", 1).await,
+            handle.scoped(&Scope::new([1; 16], [1; 16])).increment(&bucket, "key", 1).await,
             Ok(2)
         );
         assert_eq!(handle.list(&bucket, "", None).await.unwrap().keys, ["key"]);

@@ -41,7 +41,10 @@ FROM pg_stat_activity WHERE (pid, backend_start::text) IN (
 const WRITES_NOTHING: &str = "
 INSERT INTO tally_kv (bucket, key, number) SELECT '', '', 0 WHERE false;
 UPDATE tally_kv SET number = number WHERE false;
-DELETE FROM tally_kv WHERE false";
+DELETE FROM tally_kv WHERE false;
+INSERT INTO tally_write (request, write, fingerprint, expires)
+SELECT '00000000-0000-0000-0000-000000000000', 0, 0, 0 WHERE false;
+DELETE FROM tally_write WHERE false";
 
 /// Commits a record that concerns no table, as durably as any write: this needs room in the log, and
 /// an answer of the standbys that a commit waits for.

@@ -51,7 +51,7 @@ pub(super) async fn prepare(target: &Target, read_only: bool) -> Result<Client, 
     if let Some(missing) = rights.missing {
         let Rights { user, schema, .. } = rights;
         return Err(Unconnected::lasting(format!(
-            "the user {user} lacks rights on the tables: {missing}; as their owner, run: GRANT SELECT, INSERT, UPDATE, DELETE ON tally_kv, tally_once TO {user}{}",
+            "the user {user} lacks rights on the tables: {missing}; as their owner, run: GRANT SELECT, INSERT, UPDATE, DELETE ON tally_kv, tally_write TO {user}{}",
             if schema.is_empty() { String::new() } else { format!(" (in the schema {schema})") }
         )));
     }
