@@ -22,7 +22,7 @@ run() {
         --tally target/profile/release/tally --out target/profile/bench \
         --contenders tally,tally-http --rounds 1 --seconds 3 "$@"
 }
-report=$(run --loads hello,increment,keys,report)
+report=$(run --loads hello,increment,increment-keyed,keys,report)
 printf '%s\n' "$report"
 # And clients that make a connection for each request.
 run --loads hello,increment --backends memory --reconnect

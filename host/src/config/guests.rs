@@ -413,7 +413,10 @@ mod tests {
         assert_eq!(a.buckets.stored().map(|bucket| bucket.as_str()).collect::<Vec<_>>(), ["/a/*"]);
         assert_eq!((b.name.as_str(), b.limits.pool), ("b", None));
         assert_eq!(b.pattern.to_string(), "b.example.com/b");
-        assert_eq!(b.buckets.stored().map(|bucket| bucket.as_str()).collect::<Vec<_>>(), ["shared"]);
+        assert_eq!(
+            b.buckets.stored().map(|bucket| bucket.as_str()).collect::<Vec<_>>(),
+            ["shared"]
+        );
         assert!(b.env.is_empty() && b.settings.is_empty());
     }
 

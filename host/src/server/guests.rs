@@ -96,9 +96,8 @@ pub(super) async fn account(routes: Arc<Routes>, state: Handle) {
                 continue;
             }
             let (used, limits) = (budget.used(), budget.limits());
-            let percent = |used: u64, limit: u64| {
-                used.saturating_mul(100).checked_div(limit).unwrap_or(100)
-            };
+            let percent =
+                |used: u64, limit: u64| used.saturating_mul(100).checked_div(limit).unwrap_or(100);
             let most = percent(used.records, limits.records).max(percent(used.bytes, limits.bytes));
             if most < NEARLY_FULL {
                 warned.remove(guest.name());

@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{
-    name::Bucket,
-    idempotency::WriteId,
-    plan::Reply,
-};
+use crate::{idempotency::WriteId, name::Bucket, plan::Reply};
 
 /// One operation on one key of one bucket, as a backend applies it.
 #[derive(Clone, Debug, PartialEq, Eq)]

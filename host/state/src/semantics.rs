@@ -287,7 +287,8 @@ mod tests {
             let (outcome, _) = apply(&Action::Exists, entry("5", Some(20)), now).unwrap();
             assert_eq!(outcome, Outcome::Flag(found), "{now}");
         }
-        let (_, change) = apply(&Action::Increment { delta: 1, ttl: None }, entry("5", Some(20)), 20).unwrap();
+        let (_, change) =
+            apply(&Action::Increment { delta: 1, ttl: None }, entry("5", Some(20)), 20).unwrap();
         assert_eq!(change, Change::Put(Entry { value: "1".into(), expires: None }));
         let ttl = Some(Duration::from_millis(5));
         let for_a_while = Action::Increment { delta: 1, ttl };

@@ -22,7 +22,7 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestCaseError, TestRunner},
 };
-use tally_state::{Bucket, Digest, Error, Handle, Metrics, Scope, Options, State, TimeToLive};
+use tally_state::{Bucket, Digest, Error, Handle, Metrics, Options, Scope, State, TimeToLive};
 use tally_testkit::{Durability, Postgres, Redis};
 
 /// One operation, on keys of one bucket. Times to live are long: no clock decides an answer.

@@ -106,9 +106,8 @@ impl Budget {
             self.meter.take(0, bytes);
         }
         let numbers = || (0..=u128::from(PARTS)).map(|before| number.saturating_sub(before));
-        let keys: Vec<String> = numbers()
-            .flat_map(|number| [key(number, "records"), key(number, "bytes")])
-            .collect();
+        let keys: Vec<String> =
+            numbers().flat_map(|number| [key(number, "records"), key(number, "bytes")]).collect();
         let values = state.get_many(&bucket, &keys, usize::MAX).await?;
         let sum = |of: usize| values.iter().skip(of).step_by(2).map(count).sum::<u64>();
         self.records.store(sum(0), Relaxed);

@@ -85,8 +85,7 @@ pub(super) async fn answer(
         .map_err(|reason| failed(Cause::IdempotencyKey(reason), Applied::No))?;
     let scope = scope(key, &request, guest.budget().meter());
     let in_flight = guest.in_flight().enter(scope.name());
-    let _entered =
-        in_flight.ok_or_else(|| failed(Cause::IdempotencyInFlight, Applied::Unknown))?;
+    let _entered = in_flight.ok_or_else(|| failed(Cause::IdempotencyInFlight, Applied::Unknown))?;
     if !guest.budget().has_room() {
         return Err(failed(Cause::IdempotencyFull, Applied::Unknown));
     }

@@ -39,11 +39,7 @@ impl Memory {
     /// Empty, and to keep records for this long.
     pub(crate) fn new(window: Duration) -> Self {
         let records = Records::new(window);
-        Self(Arc::new(Mutex::new(Data {
-            values: BTreeMap::new(),
-            ends: BTreeSet::new(),
-            records,
-        })))
+        Self(Arc::new(Mutex::new(Data { values: BTreeMap::new(), ends: BTreeSet::new(), records })))
     }
 
     /// Applies one step, for whoever asks and on their thread.
@@ -81,9 +77,7 @@ impl Data {
             Action::Sweep { limit } => Ok(Outcome::Swept(self.sweep(*limit, now))),
             Action::Increments(_) => self.apply_recorded(&step, now),
             _ if step.write.is_some() => self.apply_recorded(&step, now),
-            _ => self
-                .one((step.bucket, step.key), &step.action, now)
-                .map_err(Error::Rejected),
+            _ => self.one((step.bucket, step.key), &step.action, now).map_err(Error::Rejected),
         }
     }
 
@@ -186,9 +180,8 @@ impl Data {
     /// Removes what has expired; whether there is more of it.
     fn sweep(&mut self, limit: usize, now: Moment) -> bool {
         self.records.advance(now);
-        let is_over = |ends: &BTreeSet<(Moment, Place)>| {
-            ends.first().is_some_and(|(end, _)| *end <= now)
-        };
+        let is_over =
+            |ends: &BTreeSet<(Moment, Place)>| ends.first().is_some_and(|(end, _)| *end <= now);
         for _ in 0..limit {
             if !is_over(&self.ends) {
                 break;

@@ -23,6 +23,7 @@ mod target;
 mod wire;
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -30,7 +31,7 @@ use std::{
 use redis::{Pipeline, Value, aio::MultiplexedConnection};
 
 use self::{
-    command::{Text, command, outcome, refused},
+    command::{Text, command, increments, outcome, outcomes, refused},
     target::Target,
     wire::Wire,
 };
@@ -208,9 +209,10 @@ impl Connection for RedisConnection {
 
 impl Live {
     async fn apply(&mut self, steps: &[Step], window: Duration) -> Vec<Reply> {
-        let mut pipeline = Pipeline::with_capacity(steps.len());
-        for step in steps {
-            if let Some(command) = command(step, Text::Hash, window) {
+        let commands = commands(steps);
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        for places in &commands {
+            if let Some(command) = command_of(&at(steps, places), Text::Hash, window) {
                 pipeline.add_command(command);
             }
         }
@@ -221,39 +223,147 @@ impl Live {
                 Err(error) => return all_failed(steps, &error),
             },
         };
-        let mut replies = Vec::with_capacity(steps.len());
-        for step in steps {
-            let reply = match &step.action {
-                Action::List { prefix, cursor, limit } => {
-                    self.list(&step.bucket, prefix, cursor.as_deref(), *limit).await
-                }
-                Action::Buckets { cursor, .. } => self.buckets(cursor.as_deref()).await,
-                // Redis removes by itself what has expired.
-                Action::Sweep { .. } => Ok(Outcome::Swept(false)),
-                _ => match values.next() {
-                    None => Err(Error::unknown("Redis answered fewer commands than it was sent")),
-                    Some(Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
-                        self.with_script(step, window).await
+        let mut replies: Vec<Option<Reply>> = vec![None; steps.len()];
+        for places in &commands {
+            let those = at(steps, places);
+            let answers = match &those[..] {
+                [step] => match &step.action {
+                    Action::List { prefix, cursor, limit } => {
+                        vec![self.list(&step.bucket, prefix, cursor.as_deref(), *limit).await]
                     }
-                    Some(value) => outcome(step, value),
+                    Action::Buckets { cursor, .. } => vec![self.buckets(cursor.as_deref()).await],
+                    // Redis removes by itself what has expired.
+                    Action::Sweep { .. } => vec![Ok(Outcome::Swept(false))],
+                    _ => self.answers(&those, values.next(), window).await,
                 },
+                _ => self.answers(&those, values.next(), window).await,
             };
-            replies.push(reply);
+            for (place, answer) in places.iter().zip(answers) {
+                if let Some(reply) = replies.get_mut(*place) {
+                    *reply = Some(answer);
+                }
+            }
         }
-        replies
+        let missing = || Err(Error::unknown("Redis gave no answer for this operation"));
+        replies.into_iter().map(|reply| reply.unwrap_or_else(missing)).collect()
     }
 
-    /// A step whose script the server has forgotten: it was not executed, and is sent again with
-    /// the script's text.
-    async fn with_script(&mut self, step: &Step, window: Duration) -> Reply {
-        let mut pipeline = Pipeline::with_capacity(1);
-        match command(step, Text::Full, window) {
-            Some(command) => pipeline.add_command(command),
-            None => return Err(Error::unknown("Redis answered NOSCRIPT to no script")),
+    /// What an answer means for the steps of its command. Where the server has forgotten the script,
+    /// the command was not executed, and is sent again with the script's text.
+    async fn answers(
+        &mut self,
+        steps: &[&Step],
+        answer: Option<Value>,
+        window: Duration,
+    ) -> Vec<Reply> {
+        let failed = |error: Error| vec![Err(error); steps.len()];
+        let answer = match answer {
+            None => {
+                return failed(Error::unknown("Redis answered fewer commands than it was sent"));
+            }
+            Some(Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
+                let Some(command) = command_of(steps, Text::Full, window) else {
+                    return failed(Error::unknown("Redis answered NOSCRIPT to no script"));
+                };
+                let mut pipeline = Pipeline::with_capacity(1);
+                pipeline.add_command(command);
+                match self.send(&pipeline).await.map(|mut answers| answers.pop()) {
+                    Ok(Some(answer)) => answer,
+                    Ok(None) => return failed(Error::unknown("Redis did not answer")),
+                    Err(error) => return failed(error),
+                }
+            }
+            Some(answer) => answer,
         };
-        match self.send(&pipeline).await?.pop() {
-            Some(answer) => outcome(step, answer),
-            None => Err(Error::unknown("Redis did not answer")),
+        match steps {
+            [step] => vec![outcome(step, answer)],
+            steps => outcomes(steps, answer),
         }
+    }
+}
+
+/// Increments of one command at most: a short script for the server.
+const MOST_TOGETHER: usize = 128;
+
+/// Which steps share a command, by their places: increments of different keys that are lists (see
+/// [`crate::operation::Increments`]), as a call of the script costs more than what it does for one.
+fn commands(steps: &[Step]) -> Vec<Vec<usize>> {
+    let mut commands: Vec<Vec<usize>> = Vec::with_capacity(steps.len());
+    let are_lists = |step: &&Step| matches!(step.action, Action::Increments(_));
+    if steps.iter().filter(are_lists).count() < 2 {
+        return (0..steps.len()).map(|place| vec![place]).collect();
+    }
+    let mut keys: HashMap<(&str, &str), usize> = HashMap::with_capacity(steps.len());
+    for step in steps {
+        let count = keys.entry((step.bucket.as_str(), &step.key)).or_default();
+        *count = count.saturating_add(1);
+    }
+    // Where a key has other steps, their order counts.
+    let is_alone = |step: &Step| {
+        keys.get(&(step.bucket.as_str(), &*step.key)).is_some_and(|count| *count == 1)
+    };
+    let (mut open, mut increments) = (None, 0_usize);
+    for (place, step) in steps.iter().enumerate() {
+        let Action::Increments(list) = &step.action else {
+            commands.push(vec![place]);
+            continue;
+        };
+        if !is_alone(step) {
+            commands.push(vec![place]);
+            continue;
+        }
+        increments = increments.saturating_add(list.members.len());
+        match open.and_then(|command: usize| commands.get_mut(command)) {
+            Some(command) if increments <= MOST_TOGETHER => command.push(place),
+            _ => {
+                open = Some(commands.len());
+                increments = list.members.len();
+                commands.push(vec![place]);
+            }
+        }
+    }
+    commands
+}
+
+fn at<'a>(steps: &'a [Step], places: &[usize]) -> Vec<&'a Step> {
+    places.iter().filter_map(|place| steps.get(*place)).collect()
+}
+
+/// The command for steps that share one.
+fn command_of(steps: &[&Step], text: Text, window: Duration) -> Option<redis::Cmd> {
+    match steps {
+        [step] => command(step, text, window),
+        steps => Some(increments(steps, text, window)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Bucket,
+        operation::{Increments, Member},
+    };
+
+    fn step(key: &str, is_list: bool) -> Step {
+        let members = vec![Member { write: None, delta: 1 }];
+        let list = Action::Increments(Increments { members, magnitude: 1, ttl: None });
+        Step {
+            bucket: Bucket::new("b").unwrap(),
+            key: key.into(),
+            action: if is_list { list } else { Action::Get },
+            write: None,
+        }
+    }
+
+    #[test]
+    fn increments_of_different_keys_share_a_command_and_order_is_kept() {
+        let steps = ["a", "b", "c", "d"].map(|key| step(key, key != "b"));
+        assert_eq!(commands(&steps), [vec![0, 2, 3], vec![1]]);
+        let steps = ["a", "b", "a", "c"].map(|key| step(key, true));
+        assert_eq!(commands(&steps), [vec![0], vec![1, 3], vec![2]], "one key's stay apart");
+        let many: Vec<Step> = (0..300).map(|key| step(&key.to_string(), true)).collect();
+        let sizes: Vec<usize> = commands(&many).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [128, 128, 44]);
     }
 }

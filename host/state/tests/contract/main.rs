@@ -15,11 +15,11 @@
 mod bench;
 mod counters;
 mod hosts;
+mod idempotency;
 mod limits;
 mod listing;
 mod lives;
 mod many;
-mod idempotency;
 mod outside;
 mod swaps;
 mod values;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tally_state::{Bucket, Error, Metrics, Scope, Options, Rejection, State, Swapped};
+use tally_state::{Bucket, Error, Metrics, Options, Rejection, Scope, State, Swapped};
 
 use crate::bench::{Bench, options};
 

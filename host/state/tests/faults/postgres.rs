@@ -4,7 +4,7 @@ use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tally_state::{Bucket, Error, Handle, Scope, Options, State};
+use tally_state::{Bucket, Error, Handle, Options, Scope, State};
 use tally_testkit::{Durability, Postgres, Proxy, Way};
 use tokio_postgres::Client;
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    idempotency::{Digest, Record, RESPONSE, WriteId},
+    idempotency::{Digest, RESPONSE, Record, WriteId},
     semantics::{Found, Moment, milliseconds},
 };
 
@@ -31,7 +31,10 @@ pub(super) struct Generation {
 struct Request {
     fingerprint: u32,
     first: (i64, Kept),
-    #[allow(clippy::box_collection, reason = "most requests have no further write: a third of the size")]
+    #[allow(
+        clippy::box_collection,
+        reason = "most requests have no further write: a third of the size"
+    )]
     more: Option<Box<Vec<(i64, Kept)>>>,
 }
 

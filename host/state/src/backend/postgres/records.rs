@@ -257,7 +257,8 @@ impl Records {
             (seconds(window), &columns);
         let row = match steps {
             [(_, step)] => {
-                let ((bucket, key), ttl) = (name(step), step.action.ttl().map(semantics::milliseconds));
+                let ((bucket, key), ttl) =
+                    (name(step), step.action.ttl().map(semantics::milliseconds));
                 let parameters: Parameters<'_, 8> =
                     [requests, writes, fingerprints, deltas, &bucket, &key, &ttl, &window];
                 client.query_one(&self.increments_of_one, &parameters).await?

@@ -239,27 +239,18 @@ pub(super) struct Statements {
 
 impl Statements {
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
-        let (
-            read,
-            increment,
-            increment_one,
-            set,
-            delete,
-            list,
-            sweep_values,
-            records,
-            transaction,
-        ) = tokio::try_join!(
-            client.prepare(READ),
-            client.prepare(INCREMENT),
-            client.prepare(INCREMENT_ONE),
-            client.prepare(SET),
-            client.prepare(DELETE),
-            client.prepare(LIST),
-            client.prepare(SWEEP_VALUES),
-            Records::prepare(client),
-            Transaction::prepare(client),
-        )?;
+        let (read, increment, increment_one, set, delete, list, sweep_values, records, transaction) =
+            tokio::try_join!(
+                client.prepare(READ),
+                client.prepare(INCREMENT),
+                client.prepare(INCREMENT_ONE),
+                client.prepare(SET),
+                client.prepare(DELETE),
+                client.prepare(LIST),
+                client.prepare(SWEEP_VALUES),
+                Records::prepare(client),
+                Transaction::prepare(client),
+            )?;
         Ok(Self {
             read,
             increment,

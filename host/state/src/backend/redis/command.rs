@@ -99,9 +99,41 @@ pub(super) fn command(step: &Step, text: Text, window: Duration) -> Option<Cmd> 
         (Action::Expire(Some(ttl)), None) => {
             command.arg("PEXPIRE").arg(name()).arg(milliseconds(*ttl))
         }
+        (Action::Increments(_), _) => return Some(increments(&[step], text, window)),
         (action, write) => script(&mut command, &name(), action, write.as_ref(), text, window),
     };
     Some(command)
+}
+
+/// The command for increments of several keys.
+pub(super) fn increments(steps: &[&Step], text: Text, window: Duration) -> Cmd {
+    let mut command = Cmd::new();
+    call(&mut command, text).arg(steps.len());
+    for step in steps {
+        command.arg(place(&step.bucket, &step.key));
+    }
+    command.arg("increments").arg(milliseconds(window)).arg("");
+    for step in steps {
+        let Action::Increments(Increments { members, ttl, .. }) = &step.action else { continue };
+        command.arg(life(*ttl)).arg(members.len());
+        for Member { write, delta } in members {
+            command.arg(id(write.as_ref())).arg(*delta);
+        }
+    }
+    command
+}
+
+/// The beginning of a call of the script.
+fn call(command: &mut Cmd, text: Text) -> &mut Cmd {
+    match text {
+        Text::Hash => command.arg("EVALSHA").arg(SCRIPT_HASH.as_str()),
+        Text::Full => command.arg("EVAL").arg(SCRIPT),
+    }
+}
+
+/// A time to live as the script takes it.
+fn life(ttl: Option<Duration>) -> String {
+    ttl.map_or(String::new(), |ttl| milliseconds(ttl).to_string())
 }
 
 fn px(command: &mut Cmd, ttl: Option<Duration>) -> &mut Cmd {
@@ -119,29 +151,14 @@ fn script<'a>(
     text: Text,
     window: Duration,
 ) -> &'a mut Cmd {
-    match text {
-        Text::Hash => command.arg("EVALSHA").arg(SCRIPT_HASH.as_str()),
-        Text::Full => command.arg("EVAL").arg(SCRIPT),
-    };
-    let operation = match action {
-        Action::Increments(_) => "increments",
-        action => action.kind().name(),
-    };
-    command.arg(1).arg(name).arg(operation).arg(milliseconds(window)).arg(id(write));
-    let ttl =
-        |ttl: &Option<Duration>| ttl.map_or(String::new(), |ttl| milliseconds(ttl).to_string());
+    call(command, text).arg(1).arg(name).arg(action.kind().name());
+    command.arg(milliseconds(window)).arg(id(write));
+    let ttl = |ttl: &Option<Duration>| life(*ttl);
     match action {
         Action::Set { value, ttl: life }
         | Action::GetAndSet { value, ttl: life }
         | Action::SetIfAbsent { value, ttl: life } => command.arg(&value[..]).arg(ttl(life)),
         Action::Increment { delta, ttl: life } => command.arg(*delta).arg(ttl(life)),
-        Action::Increments(Increments { members, ttl: life, .. }) => {
-            command.arg(ttl(life));
-            for Member { write, delta } in members {
-                command.arg(id(write.as_ref())).arg(*delta);
-            }
-            command
-        }
         Action::IncrementWithin { delta, min, max, ttl: life } => {
             command.arg(*delta).arg(*min).arg(*max).arg(ttl(life))
         }
@@ -156,6 +173,10 @@ fn script<'a>(
 
 /// What the server's answer to a step's command means.
 pub(super) fn outcome(step: &Step, value: Value) -> Reply {
+    if let Action::Increments(_) = step.action {
+        let mut replies = outcomes(&[step], value);
+        return replies.pop().unwrap_or_else(|| Err(Error::unknown("Redis did not answer")));
+    }
     let unexpected = |value: Value| {
         // What a server answers to a write it did not understand says nothing of its effect.
         Err(Error::unknown(format!("Redis answered something unexpected: {value:?}")))
@@ -165,15 +186,6 @@ pub(super) fn outcome(step: &Step, value: Value) -> Reply {
         (Action::LoadResponse, Value::Nil) => Outcome::Response(None),
         (Action::LoadResponse, Value::BulkString(stored)) => return response_of(step, stored),
         (Action::StoreResponse(_), Value::Okay | Value::Nil) => Outcome::Done,
-        (Action::Increments(increments), Value::Array(replies))
-            if replies.len() == increments.members.len() =>
-        {
-            let each = replies.into_iter().map(|reply| match reply {
-                Value::BulkString(reply) => scripted(reply, Kind::Increment),
-                value => unexpected(value),
-            });
-            Outcome::Each(each.collect())
-        }
         (action, Value::BulkString(reply)) if is_scripted(step) => {
             return scripted(reply, action.kind());
         }
@@ -191,6 +203,31 @@ pub(super) fn outcome(step: &Step, value: Value) -> Reply {
         (Action::Increment { .. }, Value::Int(count)) => Outcome::Count(count),
         (_, value) => return unexpected(value),
     })
+}
+
+/// What the server's answer to increments of several keys means for each of them.
+pub(super) fn outcomes(steps: &[&Step], value: Value) -> Vec<Reply> {
+    let unexpected = |value: &Value| {
+        Err(Error::unknown(format!("Redis answered something unexpected: {value:?}")))
+    };
+    let lists = match value {
+        Value::Array(lists) if lists.len() == steps.len() => lists,
+        Value::ServerError(error) => return vec![Err(refused(&error)); steps.len()],
+        value => return vec![unexpected(&value); steps.len()],
+    };
+    let each = |(step, list): (&&Step, Value)| match (&step.action, list) {
+        (Action::Increments(increments), Value::Array(replies))
+            if replies.len() == increments.members.len() =>
+        {
+            let each = replies.into_iter().map(|reply| match reply {
+                Value::BulkString(reply) => scripted(reply, Kind::Increment),
+                value => unexpected(&value),
+            });
+            Ok(Outcome::Each(each.collect()))
+        }
+        (_, value) => unexpected(&value),
+    };
+    steps.iter().zip(lists).map(each).collect()
 }
 
 /// Whether a step's command is the script.

@@ -1,11 +1,13 @@
--- Operations on one key that no single command does, or that are to be applied once.
+-- Operations on one key that no single command does, or that are to be applied once; and
+-- increments of several keys.
 --
--- KEYS: the key.
+-- KEYS: the key, or those of `increments`.
 -- ARGV: the operation; for how many milliseconds writes are recorded; the write's id, or nothing;
 -- then the operation's own. An id is the request (16 bytes), the write (8) and the request's
 -- fingerprint (4).
 -- Answers with the outcome as it is recorded (see `idempotency.rs`): a letter, and a number or a
--- value; behind '=' one that had been recorded before. `increments` answers with one for each.
+-- value; behind '=' one that had been recorded before. `increments` answers with a list for each
+-- key, or 'U' where it is not known what was applied.
 --
 -- Records lie in hashes `tally.write:GENERATION:SHARD`, by request: the fingerprint, then for each
 -- write its 8 bytes, the length of its outcome (4) and the outcome. Small hashes take the least
@@ -127,47 +129,46 @@ local function replayed(found)
     return found == 'R' and found or '=' .. found
 end
 
--- ARGV: the time to live of a key that is created, or nothing; then for each increment its id, or
--- nothing, and its delta.
-local function increments()
+-- Applies the increments of one key, which begin at a place in ARGV: the time to live of a key that is
+-- created, or nothing; the number of increments; then for each its id, or nothing, and its delta.
+-- Answers with a list of replies.
+local function increments_of(key, at)
+    local ttl, count, first = ARGV[at], tonumber(ARGV[at + 1]), at + 2
     local replies, held, new, sum, digits = {}, {}, {}, 0, 0
-    open_records()
-    for i = 5, #ARGV, 2 do
-        local write, member = ARGV[i], (i - 3) / 2
+    for member = 1, count do
+        local write, delta = ARGV[first + 2 * member - 2], ARGV[first + 2 * member - 1]
         local found
         if write ~= '' then found, held[member] = find(write) end
         if found then
             replies[member] = replayed(found)
         else
             new[#new + 1] = member
-            digits = math.max(digits, #ARGV[i + 1])
-            sum = sum + tonumber(ARGV[i + 1])
+            digits = math.max(digits, #delta)
+            sum = sum + tonumber(delta)
         end
     end
     if #new == 0 then return replies end
-    local before, failed = attempt('GET', key)
-    if type(failed) == 'table' then return failed end
-    local function outcome_of(member, outcome)
+    local function reply(member, outcome)
         -- An error of the server's is no outcome: it is answered and not recorded.
         if type(outcome) == 'table' then
             replies[member] = 'E' .. outcome.err
             return
         end
-        local write = ARGV[3 + 2 * member]
+        local write = ARGV[first + 2 * member - 2]
         if write ~= '' then put(write, outcome, held[member]) end
         replies[member] = outcome
     end
+    local before, failed = attempt('GET', key)
     if not failed and digits < EXACT - 3 and (not before or #before <= EXACT) then
         -- All at once: nothing can overflow, and each one's number follows from the last.
         local _
         _, failed = attempt('INCRBY', key, string.format('%.0f', sum))
-        if type(failed) == 'table' then return failed end
         if not failed then
-            if not before and a ~= '' then redis.call('PEXPIRE', key, a) end
-            local count = tonumber(before or '0')
+            if not before and ttl ~= '' then redis.call('PEXPIRE', key, ttl) end
+            local number = tonumber(before or '0')
             for _, member in ipairs(new) do
-                count = count + tonumber(ARGV[4 + 2 * member])
-                outcome_of(member, string.format('c%.0f', count))
+                number = number + tonumber(ARGV[first + 2 * member - 1])
+                reply(member, string.format('c%.0f', number))
             end
             return replies
         end
@@ -176,15 +177,28 @@ local function increments()
         local refused = failed
         if not refused then
             local _
-            _, refused = attempt('INCRBY', key, ARGV[4 + 2 * member])
+            _, refused = attempt('INCRBY', key, ARGV[first + 2 * member - 1])
             if not refused then
-                if not before and a ~= '' then redis.call('PEXPIRE', key, a) end
+                if not before and ttl ~= '' then redis.call('PEXPIRE', key, ttl) end
                 before = redis.call('GET', key)
             end
         end
-        outcome_of(member, refused or 'c' .. before)
+        reply(member, refused or 'c' .. before)
     end
     return replies
+end
+
+-- ARGV: for each key, what `increments_of` takes.
+local function increments()
+    open_records()
+    local all, at = {}, 4
+    for place, name in ipairs(KEYS) do
+        -- What fails in the middle may have been applied in part.
+        local whole, list = pcall(increments_of, name, at)
+        all[place] = whole and list or 'U'
+        at = at + 2 + 2 * tonumber(ARGV[at + 1])
+    end
+    return all
 end
 
 local function apply()

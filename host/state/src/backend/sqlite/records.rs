@@ -80,7 +80,9 @@ impl Records {
             let next = if last.is_none() { 0 } else { after(current) };
             // One that is not emptied yet keeps its turn waiting: nothing is forgotten too early.
             if is_empty(database, next)? {
-                database.prepare_cached(BEGIN)?.execute(params![i64::try_from(next).unwrap_or(0), now])?;
+                database
+                    .prepare_cached(BEGIN)?
+                    .execute(params![i64::try_from(next).unwrap_or(0), now])?;
                 current = next;
                 if let Some(slot) = began.get_mut(next) {
                     *slot = Some(now);
