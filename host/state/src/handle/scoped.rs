@@ -37,7 +37,7 @@ impl Handle {
     /// scope has written.
     ///
     /// # Errors
-    /// [`Rejection::Reused`] where another request had this name; else see [`Error`].
+    /// [`Rejection::Reused`](crate::Rejection::Reused) where another request had this name; else see [`Error`].
     pub async fn look_up(&self, buckets: impl Iterator<Item = &Bucket>) -> Answer<()> {
         let Some(scope) = self.scope.as_ref().filter(|scope| scope.recorded().bucket.is_none())
         else {
@@ -55,7 +55,7 @@ impl Handle {
     /// The response stored for a request, which has written to this bucket.
     ///
     /// # Errors
-    /// [`Rejection::Reused`] where another request had this name; else see [`Error`].
+    /// [`Rejection::Reused`](crate::Rejection::Reused) where another request had this name; else see [`Error`].
     pub async fn load_response(&self, bucket: &Bucket, scope: &Scope) -> Answer<Option<Bytes>> {
         match self.own(bucket, scope, Action::LoadResponse).await? {
             Outcome::Response(response) => Ok(response),
@@ -66,7 +66,7 @@ impl Handle {
     /// Stores the response to a request that has written to this bucket, if none is stored yet.
     ///
     /// # Errors
-    /// [`Rejection::ValueTooLarge`]; else see [`Error`].
+    /// [`Rejection::ValueTooLarge`](crate::Rejection::ValueTooLarge); else see [`Error`].
     pub async fn store_response(
         &self,
         bucket: &Bucket,
