@@ -12,7 +12,8 @@
 -- Records lie in hashes `tally.write:GENERATION:SHARD`, by request: the fingerprint, then for each
 -- write its 8 bytes, the length of its outcome (4) and the outcome. Small hashes take the least
 -- memory that Redis offers, and the shards keep them small. A generation takes records for half
--- of the window; `tally.write` has when each began. A hash expires a window after its last record.
+-- of the window; `tally.write` has when each began. A hash expires a window and a half after its first
+-- record, and so a window after its last, or later.
 -- The names of these hashes depend on what is in `tally.write`, so they are not among KEYS: this
 -- takes a single server or a master with replicas.
 
@@ -122,7 +123,8 @@ local function put(write, outcome, held)
     local record = (held or write:sub(25, 28)) .. write:sub(17, 24)
         .. struct.pack('>I4', #outcome) .. outcome
     redis.call('HSET', name, write:sub(1, 16), record)
-    redis.call('PEXPIRE', name, window)
+    -- Its generation takes records for half a window from its beginning on.
+    if redis.call('HLEN', name) == 1 then redis.call('PEXPIRE', name, math.floor(window * 1.5)) end
 end
 
 local function replayed(found)

@@ -26,7 +26,7 @@ const COMMANDS: &[&[&str]] = &[
     &["DEL", PROBE],
     &["HSET", PROBE, "field", ""],
     &["HGET", PROBE, "field"],
-    &["HMGET", PROBE, "field"],
+    &["HLEN", PROBE],
     &["HGETALL", PROBE],
     &["HDEL", PROBE, "field"],
     &["SCAN", "0", "COUNT", "1"],
@@ -37,7 +37,7 @@ const COMMANDS: &[&[&str]] = &[
 ];
 
 /// What a user must be able to run where the store is only read.
-const READING: &[&str] = &["GET", "EXISTS", "PTTL", "HGET", "HMGET", "HGETALL", "SCAN"];
+const READING: &[&str] = &["GET", "EXISTS", "PTTL", "HGET", "HLEN", "HGETALL", "SCAN"];
 
 const CLUSTER: &str = "it is a node of a Redis Cluster, which Tally does not support; name a server by itself, or one that sentinels watch";
 const REPLICA: &str = "it is a replica, which takes no writes and may be behind; name the master in the store URL, or the sentinels that watch it";
