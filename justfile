@@ -51,7 +51,7 @@ serve *flags:
     RUSTFLAGS=$(host/profile/flags.sh) cargo build --locked --release -p tally
     exec target/release/tally serve --store "$STORE" "$@" "$GUEST"
 
-# Install what tests need: the target of guests, redis-server, PostgreSQL, npm and Python
+# Install what tests need: the target of guests, redis-server, PostgreSQL, PgBouncer, wrk, npm and Python
 setup: _target
     ./.ci/setup
 
