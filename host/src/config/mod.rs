@@ -113,7 +113,7 @@ impl Config {
         if edge.head < edge::SMALLEST_HEAD {
             return Err(ConfigError(format!("head-limit: at least {} bytes", edge::SMALLEST_HEAD)));
         }
-        let state = tally_state::Options {
+        let mut state = tally_state::Options {
             timeout: span("store-timeout", options.store_timeout)?,
             connect_timeout: span("connect-timeout", options.connect_timeout)?,
             idempotency_window: window(options.idempotency_window)?,
@@ -123,6 +123,7 @@ impl Config {
             guests::resolve(options.guest.as_deref(), options.guest_options, options.routes)?;
         for guest in &mut guests {
             guest.limits.window = state.idempotency_window;
+            state.buckets.extend(guest.buckets.stored().cloned());
         }
         Ok(Self {
             guests,

@@ -88,6 +88,17 @@ impl Guest {
         &self.budget
     }
 
+    /// Adds what this host has recorded of its requests to the store's account, which is that of the
+    /// bucket it opens by default: services that share no bucket share no budget.
+    ///
+    /// # Errors
+    /// See [`tally_state::Error`].
+    pub(crate) async fn report_records(&self, state: &Handle) -> Result<(), tally_state::Error> {
+        let bucket = self.settings.buckets.stored().next();
+        let account = bucket.map_or(&*self.settings.name, |bucket| bucket.as_str());
+        self.budget.report(account, state).await
+    }
+
     /// What is configured for it.
     pub(super) fn settings(&self) -> &Settings {
         &self.settings

@@ -84,6 +84,15 @@ const ACCOUNTING: Duration = Duration::from_secs(1);
 /// The part of a limit on records at which the log warns.
 const NEARLY_FULL: u64 = 80;
 
+/// Tells the store what this host has recorded since the last account.
+pub(super) async fn account_once(routes: &Routes, state: &Handle) {
+    for (_, guest) in routes.iter() {
+        if let Err(error) = guest.report_records(state).await {
+            tracing::debug!(guest = %guest.name(), %error, "records could not be accounted for");
+        }
+    }
+}
+
 /// Keeps account of what is recorded of each guest's requests, until dropped.
 pub(super) async fn account(routes: Arc<Routes>, state: Handle) {
     let mut warned = HashSet::new();
@@ -91,7 +100,7 @@ pub(super) async fn account(routes: Arc<Routes>, state: Handle) {
         tokio::time::sleep(ACCOUNTING).await;
         for (_, guest) in routes.iter() {
             let budget = guest.budget();
-            if let Err(error) = budget.report(guest.name(), &state).await {
+            if let Err(error) = guest.report_records(&state).await {
                 tracing::debug!(guest = %guest.name(), %error, "records could not be accounted for");
                 continue;
             }

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::guests::read_guest;
 use self::{
-    guests::{account, load, look, watch},
+    guests::{account, account_once, load, look, watch},
     listen::{listen, listen_for_each},
 };
 use crate::{
@@ -24,6 +24,9 @@ use crate::{
 
 /// How often it is looked whether guests are done.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// Longest time to tell the store at the end what was recorded since it was last told.
+const LAST_ACCOUNT: Duration = Duration::from_millis(500);
 
 /// Why the server does not start or does not end well. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +132,8 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
 
     let mut admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener));
     let accounting = tokio::spawn(account(Arc::clone(&routes), worker.clone()));
-    let watching = config.watch.then(|| tokio::spawn(watch(watched, Arc::clone(&routes), worker)));
+    let watching =
+        config.watch.then(|| tokio::spawn(watch(watched, Arc::clone(&routes), worker.clone())));
     started(&banner(&config, &routes, &state, address, admin_address));
 
     tokio::select! {
@@ -150,6 +154,8 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     };
     let connections = workers.connections();
     accounting.abort();
+    // What was recorded since the last account; a store that is away does not hold up the end.
+    let _ = tokio::time::timeout(LAST_ACCOUNT, account_once(&routes, &worker)).await;
     admin_task.abort();
     match cut {
         Some(timeout) if connections > 0 => Err(ServerError::Cut { connections, timeout }),

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use crate::{
-    Handle,
+    Bucket, Handle,
     backend::{self, Description, Lanes, Opened, Role, memory::Memory},
     error::{Error, OpenError},
     health::Part,
@@ -38,8 +38,8 @@ pub struct Options {
     pub max_value_bytes: usize,
     /// Keys one call may name: each waits in the queue by itself.
     pub max_keys: usize,
-    /// How long it is remembered what became of a request, for writes with a [`Scope`](crate::Scope). A day is
-    /// what clients of such interfaces are used to, and long enough for one that was offline.
+    /// How long the writes of a [`Scope`](crate::Scope) are recorded, at least. A day is what clients of
+    /// such interfaces are used to, and long enough for one that was offline.
     pub idempotency_window: Duration,
     /// How often what has expired is removed, where the backend does not do so by itself. It is
     /// missing at once; this is about its room.
@@ -47,6 +47,9 @@ pub struct Options {
     /// Whether the store is only read: writes are refused, nothing is created, and no lock that a
     /// writer has is waited for.
     pub read_only: bool,
+    /// Buckets that are going to be written. Where a store has rights for each key, they are checked
+    /// at the start and with the store's health.
+    pub buckets: Vec<Bucket>,
 }
 
 impl Default for Options {
@@ -61,6 +64,7 @@ impl Default for Options {
             idempotency_window: Duration::from_secs(24 * 60 * 60),
             sweep_every: Duration::from_secs(10),
             read_only: false,
+            buckets: Vec::new(),
         }
     }
 }

@@ -86,7 +86,7 @@ impl Budget {
     ///
     /// # Errors
     /// See [`Error`]; what was not added is added next time.
-    pub(crate) async fn report(&self, guest: &str, state: &Handle) -> Result<(), Error> {
+    pub(crate) async fn report(&self, account: &str, state: &Handle) -> Result<(), Error> {
         let (records, bytes) = self.meter.get();
         let known = self.records.load(Relaxed);
         if records == 0 && known == 0 && self.was_told.load(Relaxed) {
@@ -96,7 +96,7 @@ impl Budget {
         let part = self.window.checked_div(PARTS).unwrap_or_default().max(Duration::from_millis(1));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let number = now.as_millis().checked_div(part.as_millis()).unwrap_or_default();
-        let key = |number: u128, of: &str| format!("{}:{number}:{of}", digest(guest));
+        let key = |number: u128, of: &str| format!("{}:{number}:{of}", digest(account));
         if records > 0 {
             let ttl = Some(self.window.saturating_add(part));
             let number_of = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
@@ -117,9 +117,9 @@ impl Budget {
     }
 }
 
-/// A guest's name in a key, whatever characters it has.
-fn digest(guest: &str) -> String {
-    format!("{:032x}", u128::from_be_bytes(super::digest(&[guest.as_bytes()])))
+/// An account's name in a key, whatever characters it has.
+fn digest(account: &str) -> String {
+    format!("{:032x}", u128::from_be_bytes(super::digest(&[account.as_bytes()])))
 }
 
 fn count(value: &Option<Bytes>) -> u64 {

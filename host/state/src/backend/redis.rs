@@ -64,7 +64,10 @@ impl Redis {
         let open = async {
             let mut live = redis.target.connect().await?;
             let durability = redis.target.in_time(live.durability()).await?;
-            redis.target.in_time(setup::prepare(&mut live, options.read_only)).await?;
+            redis
+                .target
+                .in_time(setup::prepare(&mut live, options.read_only, redis.target.probes()))
+                .await?;
             Ok::<_, Unconnected>((live, durability))
         };
         let opened = open.await.map_err(|unconnected| unconnected.explain(explain))?;
@@ -190,7 +193,8 @@ impl Connection for RedisConnection {
 
     async fn check(&mut self) -> Result<(), Error> {
         let Some(mut live) = self.live.take() else { return Ok(()) };
-        let checked = setup::check(&mut live, self.target.is_only_read()).await;
+        let checked =
+            setup::check(&mut live, self.target.is_only_read(), self.target.probes()).await;
         self.live = Some(live);
         checked
     }

@@ -7,8 +7,14 @@
 
 use redis::{ErrorKind, Pipeline, RedisError, ServerError, Value};
 
-use super::{Live, command::refused};
-use crate::error::{Error, Unconnected};
+use super::{
+    Live,
+    command::{place, refused},
+};
+use crate::{
+    Bucket,
+    error::{Error, Unconnected},
+};
 
 /// A key of the host's own that never exists for longer than a check at the start takes.
 const PROBE: &str = "tally.probe";
@@ -42,8 +48,35 @@ const READING: &[&str] = &["GET", "EXISTS", "PTTL", "HGET", "HLEN", "HGETALL", "
 const CLUSTER: &str = "it is a node of a Redis Cluster, which Tally does not support; name a server by itself, or one that sentinels watch";
 const REPLICA: &str = "it is a replica, which takes no writes and may be behind; name the master in the store URL, or the sentinels that watch it";
 
+/// The keys that show whether a user may write: see [`super::target::Target`].
+pub(super) fn probes(buckets: &[Bucket]) -> Vec<String> {
+    let of_buckets = buckets.iter().map(|bucket| place(bucket, PROBE));
+    std::iter::once(PROBE.to_owned()).chain(of_buckets).collect()
+}
+
+/// Checks that a user may write the keys of all buckets.
+async fn prepare_buckets(live: &mut Live, probes: &[String]) -> Result<(), Unconnected> {
+    for name in probes {
+        let answer = probe(live, std::slice::from_ref(name)).await;
+        let answer = answer.map_err(|error| Unconnected::passing(error.to_string()))?;
+        let Value::ServerError(error) = answer else { continue };
+        if error.code() == "NOPERM" {
+            let bucket = name.strip_suffix(PROBE).unwrap_or(name);
+            let says = error.details().unwrap_or_default();
+            return Err(Unconnected::lasting(format!(
+                "its user may not use the keys {bucket}*: {says}; allow them, as in: ACL SETUSER NAME ~{bucket}*"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Checks a server that a host is to use.
-pub(super) async fn prepare(live: &mut Live, read_only: bool) -> Result<(), Unconnected> {
+pub(super) async fn prepare(
+    live: &mut Live,
+    read_only: bool,
+    probes: &[String],
+) -> Result<(), Unconnected> {
     let mut pipeline = redis::pipe();
     // Also what a user may ask who may not write.
     pipeline.cmd("INFO").arg("server").cmd("INFO").arg("replication");
@@ -85,7 +118,9 @@ pub(super) async fn prepare(live: &mut Live, read_only: bool) -> Result<(), Unco
             None => {}
         }
     }
-    let Some(says) = says else { return Ok(()) };
+    let Some(says) = says else {
+        return if read_only { Ok(()) } else { prepare_buckets(live, probes).await };
+    };
     let grants: Vec<String> =
         missing.iter().map(|name| format!("+{}", name.to_ascii_lowercase())).collect();
     Err(Unconnected::lasting(format!(
@@ -120,7 +155,7 @@ pub(super) const LOGIN: &str = "; check that the user and password in the store 
 /// Checks a connection that has just been made: what it leads to may have changed. What is of the
 /// moment, such as a full memory, is left to the operations.
 pub(super) async fn recheck(live: &mut Live) -> Result<(), Unconnected> {
-    match probe(live).await {
+    match probe(live, &[PROBE.to_owned()]).await {
         Err(error) => Err(Unconnected::passing(error.to_string())),
         Ok(Value::ServerError(error)) => match unusable(&error) {
             Some(unconnected) if !lacks(&error) => Err(unconnected),
@@ -131,19 +166,28 @@ pub(super) async fn recheck(live: &mut Live) -> Result<(), Unconnected> {
 }
 
 /// Whether a write would be taken.
-pub(super) async fn check(live: &mut Live, read_only: bool) -> Result<(), Error> {
+pub(super) async fn check(
+    live: &mut Live,
+    read_only: bool,
+    probes: &[String],
+) -> Result<(), Error> {
     if read_only {
         let mut pipeline = redis::pipe();
         pipeline.cmd("EXISTS").arg(PROBE);
         return settle(live.send(&pipeline).await?.pop());
     }
-    settle(Some(probe(live).await?))
+    settle(Some(probe(live, probes).await?))
 }
 
-async fn probe(live: &mut Live) -> Result<Value, Error> {
-    let mut pipeline = Pipeline::with_capacity(1);
-    pipeline.cmd("SET").arg(PROBE).arg("").arg("XX");
-    Ok(live.send(&pipeline).await?.pop().unwrap_or(Value::Nil))
+/// Writes nothing to each of some keys; gives the first error, if there is one.
+async fn probe(live: &mut Live, names: &[String]) -> Result<Value, Error> {
+    let mut pipeline = Pipeline::with_capacity(names.len());
+    for name in names {
+        pipeline.cmd("SET").arg(name).arg("").arg("XX");
+    }
+    let answers = live.send(&pipeline).await?;
+    let is_error = |answer: &Value| matches!(answer, Value::ServerError(_));
+    Ok(answers.into_iter().find(is_error).unwrap_or(Value::Nil))
 }
 
 fn settle(answer: Option<Value>) -> Result<(), Error> {

@@ -37,6 +37,8 @@ pub(super) struct Target {
     links: Links,
     connect_timeout: Duration,
     read_only: bool,
+    /// Keys that nobody has, one for each bucket that is going to be written, and one of the host's.
+    probes: Vec<String>,
 }
 
 enum Place {
@@ -61,7 +63,14 @@ impl Target {
             }
         };
         let (connect_timeout, read_only) = (options.connect_timeout, options.read_only);
-        Ok(Self { place, login: parsed.login, links: Links { tls }, connect_timeout, read_only })
+        let login = parsed.login;
+        let probes = setup::probes(&options.buckets);
+        Ok(Self { place, login, links: Links { tls }, connect_timeout, read_only, probes })
+    }
+
+    /// See the field.
+    pub(super) fn probes(&self) -> &[String] {
+        &self.probes
     }
 
     /// Where it is, for people.
