@@ -213,10 +213,13 @@ impl Connection for RedisConnection {
 
 impl Live {
     async fn apply(&mut self, steps: &[Step], window: Duration) -> Vec<Reply> {
-        let commands = commands(steps);
-        let mut pipeline = Pipeline::with_capacity(commands.len());
-        for places in &commands {
-            if let Some(command) = command_of(&at(steps, places), Text::Hash, window) {
+        let are_lists = |step: &&Step| matches!(step.action, Action::Increments(_));
+        if steps.iter().filter(are_lists).nth(1).is_some() {
+            return self.apply_together(steps, window).await;
+        }
+        let mut pipeline = Pipeline::with_capacity(steps.len());
+        for step in steps {
+            if let Some(command) = command(step, Text::Hash, window) {
                 pipeline.add_command(command);
             }
         }
@@ -227,19 +230,39 @@ impl Live {
                 Err(error) => return all_failed(steps, &error),
             },
         };
+        let mut replies = Vec::with_capacity(steps.len());
+        for step in steps {
+            let value = if has_command(step) { values.next() } else { None };
+            replies.push(match value {
+                // Nearly always.
+                Some(value) if !matches!(value, Value::ServerError(_)) => outcome(step, value),
+                value => self.answer(step, value, window).await,
+            });
+        }
+        replies
+    }
+
+    /// Applies steps of which several are lists of increments.
+    async fn apply_together(&mut self, steps: &[Step], window: Duration) -> Vec<Reply> {
+        let commands = commands(steps);
+        let mut pipeline = Pipeline::with_capacity(commands.len());
+        for places in &commands {
+            if let Some(command) = command_of(&at(steps, places), Text::Hash, window) {
+                pipeline.add_command(command);
+            }
+        }
+        let mut values = match self.send(&pipeline).await {
+            Ok(values) => values.into_iter(),
+            Err(error) => return all_failed(steps, &error),
+        };
         let mut replies: Vec<Option<Reply>> = vec![None; steps.len()];
         for places in &commands {
             let those = at(steps, places);
             let answers = match &those[..] {
-                [step] => match &step.action {
-                    Action::List { prefix, cursor, limit } => {
-                        vec![self.list(&step.bucket, prefix, cursor.as_deref(), *limit).await]
-                    }
-                    Action::Buckets { cursor, .. } => vec![self.buckets(cursor.as_deref()).await],
-                    // Redis removes by itself what has expired.
-                    Action::Sweep { .. } => vec![Ok(Outcome::Swept(false))],
-                    _ => self.answers(&those, values.next(), window).await,
-                },
+                [step] => {
+                    let value = if has_command(step) { values.next() } else { None };
+                    vec![self.answer(step, value, window).await]
+                }
                 _ => self.answers(&those, values.next(), window).await,
             };
             for (place, answer) in places.iter().zip(answers) {
@@ -250,6 +273,22 @@ impl Live {
         }
         let missing = || Err(Error::unknown("Redis gave no answer for this operation"));
         replies.into_iter().map(|reply| reply.unwrap_or_else(missing)).collect()
+    }
+
+    /// What an answer means for the step of its command, or what a step without one comes to.
+    async fn answer(&mut self, step: &Step, value: Option<Value>, window: Duration) -> Reply {
+        match &step.action {
+            Action::List { prefix, cursor, limit } => {
+                self.list(&step.bucket, prefix, cursor.as_deref(), *limit).await
+            }
+            Action::Buckets { cursor, .. } => self.buckets(cursor.as_deref()).await,
+            // Redis removes by itself what has expired.
+            Action::Sweep { .. } => Ok(Outcome::Swept(false)),
+            _ => {
+                let mut answers = self.answers(&[step], value, window).await;
+                answers.pop().unwrap_or_else(|| Err(Error::unknown("Redis did not answer")))
+            }
+        }
     }
 
     /// What an answer means for the steps of its command. Where the server has forgotten the script,
@@ -286,6 +325,11 @@ impl Live {
     }
 }
 
+/// Whether a step is one command, rather than several or none.
+fn has_command(step: &Step) -> bool {
+    !matches!(step.action, Action::List { .. } | Action::Buckets { .. } | Action::Sweep { .. })
+}
+
 /// Increments of one command at most: a short script for the server.
 const MOST_TOGETHER: usize = 128;
 
@@ -293,10 +337,6 @@ const MOST_TOGETHER: usize = 128;
 /// [`crate::operation::Increments`]), as a call of the script costs more than what it does for one.
 fn commands(steps: &[Step]) -> Vec<Vec<usize>> {
     let mut commands: Vec<Vec<usize>> = Vec::with_capacity(steps.len());
-    let are_lists = |step: &&Step| matches!(step.action, Action::Increments(_));
-    if steps.iter().filter(are_lists).count() < 2 {
-        return (0..steps.len()).map(|place| vec![place]).collect();
-    }
     let mut keys: HashMap<(&str, &str), usize> = HashMap::with_capacity(steps.len());
     for step in steps {
         let count = keys.entry((step.bucket.as_str(), &step.key)).or_default();

@@ -48,6 +48,11 @@ fn missing_rights_are_named_and_the_documented_ones_are_enough() {
         tell("ACL SETUSER tally resetkeys ~health:*");
         refuses(&url, &["~tally.*"]).await;
         tell(&documented());
+        let buckets = vec![bucket(), tally_state::Bucket::new("other").unwrap()];
+        let options = Options { buckets, ..patient() };
+        let opened = State::open(&url, options, Metrics::default()).await;
+        let error = opened.err().expect("it may not write one of the buckets").to_string();
+        assert!(error.contains("~other:*"), "{error}");
         let state = open(&url).await;
         let (handle, bucket) = (state.worker(), bucket());
         assert_eq!(increment(&handle).await, Ok(1));
