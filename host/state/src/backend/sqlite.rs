@@ -28,7 +28,7 @@ use rusqlite::{
 
 pub use self::place::sqlite_path;
 use self::{
-    open::{create_tables, has_tables, patiently},
+    open::{create_tables, has_old_records, has_tables, patiently},
     place::{Mode, Place},
     records::Records,
     watch::Watch,
@@ -38,7 +38,7 @@ use crate::{
     backend::{Connection, Description, Role, prefix_end},
     counter,
     error::{Error, OpenError},
-    idempotency::{Record, WriteId},
+    idempotency::{NOT_READ, Record, WriteId},
     operation::{Action, Outcome, Step},
     plan::Reply,
     semantics::{self, Change, Entry, Found, Moment, Values},
@@ -121,13 +121,15 @@ impl Sqlite {
                 sqlite.place.path.display()
             )));
         }
+        let old = patiently(|| has_old_records(&sqlite.database()?));
+        let old = old.map_err(|error| sqlite.explain(&error))?;
         let description = Description {
             backend: "sqlite",
             location: sqlite.place.path.display().to_string(),
             guarantee: String::from(
                 "every acknowledged write is synced to disk (WAL, synchronous=FULL)",
             ),
-            warning: None,
+            warning: old.then(|| NOT_READ.into()),
         };
         Ok((sqlite, description))
     }

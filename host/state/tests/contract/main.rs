@@ -155,7 +155,7 @@ fn memory() {
 fn sqlite() {
     let dir = tempfile::tempdir().unwrap();
     let mut cases = everything();
-    cases.extend(cases! { outside { sqlite_gives_room_back } });
+    cases.extend(cases! { outside { sqlite_gives_room_back, records_of_earlier_versions_are_said_not_to_be_read } });
     bench::run(&Store::Sqlite(dir.path().to_owned()), cases);
 }
 
@@ -175,6 +175,7 @@ fn postgres() {
         outside {
             postgres_counters_are_plain_numbers,
             postgres_gives_room_back,
+            records_of_earlier_versions_are_said_not_to_be_read,
             postgres_saw_no_deadlock,
         }
     });

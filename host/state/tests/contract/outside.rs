@@ -118,3 +118,22 @@ pub(crate) async fn postgres_saw_no_deadlock(bench: Bench) {
     let select = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     assert_eq!(other.query_one(select, &[]).await.unwrap().get::<_, i64>(0), 0);
 }
+
+pub(crate) async fn records_of_earlier_versions_are_said_not_to_be_read(bench: Bench) {
+    let url = bench.fresh().await;
+    let open = async || State::open(&url, options(), Metrics::default()).await.unwrap();
+    let before = open().await.description().warning.clone().unwrap_or_default();
+    assert!(!before.contains("tally_once"), "{before}");
+    let create = "CREATE TABLE tally_once (request text)";
+    match url.strip_prefix("sqlite:") {
+        Some(path) => rusqlite::Connection::open(path).unwrap().execute_batch(create).unwrap(),
+        None => {
+            let (other, connection) =
+                tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+            tokio::spawn(connection);
+            other.batch_execute(create).await.unwrap();
+        }
+    }
+    let warning = open().await.description().warning.clone().unwrap_or_default();
+    assert!(warning.contains("tally_once") && warning.contains("counts again"), "{warning}");
+}

@@ -20,6 +20,7 @@ use crate::{
     Page,
     backend::prefix_end,
     counter,
+    idempotency::NOT_READ,
     operation::{Action, Outcome, Step, TimeToLive},
     semantics,
 };
@@ -210,18 +211,26 @@ pub(super) async fn create_tables(client: &Client) -> Result<(), Error> {
 /// What weakens "committed means durable" on this server.
 pub(super) async fn durability_warning(client: &Client) -> Result<Option<String>, Error> {
     let row = client
-        .query_one("SELECT current_setting('fsync'), current_setting('server_encoding')", &[])
+        .query_one(
+            "SELECT current_setting('fsync'), current_setting('server_encoding'), to_regclass('tally_once') IS NOT NULL",
+            &[],
+        )
         .await?;
     let (fsync, encoding): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    let mut warnings = Vec::new();
     if fsync == "off" {
-        return Ok(Some(
+        warnings.push(
             "the server runs with fsync=off: acknowledged writes are lost when its machine crashes"
                 .into(),
-        ));
+        );
     }
-    Ok((encoding != "UTF8").then(|| {
-        format!("the database's encoding is {encoding}: names with characters outside it are refused; use a database with encoding UTF8")
-    }))
+    if encoding != "UTF8" {
+        warnings.push(format!("the database's encoding is {encoding}: names with characters outside it are refused; use a database with encoding UTF8"));
+    }
+    if row.try_get(2)? {
+        warnings.push(NOT_READ.into());
+    }
+    Ok((!warnings.is_empty()).then(|| warnings.join("; ")))
 }
 
 /// The statements of one connection.

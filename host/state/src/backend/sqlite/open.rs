@@ -75,6 +75,12 @@ pub(super) fn has_tables(database: &Database) -> rusqlite::Result<bool> {
     Ok(has(HAS_TABLE)? > 0 && has(HAS_EXPIRES)? > 0)
 }
 
+/// Whether an earlier version has recorded writes in the file.
+pub(super) fn has_old_records(database: &Database) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) FROM sqlite_master WHERE name = 'tally_once'";
+    Ok(database.query_row(sql, [], |row| row.get::<_, i64>(0))? > 0)
+}
+
 /// Opens again while the file is busy. SQLite itself does not wait where two who open a new file
 /// at once both turn it to WAL, as they might wait for each other.
 pub(super) fn patiently<T>(mut open: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
