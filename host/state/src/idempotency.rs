@@ -23,8 +23,8 @@
 //! - another operation on the key is another write. Before it is sent, the failed position is
 //!   closed for good ([`Action::Forgo`]): a record is put there that says that the handler went on
 //!   without that write, unless the write turns out to be recorded. A handler that runs again is
-//!   told of the same failure, as often as it asks, and takes the same path. The other write has its position before
-//!   that, so that it keeps it if the closing fails;
+//!   told of the same failure, as often as it asks, and takes the same path. The other write takes
+//!   its position first, and keeps it if the closing fails;
 //! - a call on several keys that fails for one of them has failed: the positions of all its writes
 //!   count as failed, the recorded ones as well, so that the same call again is the same writes.
 //!

@@ -33,9 +33,8 @@ CREATE TABLE IF NOT EXISTS tally_write (
     PRIMARY KEY (request, write)
 )"#;
 
-/// For the planner. Records are always found by their index, however few the planner believes them
-/// to be: a plan is kept while the table grows. What is read for a batch is many times larger than
-/// the planner assumes of an array, and nothing here is better searched in loops.
+/// Records are found by their index, however few the planner believes there are: it keeps a plan while
+/// the table grows.
 pub(super) const SESSION: &str = "SET enable_seqscan = off";
 
 /// The second at which a record expires that is made now and kept for some seconds.

@@ -1,6 +1,6 @@
 //! Which steps of a batch are sent together, and what is left of them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use super::{Answer, statement};
 use crate::{
@@ -25,30 +25,19 @@ pub(super) enum Round<'a> {
 /// a step that takes a transaction, or with several steps of which one writes, have all their steps in
 /// one transaction, and so one commit.
 pub(super) fn rounds(steps: &[Step]) -> Vec<Round<'_>> {
-    let mut keys: HashMap<(&str, &str), (usize, bool)> = HashMap::with_capacity(steps.len());
+    let mut keys: HashMap<(&str, &str), Uses> = HashMap::with_capacity(steps.len());
     for step in steps {
-        let (count, takes) = keys.entry(statement::name(step)).or_default();
-        *count = count.saturating_add(1);
-        *takes |= takes_transaction(step) || (*count > 1 && !step.action.kind().is_read());
-    }
-    // A write before a read of its key.
-    let mut written: HashSet<(&str, &str)> = HashSet::new();
-    for step in steps {
-        let name = statement::name(step);
-        if !step.action.kind().is_read() {
-            written.insert(name);
-        } else if written.contains(&name)
-            && let Some((_, takes)) = keys.get_mut(&name)
-        {
-            *takes = true;
-        }
+        let uses = keys.entry(statement::name(step)).or_default();
+        uses.steps = uses.steps.saturating_add(1);
+        uses.writes |= !step.action.kind().is_read();
+        uses.takes_transaction |= takes_transaction(step);
     }
     let mut rounds: Vec<Vec<Placed<'_>>> = Vec::new();
     let mut transaction = Vec::new();
     let mut seen: HashMap<(&str, &str), usize> = HashMap::new();
     for (index, step) in steps.iter().enumerate() {
         let name = statement::name(step);
-        if keys.get(&name).is_some_and(|(_, takes)| *takes) && is_of_key(step) {
+        if keys.get(&name).is_some_and(Uses::share_transaction) && is_of_key(step) {
             transaction.push((index, step));
             continue;
         }
@@ -64,6 +53,20 @@ pub(super) fn rounds(steps: &[Step]) -> Vec<Round<'_>> {
     }
     let transaction = (!transaction.is_empty()).then_some(Round::Transaction(transaction));
     rounds.into_iter().map(Round::Statements).chain(transaction).collect()
+}
+
+/// What a batch does with one key.
+#[derive(Default)]
+struct Uses {
+    steps: usize,
+    writes: bool,
+    takes_transaction: bool,
+}
+
+impl Uses {
+    fn share_transaction(&self) -> bool {
+        self.takes_transaction || (self.writes && self.steps > 1)
+    }
 }
 
 /// Whether a step concerns a key's value.

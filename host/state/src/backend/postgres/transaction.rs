@@ -1,4 +1,4 @@
-//! Steps that share a transaction: what no single statement does, and all that is to happen once.
+//! Steps that share a transaction: those that no single statement does, and several of one key.
 //!
 //! Two exchanges. The first locks the rows of all keys, in the global order, and reads them and what
 //! is recorded of the steps' writes. Then the steps are applied here, in order, by the same

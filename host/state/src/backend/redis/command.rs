@@ -1,7 +1,7 @@
 //! What is sent for a step, and what an answer means.
 //!
 //! Most steps are one command. The others are a script, which the server runs as a whole: what no
-//! single command does, and all that is to happen once.
+//! single command does, and all that is recorded.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -244,6 +244,7 @@ fn scripted(reply: Vec<u8>, kind: Kind) -> Reply {
             let reason = String::from_utf8_lossy(reply.get(1..).unwrap_or_default());
             Err(Error::not_applied(format!("Redis refused: {reason}")))
         }
+        Some(b'U') => Err(Error::unknown("Redis applied it, and could not record that it did")),
         Some(b'=') => Record::Outcome(Bytes::from(reply).slice(1..)).replay(kind),
         Some(b'z') => Ok(Outcome::Forgone),
         _ => idempotency::decode(&reply.into(), kind),

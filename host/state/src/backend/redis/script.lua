@@ -6,8 +6,8 @@
 -- then the operation's own. An id is the request (16 bytes), the write (8) and the request's
 -- fingerprint (4).
 -- Answers with the outcome as it is recorded (see `idempotency.rs`): a letter, and a number or a
--- value; behind '=' one that had been recorded before. `increments` answers with a list for each
--- key, or 'U' where it is not known what was applied.
+-- value; behind '=' one that had been recorded before. 'U' means that it may have been applied and is
+-- not recorded. `increments` answers with a list for each key.
 --
 -- Records lie in hashes `tally.write:GENERATION:SHARD`, by request: the fingerprint, then for each
 -- write its 8 bytes, the length of its outcome (4) and the outcome. Small hashes take the least
@@ -263,5 +263,8 @@ if id ~= '' then
     if found then return replayed(found) end
 end
 local outcome = apply()
-if type(outcome) ~= 'table' and id ~= '' then put(id, outcome, held) end
+if type(outcome) ~= 'table' and id ~= '' then
+    -- Applied and not recorded: a repeat would not find it.
+    if not pcall(put, id, outcome, held) then return 'U' end
+end
 return outcome
