@@ -349,15 +349,6 @@ impl Handle {
         all_done(self.ask_many(bucket, actions).await?)
     }
 
-    /// Checks that the backend answers.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn check(&self) -> Answer<()> {
-        let bucket = Bucket::new("tally.health")?;
-        self.exists(&bucket, "check").await.map(drop)
-    }
-
     /// Checks an operation, and applies it.
     async fn ask(&self, bucket: &Bucket, key: &str, action: Action) -> Answer<Outcome> {
         self.check_operation(key, &action)?;

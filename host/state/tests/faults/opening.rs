@@ -131,7 +131,7 @@ fn redis_says_why_it_lets_nobody_in() {
         }
         let url = format!("redis://:the%20right%20one@127.0.0.1:{port}");
         let state = open(&url, patient()).await;
-        state.worker().check().await.unwrap();
+        state.worker().exists(&tally_state::Bucket::new("b").unwrap(), "key").await.unwrap();
         assert!(!state.description().to_string().contains("right"));
     });
 }
