@@ -1,4 +1,4 @@
-//! How much may be recorded of one guest's requests.
+//! How many writes of requests with a key may be recorded, for each default bucket.
 //!
 //! Clients choose their keys, so a client that makes them up could fill the store with records. The
 //! sum over all hosts is kept in the store, in counters that expire with the records they count: one
