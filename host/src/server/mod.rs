@@ -154,8 +154,10 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     };
     let connections = workers.connections();
     accounting.abort();
-    // What was recorded since the last account; a store that is away does not hold up the end.
-    let _ = tokio::time::timeout(LAST_ACCOUNT, account_once(&routes, &worker)).await;
+    if cut != Some(Duration::ZERO) {
+        // What was recorded since the last account; a store that is away does not hold up the end.
+        let _ = tokio::time::timeout(LAST_ACCOUNT, account_once(&routes, &worker)).await;
+    }
     admin_task.abort();
     match cut {
         Some(timeout) if connections > 0 => Err(ServerError::Cut { connections, timeout }),

@@ -9,7 +9,12 @@ use std::time::Duration;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    backend::Role, error::Error, lane::Lane, operation::Step, plan::Reply, state::Options,
+    backend::Role,
+    error::Error,
+    lane::Lane,
+    operation::{Outcome, Step},
+    plan::Reply,
+    state::Options,
 };
 
 /// How long evidence is good for: probes of an orchestrator come every few seconds.
@@ -60,10 +65,12 @@ impl Health {
     pub(crate) fn heed(&self, role: Role, steps: &[Step], results: &[Reply]) {
         let counts = |step: &Step| role == Role::Read || !step.action.kind().is_read();
         let mut failed = false;
-        for (_, result) in steps.iter().zip(results).filter(|(step, _)| counts(step)) {
+        let counted = steps.iter().zip(results).filter(|(step, _)| counts(step));
+        for result in counted.flat_map(|(_, result)| each(result)) {
             match result {
+                // What was recorded before was not written now.
+                Ok(Outcome::Replay(_)) | Err(Error::Rejected(_)) => {}
                 Ok(_) => return self.succeeded(),
-                Err(Error::Rejected(_)) => {}
                 Err(Error::NotApplied(_) | Error::Unknown(_)) => failed = true,
             }
         }
@@ -83,6 +90,14 @@ impl Health {
         if !noted {
             self.found(Ok(()));
         }
+    }
+}
+
+/// The reply to a step, or to each of its increments.
+fn each(reply: &Reply) -> &[Reply] {
+    match reply {
+        Ok(Outcome::Each(replies)) => replies,
+        reply => std::slice::from_ref(reply),
     }
 }
 
@@ -125,5 +140,34 @@ impl Lane {
         let result = checked
             .unwrap_or_else(|_| Err(Error::unknown("the store did not answer a check in time")));
         self.known().found(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Bucket, operation::Action};
+
+    #[test]
+    fn only_a_write_that_was_applied_shows_that_writes_are() {
+        let step = |action| {
+            let bucket = Bucket::new("b").unwrap();
+            [Step { bucket, key: "key".into(), action, write: None }]
+        };
+        let failure = || Err(Error::not_applied("read only"));
+        let replay = || Ok(Outcome::Replay(Box::new(Ok(Outcome::Count(1)))));
+        for (action, result, shows) in [
+            (Action::Delete, Ok(Outcome::Done), true),
+            (Action::Delete, failure(), false),
+            (Action::Delete, replay(), false),
+            (Action::Delete, Ok(Outcome::Each(vec![failure(), Ok(Outcome::Count(1))])), true),
+            (Action::Delete, Ok(Outcome::Each(vec![failure(), failure()])), false),
+            (Action::Delete, Ok(Outcome::Each(vec![replay()])), false),
+            (Action::Get, Ok(Outcome::Value(None)), false),
+        ] {
+            let health = Health::new();
+            health.heed(Role::Write, &step(action.clone()), std::slice::from_ref(&result));
+            assert_eq!(health.is_fresh(), shows, "{action:?}: {result:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tally_state::{Bucket, Error};
+use tally_state::{Bucket, Error, Scope};
 use tally_testkit::{Authority, Clients, Redis, SERVICE, Sentinel, ask, free_port};
 
 use crate::{BUCKET, PLANTED, counts, refuses, run, until};
@@ -106,10 +106,21 @@ fn sentinels_and_servers_are_reached_with_tls() {
 
 #[test]
 fn a_connection_to_a_server_that_became_a_replica_is_made_anew() {
+    anew_after_a_demotion(None);
+}
+
+/// What the script answers to one of several increments counts as well.
+#[test]
+fn a_connection_is_made_anew_for_writes_that_are_applied_once() {
+    anew_after_a_demotion(Some(Scope::new([1; 16], [1; 16])));
+}
+
+fn anew_after_a_demotion(scope: Option<Scope>) {
     let server = Redis::start().unwrap();
     run(async {
         let state = counts(&server.url()).await;
         let (handle, bucket) = (state.worker(), Bucket::new(BUCKET).unwrap());
+        let handle = scope.map_or(handle.clone(), |scope| handle.scoped(&scope));
         assert_eq!(handle.increment(&bucket, "key", 1).await, Ok(1));
         // All connections but the one that asks.
         let connections = || -> BTreeSet<String> {

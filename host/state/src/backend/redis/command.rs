@@ -221,6 +221,7 @@ pub(super) fn outcomes(steps: &[&Step], value: Value) -> Vec<Reply> {
         {
             let each = replies.into_iter().map(|reply| match reply {
                 Value::BulkString(reply) => scripted(reply, Kind::Increment),
+                Value::ServerError(error) => Err(refused(&error)),
                 value => unexpected(&value),
             });
             Ok(Outcome::Each(each.collect()))
@@ -240,10 +241,6 @@ fn is_scripted(step: &Step) -> bool {
 fn scripted(reply: Vec<u8>, kind: Kind) -> Reply {
     match reply.first() {
         Some(b'R') => Err(Rejection::Reused.into()),
-        Some(b'E') => {
-            let reason = String::from_utf8_lossy(reply.get(1..).unwrap_or_default());
-            Err(Error::not_applied(format!("Redis refused: {reason}")))
-        }
         Some(b'U') => Err(Error::unknown("Redis applied it, and could not record that it did")),
         Some(b'=') => Record::Outcome(Bytes::from(reply).slice(1..)).replay(kind),
         Some(b'z') => Ok(Outcome::Forgone),

@@ -151,13 +151,9 @@ local function increments_of(key, at)
     end
     if #new == 0 then return replies end
     local function reply(member, outcome)
-        -- An error of the server's is no outcome: it is answered and not recorded.
-        if type(outcome) == 'table' then
-            replies[member] = 'E' .. outcome.err
-            return
-        end
         local write = ARGV[first + 2 * member - 2]
-        if write ~= '' then put(write, outcome, held[member]) end
+        -- An error of the server's is no outcome: it is answered and not recorded.
+        if type(outcome) ~= 'table' and write ~= '' then put(write, outcome, held[member]) end
         replies[member] = outcome
     end
     local before, failed = attempt('GET', key)

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{ServerError, Value};
+use redis::Value;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection younger than this is kept when its server refuses writes, so that a server that
@@ -45,16 +45,19 @@ impl Wire {
     /// a replica, `NOREPLICAS` from a master whose replicas have left it, as when they follow
     /// another. The next batch connects anew, which asks the sentinels, or the name service.
     pub(super) fn heed(&self, answers: &[Value]) {
-        let elsewhere =
-            |answer: &Value| matches!(answer, Value::ServerError(error) if leads_elsewhere(error));
-        if answers.iter().any(elsewhere) && self.made.elapsed() >= TRY_ELSEWHERE_AFTER {
+        if answers.iter().any(leads_elsewhere) && self.made.elapsed() >= TRY_ELSEWHERE_AFTER {
             self.closed.store(true, Ordering::Release);
         }
     }
 }
 
-fn leads_elsewhere(error: &ServerError) -> bool {
-    ["READONLY", "NOREPLICAS"].contains(&error.code())
+/// Whether an answer, or a part of one, is such an error: a script answers to several writes.
+fn leads_elsewhere(answer: &Value) -> bool {
+    match answer {
+        Value::ServerError(error) => ["READONLY", "NOREPLICAS"].contains(&error.code()),
+        Value::Array(parts) => parts.iter().any(leads_elsewhere),
+        _ => false,
+    }
 }
 
 /// A stream that keeps its [`Wire`] up to date.
