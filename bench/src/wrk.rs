@@ -26,11 +26,11 @@ const MARK: &str = "tally-bench";
 /// The request's method and counters, and the results in a form that does not round them. Requests
 /// for many counters are made before the load, and chosen from by chance.
 ///
-/// A new Idempotency-Key is put behind the text of a request, which is made before the load as well.
-/// Formatting would take much of wrk's time, so a key is put together from strings: 32 random bits;
-/// what is the same for 65,536 keys of a thread, with 56 random bits of the operating system and the
-/// high digits of the thread's count; and the low digits. So it is a UUID of version 4 in form, its
-/// first bytes are random, and none comes twice.
+/// Each request ends with a new Idempotency-Key; the text before it is made before the load.
+/// Formatting a UUID would take much of wrk's time, so a key is joined from three strings: 32 random
+/// bits; a middle part that a thread keeps for 65,536 keys, with 56 random bits from the operating
+/// system and the high digits of the thread's count; and the low digits. A key has the form of a
+/// version 4 UUID, its first bytes are random, and none comes twice.
 const SCRIPT: &str = r#"
 local random = math.random
 

@@ -1,7 +1,7 @@
 //! What each problem is called: a status, a code for programs, and a detail for people.
 //!
 //! The status is the one for a request without effect: [`super::problem`] replaces it where that
-//! would be wrong, and adds to the detail what is known of the effect.
+//! would be wrong, and adds to the detail whether the request may have changed something.
 
 use std::borrow::Cow;
 

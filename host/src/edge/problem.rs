@@ -2,8 +2,8 @@
 //! effect.
 //!
 //! The body is `application/problem+json` (RFC 9457). `code` names the problem for programs,
-//! `detail` says for people what to do, `instance` is the request's id. `applied` says what is known
-//! of the request's effect: `no`, or `unknown`. Reasons that name the inside of the host, the guest
+//! `detail` tells people what to do, and `instance` is the request's id. `applied` says whether the
+//! request changed something: `no`, or `unknown`. Reasons that name the inside of the host, the guest
 //! or the store go to the log and not to the client.
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
@@ -57,8 +57,8 @@ impl From<BodyError> for Problem {
 }
 
 impl Problem {
-    /// What is known of the effect of a request; with an `Idempotency-Key` (`keyed`), of all that
-    /// were sent with that key.
+    /// Whether a request changed something; with an `Idempotency-Key` (`keyed`), whether any
+    /// request with that key did.
     fn applied(&self, keyed: bool) -> Applied {
         match self {
             Self::Guest(failure) => failure.applied,
@@ -181,7 +181,7 @@ fn is_about_keys(cause: &Cause) -> bool {
     )
 }
 
-/// What a client may do, in the light of what is known of the effect.
+/// What a client may do, given whether the request changed something.
 fn advice(status: StatusCode, applied: Applied, keyed: bool) -> &'static str {
     match applied {
         Applied::Unknown if keyed => {

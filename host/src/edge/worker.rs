@@ -58,7 +58,7 @@ pub(crate) struct Workers {
     ended: watch::Receiver<Option<String>>,
 }
 
-/// Says so when a thread or a task ends by a panic, as one that is gone serves nobody.
+/// Reports a thread or task that panicked, as nothing else would show that it no longer serves.
 struct Alarm {
     part: String,
     ended: watch::Sender<Option<String>>,

@@ -1,5 +1,5 @@
-//! What one request did: how many state operations it asked for, what is known of their effect, and
-//! whether it saw anything that may be different the next time.
+//! What one request did: how many state operations it asked for, whether they changed something,
+//! and whether it saw anything that may be different the next time.
 //!
 //! The single source of `applied`, for every failure of a request from the moment its guest may
 //! have run: see [`Effects::applied`].

@@ -19,7 +19,7 @@ pub enum Applied {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The operation itself cannot be done; nothing changed, and a retry would fail as well.
-    #[error("{0}")]
+    #[error(transparent)]
     Rejected(#[from] Rejection),
     /// Certainly not applied; the same operation may succeed later.
     #[error("not applied: {0}")]

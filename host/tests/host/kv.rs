@@ -108,6 +108,8 @@ fn failed(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let error = text(&output.stderr);
     assert_eq!(error.lines().count(), 1, "{error}");
+    let parts: Vec<&str> = error.trim().split(": ").collect();
+    assert!(parts.windows(2).all(|pair| pair[0] != pair[1]), "it says one thing twice: {error}");
     (text(&output.stdout), error)
 }
 
@@ -184,6 +186,11 @@ fn numbers_are_added_within_bounds() {
         let refused: Value = serde_json::from_str(&output).unwrap();
         assert_eq!(refused["applied"], false);
         assert_eq!(refused["count"], -4);
+
+        store.text(&["set", "most", &i64::MAX.to_string()]);
+        let (_, error) = store.fails(&["incr", "most"]);
+        assert!(error.contains("nothing was changed"), "{error}");
+        assert_eq!(store.text(&["get", "most"]), i64::MAX.to_string());
 
         store.text(&["set", "text", "abc"]);
         let (_, error) = store.fails(&["incr", "text"]);

@@ -166,6 +166,11 @@ impl Sqlite {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OpenError::Away(format!(
                 "cannot open the SQLite file {path}: {error}; another program holds it"
             )),
+            _ if self.place.mode == Mode::ReadWrite && !self.place.path.exists() => {
+                OpenError::Backend(format!(
+                    "there is no SQLite file {path}, and mode=rw makes none; leave the mode out to have it made"
+                ))
+            }
             _ => OpenError::Backend(format!(
                 "cannot open the SQLite file {path}: {error}; check that its folder exists and is writable, and that the file is a database"
             )),

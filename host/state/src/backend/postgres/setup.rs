@@ -155,7 +155,14 @@ async fn explain_creating(client: &Client, error: &tokio_postgres::Error) -> Unc
         Err(error) => return error,
     };
     let Rights { user, schema, database, exists, .. } = rights;
-    let schema = if schema.is_empty() { "public" } else { &schema };
+    // None where the search path names none that exists, or none that the user may use.
+    let (missing, schema) = match schema.as_str() {
+        "" => (
+            " (or, if the search_path names a schema that does not exist, CREATE SCHEMA)",
+            "public",
+        ),
+        schema => ("", schema),
+    };
     let advice = match error.code() {
         Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE && exists => format!(
             "the tables are of an earlier version, and the user {user} does not own them; start Tally once as their owner"
@@ -165,7 +172,7 @@ async fn explain_creating(client: &Client, error: &tokio_postgres::Error) -> Unc
                 || *code == SqlState::INVALID_SCHEMA_NAME =>
         {
             format!(
-                "the user {user} may not create tables; as the owner of the database {database}, run in it: GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}"
+                "the user {user} may not create tables; as the owner of the database {database}, run in it: GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}{missing}"
             )
         }
         _ => return refused(error),
