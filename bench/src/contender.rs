@@ -43,6 +43,8 @@ pub(crate) enum Contender {
 /// Where the files are that contenders need.
 pub(crate) struct Files {
     pub(crate) tally: PathBuf,
+    /// What `tally serve` is called with besides.
+    pub(crate) tally_args: Vec<String>,
     pub(crate) plain: PathBuf,
     pub(crate) wasmtime: PathBuf,
     pub(crate) guests: PathBuf,
@@ -194,6 +196,7 @@ impl Files {
             command.arg(guest);
         }
         command.args(["--store", url, "--listen", listen, "--admin", &admin.to_string()]);
+        command.args(&self.tally_args);
         command
     }
 

@@ -65,6 +65,9 @@ pub(crate) struct Options {
     /// Tally's executable.
     #[arg(long, default_value = "target/release/tally")]
     tally: PathBuf,
+    /// An argument for `tally serve`; may be given several times.
+    #[arg(long = "tally-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) tally_args: Vec<String>,
     /// Folder of the guests, built.
     #[arg(long, default_value = "guest")]
     guests: PathBuf,
@@ -89,6 +92,7 @@ impl Options {
         let this = std::env::current_exe()?;
         Ok(Files {
             tally: self.tally.clone(),
+            tally_args: self.tally_args.clone(),
             plain: this.parent().context("the executable is in no folder")?.join("plain-hyper"),
             wasmtime: self.wasmtime.clone(),
             guests: self.guests.clone(),

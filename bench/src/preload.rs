@@ -20,6 +20,9 @@ use crate::random::Random;
 /// Records of one part.
 const PART: u64 = 1_000_000;
 
+/// Records after which Tally begins the next run in SQLite.
+const RUN: u64 = 1 << 17;
+
 /// How long records are kept: Tally's default.
 const KEPT: Duration = Duration::from_hours(24);
 
@@ -55,7 +58,7 @@ pub(crate) async fn postgres(url: &str, records: u64) -> Result<()> {
             FROM generate_series($3::bigint, $4::bigint) AS number) AS made
         ORDER BY request";
     let insert = client.prepare(insert).await.context(NO_TABLE)?;
-    for (first, last) in parts(records) {
+    for (first, last) in parts(records, PART) {
         let (first, last) = (i64::try_from(first)?, i64::try_from(last)?);
         client.execute(&insert, &[&WRITE, &expires, &first, &last]).await?;
     }
@@ -141,24 +144,24 @@ async fn rewrite_log(connection: &mut redis::aio::MultiplexedConnection) -> Resu
     }
 }
 
-/// Puts records into an SQLite file whose tables Tally has made, into slot 0, which becomes the
-/// current one.
+/// Puts records into an SQLite file whose tables Tally has made, as runs behind those that are there.
+/// Their filters are left to Tally, whose sweep makes them.
 ///
 /// # Errors
 /// When the tables are missing or have other columns, or the file cannot be written.
 pub(crate) fn sqlite(path: &Path, records: u64) -> Result<()> {
     let mut connection = rusqlite::Connection::open(path)?;
     let began = i64::try_from(now()?.as_millis())?;
-    let begin = "UPDATE tally_write_slots SET began = ?1 WHERE slot = 0";
-    if connection.execute(begin, [began]).context(NO_TABLE)? == 0 {
-        let begin = "INSERT INTO tally_write_slots (slot, began) VALUES (0, ?1)";
-        connection.execute(begin, [began])?;
-    }
+    let last = "SELECT coalesce(max(run), 0) FROM tally_write_run";
+    let mut run: i64 = connection.query_row(last, [], |row| row.get(0)).context(NO_TABLE)?;
     let mut random = Random::new();
-    for (first, last) in parts(records) {
+    for (first, last) in parts(records, RUN) {
+        run += 1;
         let transaction = connection.transaction()?;
-        let insert = "INSERT INTO tally_write_0 (request, write, fingerprint, outcome)
-            VALUES (?1, ?2, ?3, ?4)";
+        let begin = "INSERT INTO tally_write_run (run, began) VALUES (?1, ?2)";
+        transaction.execute(begin, [run, began])?;
+        let insert = "INSERT INTO tally_write (run, request, write, fingerprint, outcome)
+            VALUES (?1, ?2, ?3, ?4, ?5)";
         let mut insert = transaction.prepare(insert).context(NO_TABLE)?;
         let mut requests: Vec<u128> = (first..=last).map(|_| random.next_u128()).collect();
         requests.sort_unstable();
@@ -166,7 +169,7 @@ pub(crate) fn sqlite(path: &Path, records: u64) -> Result<()> {
             // As many bits as an int4 has, with the sign.
             let fingerprint = i64::from(random.next_u64() as u32 as i32);
             let outcome = i64::try_from(number)?;
-            insert.execute(params![request.to_be_bytes(), WRITE, fingerprint, outcome])?;
+            insert.execute(params![run, request.to_be_bytes(), WRITE, fingerprint, outcome])?;
         }
         drop(insert);
         transaction.commit()?;
@@ -182,10 +185,10 @@ pub(crate) fn sqlite(path: &Path, records: u64) -> Result<()> {
 
 const NO_TABLE: &str = "the store has no records of requests as this program knows them: --tally must be the host of the same repository";
 
-/// The numbers of the records of each part: the first and the last.
-fn parts(records: u64) -> impl Iterator<Item = (u64, u64)> {
-    let starts = (0..records.div_ceil(PART)).map(|part| part * PART);
-    starts.map(move |before| (before + 1, records.min(before + PART)))
+/// The numbers of the records of each part of a size: the first and the last.
+fn parts(records: u64, size: u64) -> impl Iterator<Item = (u64, u64)> {
+    let starts = (0..records.div_ceil(size)).map(move |part| part * size);
+    starts.map(move |before| (before + 1, records.min(before + size)))
 }
 
 fn now() -> Result<Duration> {
@@ -214,38 +217,44 @@ mod tests {
 
     #[test]
     fn parts_hold_every_record_once() {
-        assert_eq!(parts(0).count(), 0);
-        assert_eq!(parts(1).collect::<Vec<_>>(), [(1, 1)]);
-        let all: Vec<_> = parts(2 * PART + 5).collect();
-        assert_eq!(all, [(1, PART), (PART + 1, 2 * PART), (2 * PART + 1, 2 * PART + 5)]);
-        assert_eq!(parts(PART).collect::<Vec<_>>(), [(1, PART)]);
+        assert_eq!(parts(0, 10).count(), 0);
+        assert_eq!(parts(1, 10).collect::<Vec<_>>(), [(1, 1)]);
+        assert_eq!(parts(25, 10).collect::<Vec<_>>(), [(1, 10), (11, 20), (21, 25)]);
+        assert_eq!(parts(10, 10).collect::<Vec<_>>(), [(1, 10)]);
     }
 
     #[test]
-    fn sqlite_gets_records_in_the_slot_that_becomes_the_current_one() {
+    fn sqlite_gets_records_in_runs_behind_the_last_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.db");
-        let error = format!("{:#}", sqlite(&path, RECORDS).unwrap_err());
+        let records = RUN + RECORDS;
+        let error = format!("{:#}", sqlite(&path, records).unwrap_err());
         assert!(error.starts_with(NO_TABLE), "{error}");
         let connection = rusqlite::Connection::open(&path).unwrap();
         let tables = "PRAGMA journal_mode = WAL;
-            CREATE TABLE tally_write_0 (request BLOB, write INTEGER, fingerprint INTEGER, outcome,
-                PRIMARY KEY (request, write)) WITHOUT ROWID;
-            CREATE TABLE tally_write_slots (slot INTEGER PRIMARY KEY, began INTEGER);
-            INSERT INTO tally_write_slots VALUES (0, 1), (1, 2)";
+            CREATE TABLE tally_write (run INTEGER, request BLOB, write INTEGER, fingerprint INTEGER,
+                outcome, PRIMARY KEY (run, request, write)) WITHOUT ROWID;
+            CREATE TABLE tally_write_run (run INTEGER PRIMARY KEY, began INTEGER);
+            INSERT INTO tally_write_run VALUES (7, 1)";
         connection.execute_batch(tables).unwrap();
         let before = now().unwrap().as_millis() as i64;
-        sqlite(&path, RECORDS).unwrap();
-        let slots = "SELECT began FROM tally_write_slots ORDER BY slot";
-        let mut slots = connection.prepare(slots).unwrap();
-        let slots: Vec<i64> =
-            slots.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
-        assert!(slots[0] >= before && slots[1] == 2, "{slots:?}");
-        let mut requests = connection.prepare("SELECT request FROM tally_write_0").unwrap();
-        let requests = requests.query_map([], |row| row.get::<_, [u8; 16]>(0)).unwrap();
-        let requests: Vec<u128> =
-            requests.map(|request| u128::from_be_bytes(request.unwrap())).collect();
-        check_spread(&requests);
+        sqlite(&path, records).unwrap();
+        let runs = "SELECT run, began FROM tally_write_run ORDER BY run";
+        let mut runs = connection.prepare(runs).unwrap();
+        let runs: Vec<(i64, i64)> = runs
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
+        assert!(matches!(runs[..], [(7, 1), (8, one), (9, _)] if one >= before), "{runs:?}");
+        let in_run = |run: i64| -> Vec<u128> {
+            let mut requests =
+                connection.prepare("SELECT request FROM tally_write WHERE run = ?1").unwrap();
+            let requests = requests.query_map([run], |row| row.get::<_, [u8; 16]>(0)).unwrap();
+            requests.map(|request| u128::from_be_bytes(request.unwrap())).collect()
+        };
+        assert_eq!(in_run(8).len() as u64, RUN);
+        check_spread(&in_run(9));
     }
 
     #[tokio::test]

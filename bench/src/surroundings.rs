@@ -31,6 +31,9 @@ pub(crate) async fn describe(
     if options.preload_keys > 0 {
         parts.push(("records of requests put into each store", options.preload_keys.to_string()));
     }
+    if !options.tally_args.is_empty() {
+        parts.push(("arguments for tally serve", options.tally_args.join(" ")));
+    }
     if options.reconnect {
         parts.push(("connections", "one for each request".into()));
     }

@@ -315,8 +315,12 @@ fn size(outcome: &Outcome) -> usize {
     }
 }
 
-/// Said of a store that still has the table in which earlier versions recorded writes.
-pub(crate) const NOT_READ: &str = "records of an earlier version (table tally_once) are not read: a request with an Idempotency-Key that was made before the upgrade counts again if it is repeated; once no repeats are to come, drop the table";
+/// Said of a store that still has tables in which earlier versions recorded writes.
+pub(crate) fn not_read(tables: &str) -> String {
+    format!(
+        "records of an earlier version (in {tables}) are not read: a request with an Idempotency-Key that was made before the upgrade counts again if it is repeated; once no repeats are to come, drop what they are in"
+    )
+}
 
 /// The place of a request's response among its writes.
 pub(crate) const RESPONSE: i64 = -1;

@@ -13,12 +13,13 @@
 //! `place` reads URLs, `open` opens files, and `watch` notices what becomes of them.
 
 mod buckets;
+mod filter;
 mod open;
 mod place;
 mod records;
 mod watch;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rusqlite::{
@@ -28,9 +29,9 @@ use rusqlite::{
 
 pub use self::place::sqlite_path;
 use self::{
-    open::{create_tables, has_old_records, has_tables, patiently},
+    open::{create_tables, has_tables, old_records, patiently},
     place::{Mode, Place},
-    records::Records,
+    records::{Filters, RUN_RECORDS, Records},
     watch::Watch,
 };
 use crate::{
@@ -38,7 +39,7 @@ use crate::{
     backend::{Connection, Description, Role, prefix_end},
     counter,
     error::{Error, OpenError},
-    idempotency::{NOT_READ, Record, WriteId},
+    idempotency::{Record, WriteId, not_read},
     operation::{Action, Outcome, Step},
     plan::Reply,
     semantics::{self, Change, Entry, Found, Moment, Values},
@@ -90,6 +91,7 @@ pub(crate) struct Sqlite {
     window: Duration,
     /// How long to wait for another process that writes.
     busy: Duration,
+    filters: Filters,
 }
 
 impl Sqlite {
@@ -106,7 +108,8 @@ impl Sqlite {
             place.mode = Mode::ReadOnly;
         }
         let busy = options.timeout.checked_div(2).unwrap_or_default().min(LONGEST_BUSY);
-        let sqlite = Self { place, window: options.idempotency_window, busy };
+        let sqlite =
+            Self { place, window: options.idempotency_window, busy, filters: Filters::default() };
         // Fails now rather than at the first request, with the path in the message.
         let opened = patiently(|| {
             let mut database = sqlite.database()?;
@@ -121,7 +124,7 @@ impl Sqlite {
                 sqlite.place.path.display()
             )));
         }
-        let old = patiently(|| has_old_records(&sqlite.database()?));
+        let old = patiently(|| old_records(&sqlite.database()?));
         let old = old.map_err(|error| sqlite.explain(&error))?;
         let description = Description {
             backend: "sqlite",
@@ -129,7 +132,7 @@ impl Sqlite {
             guarantee: String::from(
                 "every acknowledged write is synced to disk (WAL, synchronous=FULL)",
             ),
-            warning: old.then(|| NOT_READ.into()),
+            warning: old.map(|tables| not_read(&tables)),
         };
         Ok((sqlite, description))
     }
@@ -153,7 +156,8 @@ impl Sqlite {
             OpenError::Backend(format!("cannot find the SQLite file {}: {error}", path.display()))
         })?;
         let is_reader = role == Role::Read || self.place.mode == Mode::ReadOnly;
-        Ok(SqliteConnection { database, window: self.window, watch, is_reader })
+        let records = Records::new(self.window, RUN_RECORDS, Arc::clone(&self.filters));
+        Ok(SqliteConnection { database, records, watch, is_reader })
     }
 
     fn database(&self) -> rusqlite::Result<Database> {
@@ -181,7 +185,7 @@ impl Sqlite {
 /// One lane's connection.
 pub(crate) struct SqliteConnection {
     database: Database,
-    window: Duration,
+    records: Records,
     watch: Watch,
     is_reader: bool,
 }
@@ -236,8 +240,8 @@ impl Connection for SqliteConnection {
 
 impl SqliteConnection {
     /// Answers those steps that read, each by itself.
-    fn read(&self, steps: &[Step]) -> Vec<Reply> {
-        let mut open = Open::new(&self.database, self.window, false);
+    fn read(&mut self, steps: &[Step]) -> Vec<Reply> {
+        let mut open = Open::new(&self.database, &mut self.records, false);
         steps
             .iter()
             .map(|step| match step.action.kind().is_read() {
@@ -255,7 +259,7 @@ impl SqliteConnection {
             .database
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|error| not_applied(&error))?;
-        let mut open = Open::new(&transaction, self.window, true);
+        let mut open = Open::new(&transaction, &mut self.records, true);
         let mut replies = Vec::with_capacity(steps.len());
         for step in steps {
             replies.push(open.apply(step).map_err(|error| not_applied(&error))?);
@@ -289,25 +293,23 @@ fn commit_failed(error: &rusqlite::Error) -> Error {
 struct Open<'a> {
     database: &'a Database,
     now: Moment,
-    window: i64,
     writes: bool,
-    /// Read when first needed.
-    records: Option<Records>,
+    records: &'a mut Records,
+    /// Whether the records were opened, which is done when they are first needed.
+    is_open: bool,
 }
 
 impl<'a> Open<'a> {
-    fn new(database: &'a Database, window: Duration, writes: bool) -> Self {
-        let (now, window) = (semantics::now(), semantics::milliseconds(window));
-        Self { database, now, window, writes, records: None }
+    fn new(database: &'a Database, records: &'a mut Records, writes: bool) -> Self {
+        Self { database, now: semantics::now(), writes, records, is_open: false }
     }
 
-    fn records(&mut self) -> rusqlite::Result<&Records> {
-        let Self { database, now, window, writes, records } = self;
-        let opened = match records.take() {
-            Some(records) => records,
-            None => Records::open(database, *now, *window, *writes)?,
-        };
-        Ok(records.insert(opened))
+    fn records(&mut self) -> rusqlite::Result<&mut Records> {
+        if !self.is_open {
+            self.records.open(self.database, self.now, self.writes)?;
+            self.is_open = true;
+        }
+        Ok(self.records)
     }
 
     fn apply(&mut self, step: &Step) -> rusqlite::Result<Reply> {
@@ -325,8 +327,7 @@ impl<'a> Open<'a> {
                 let rows = i64::try_from(*limit).unwrap_or(i64::MAX);
                 let now = self.now;
                 let values = database.prepare_cached(SWEEP_VALUES)?.execute(params![now, rows])?;
-                let window = self.window;
-                let more = self.records()?.sweep(database, now, window, *limit)?;
+                let more = self.records()?.sweep(database, now)?;
                 Ok(Outcome::Swept(more || values >= *limit))
             }
             _ => semantics::apply_step(self, step)?,
@@ -369,8 +370,8 @@ impl Values for Open<'_> {
     }
 
     fn find(&mut self, write: &WriteId) -> rusqlite::Result<Found> {
-        let database = self.database;
-        self.records()?.find(database, write)
+        let (database, now) = (self.database, self.now);
+        self.records()?.find(database, write, now)
     }
 
     fn record(&mut self, write: &WriteId, record: Record) -> rusqlite::Result<()> {

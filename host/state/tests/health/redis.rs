@@ -70,6 +70,30 @@ fn missing_rights_are_named_and_the_documented_ones_are_enough() {
     });
 }
 
+/// The rights are taken away while the host runs: it may add and may not record that it did.
+#[test]
+fn a_write_that_cannot_be_recorded_is_unknown() {
+    let server = Redis::start().unwrap();
+    let url = server.url().replace("redis://", "redis://tally:pw@");
+    let tell = |command: &str| ask(server.port(), command).unwrap();
+    run(async {
+        tell(&documented());
+        let state = open(&url).await;
+        let (handle, bucket) = (state.worker(), bucket());
+        let request = |number| handle.scoped(&Scope::new([number; 16], [number; 16]));
+        assert_eq!(request(1).increment(&bucket, "key", 1).await, Ok(1));
+        tell("ACL SETUSER tally -hset");
+        let unknown = |error: Error| match error {
+            Error::Unknown(reason) => assert!(reason.contains("could not record"), "{reason}"),
+            error => panic!("it is not unknown: {error}"),
+        };
+        unknown(request(2).increment(&bucket, "key", 1).await.unwrap_err());
+        unknown(request(3).set(&bucket, "other", "value".into()).await.unwrap_err());
+        assert_eq!(handle.get(&bucket, "other").await.unwrap().as_deref(), Some(&b"value"[..]));
+        assert_eq!(request(1).increment(&bucket, "key", 1).await, Ok(1), "this one is recorded");
+    });
+}
+
 #[test]
 fn health_follows_whether_writes_are_taken() {
     let server = Redis::start().unwrap();

@@ -61,7 +61,9 @@ impl Shape {
 pub(crate) async fn open_unlike(url: &str, options: &Options) -> Vec<Handle> {
     let hour = Duration::from_secs(3_600);
     let busy = Options {
-        idempotency_window: 2 * hour,
+        // Longer than any history takes, and short enough for runs and generations of records to
+        // end while histories run.
+        idempotency_window: Duration::from_mins(4),
         sweep_every: Duration::from_millis(30),
         max_value_bytes: 1 << 10,
         ..options.clone()

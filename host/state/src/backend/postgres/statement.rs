@@ -20,7 +20,7 @@ use crate::{
     Page,
     backend::prefix_end,
     counter,
-    idempotency::NOT_READ,
+    idempotency::not_read,
     operation::{Action, Outcome, Step, TimeToLive},
     semantics,
 };
@@ -228,7 +228,7 @@ pub(super) async fn durability_warning(client: &Client) -> Result<Option<String>
         warnings.push(format!("the database's encoding is {encoding}: names with characters outside it are refused; use a database with encoding UTF8"));
     }
     if row.try_get(2)? {
-        warnings.push(NOT_READ.into());
+        warnings.push(not_read("tally_once"));
     }
     Ok((!warnings.is_empty()).then(|| warnings.join("; ")))
 }

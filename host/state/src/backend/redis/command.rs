@@ -226,6 +226,8 @@ pub(super) fn outcomes(steps: &[&Step], value: Value) -> Vec<Reply> {
             });
             Ok(Outcome::Each(each.collect()))
         }
+        // One for all of a key's increments.
+        (_, Value::BulkString(reply)) => scripted(reply, Kind::Increment),
         (_, value) => unexpected(&value),
     };
     steps.iter().zip(lists).map(each).collect()

@@ -13,8 +13,8 @@ use super::{
 /// How long to pause before opening a busy file again: about what another's opening takes.
 const OPEN_PAUSE: Duration = Duration::from_millis(5);
 
-/// Memory for pages, negative as SQLite takes it for KiB. Records of requests lie all over their table:
-/// the default of 2 MiB is full after a minute of them, and each is then read from the system again.
+/// Memory for pages, negative as SQLite takes it for KiB. Records of requests lie all over the last run,
+/// which the default of 2 MiB does not hold.
 const CACHE_KIB: i64 = -65_536;
 
 /// Pages in the log before they are moved into the file: 32 MiB. Each move is two syncs, and a page
@@ -75,10 +75,11 @@ pub(super) fn has_tables(database: &Database) -> rusqlite::Result<bool> {
     Ok(has(HAS_TABLE)? > 0 && has(HAS_EXPIRES)? > 0)
 }
 
-/// Whether an earlier version has recorded writes in the file.
-pub(super) fn has_old_records(database: &Database) -> rusqlite::Result<bool> {
-    let sql = "SELECT count(*) FROM sqlite_master WHERE name = 'tally_once'";
-    Ok(database.query_row(sql, [], |row| row.get::<_, i64>(0))? > 0)
+/// The tables in which earlier versions recorded writes, if the file has any.
+pub(super) fn old_records(database: &Database) -> rusqlite::Result<Option<String>> {
+    let sql = "SELECT group_concat(name, ', ') FROM (SELECT name FROM sqlite_master
+        WHERE name = 'tally_once' OR name GLOB 'tally_write_[0-3]' ORDER BY name)";
+    database.query_row(sql, [], |row| row.get(0))
 }
 
 /// Opens again while the file is busy. SQLite itself does not wait where two who open a new file

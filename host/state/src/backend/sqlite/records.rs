@@ -1,173 +1,270 @@
-//! What is recorded of writes: four tables that take turns.
+//! What is recorded of writes: one table, in runs that follow one another.
 //!
-//! One table takes new records for half of the time that they are kept, then the next one does.
-//! When a table's turn comes again, its records are one and a half times that old, and have been
-//! removed. So a record needs no column and no index for its age, and records are removed in the
-//! order in which they lie in the file, many to a page.
+//! The last run takes new records until it has many or is old, then the next one begins. Requests
+//! are named by digests, in no order, so a table of all records would have a page written for nearly
+//! each of them; a run is small enough for many records to share a page before it is written. A run
+//! that takes no more gets a filter, which says of nearly every request that it has no record there.
+//!
+//! A record has no age: it expires with its run, a window after the next run began. Runs are removed
+//! in the order in which they lie in the file, many records to a page.
 //!
 //! All this happens in the transactions that write, so processes that share a file agree on it.
 
-use std::fmt::Write as _;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rusqlite::{Connection as Database, OptionalExtension as _, params, types::ValueRef};
 
+use super::filter::Filter;
 use crate::{
-    idempotency::{Record, WriteId},
-    semantics::{Found, Moment},
+    idempotency::{Digest, Record, WriteId},
+    semantics::{Found, Moment, milliseconds},
 };
 
-/// How many tables take turns: one takes records, two are old enough to be read only, and one is
-/// being emptied.
-const SLOTS: usize = 4;
+/// Records after which a run ends: 6 MiB, of which a batch writes some pages. Fewer make more runs,
+/// whose filters are all asked for each request; for more, pages are written for fewer records each.
+/// Processes that share a file count their own, so a run may have as many of each.
+pub(super) const RUN_RECORDS: u64 = 1 << 17;
 
-/// The tables, and since when each has taken records; the latest is the one that does.
+/// A run ends after this part of the time that records are kept, which they are kept longer at most.
+const RUNS_PER_WINDOW: i64 = 8;
+
+/// Records removed in one batch: about a millisecond. More than the 250 values of a batch, as
+/// they lie side by side.
+const SWEEP_RECORDS: usize = 1_000;
+
 pub(super) const TABLES: &str = "
-CREATE TABLE IF NOT EXISTS tally_write_slots (
-    slot INTEGER PRIMARY KEY,
+CREATE TABLE IF NOT EXISTS tally_write (
+    run INTEGER NOT NULL, request BLOB NOT NULL, write INTEGER NOT NULL, fingerprint INTEGER NOT NULL,
+    outcome NOT NULL,
+    PRIMARY KEY (run, request, write)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tally_write_run (
+    run INTEGER PRIMARY KEY,
     began INTEGER NOT NULL
 );
-CREATE TABLE IF NOT EXISTS tally_write_0 (
-    request BLOB NOT NULL, write INTEGER NOT NULL, fingerprint INTEGER NOT NULL, outcome NOT NULL,
-    PRIMARY KEY (request, write)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tally_write_1 (
-    request BLOB NOT NULL, write INTEGER NOT NULL, fingerprint INTEGER NOT NULL, outcome NOT NULL,
-    PRIMARY KEY (request, write)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tally_write_2 (
-    request BLOB NOT NULL, write INTEGER NOT NULL, fingerprint INTEGER NOT NULL, outcome NOT NULL,
-    PRIMARY KEY (request, write)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tally_write_3 (
-    request BLOB NOT NULL, write INTEGER NOT NULL, fingerprint INTEGER NOT NULL, outcome NOT NULL,
-    PRIMARY KEY (request, write)) WITHOUT ROWID;";
+CREATE TABLE IF NOT EXISTS tally_write_filter (
+    run INTEGER PRIMARY KEY,
+    filter BLOB NOT NULL
+);";
 
-const BEGAN: &str = "SELECT slot, began FROM tally_write_slots ORDER BY slot";
-const BEGIN: &str = "INSERT INTO tally_write_slots (slot, began) VALUES (?1, ?2)
-    ON CONFLICT (slot) DO UPDATE SET began = excluded.began";
+const LAST: &str = "SELECT run, began FROM tally_write_run ORDER BY run DESC LIMIT 1";
+const RUNS: &str = "SELECT run, began FROM tally_write_run ORDER BY run";
+const BEGIN: &str = "INSERT INTO tally_write_run (run, began) VALUES (?1, ?2)";
+const FILTER: &str = "SELECT filter FROM tally_write_filter WHERE run = ?1";
+const SET_FILTER: &str = "INSERT OR REPLACE INTO tally_write_filter (run, filter) VALUES (?1, ?2)";
+const COUNT: &str = "SELECT count(*) FROM tally_write WHERE run = ?1";
+const REQUESTS: &str = "SELECT request FROM tally_write WHERE run = ?1";
+const FIND: &str =
+    "SELECT write, fingerprint, outcome FROM tally_write WHERE run = ?1 AND request = ?2";
+const RECORD: &str = "INSERT INTO tally_write (run, request, write, fingerprint, outcome)
+    VALUES (?1, ?2, ?3, ?4, ?5)";
+/// From the run's first record up to the one with a number; with fewer, up to what is more than any
+/// digest.
+const REMOVE: &str = "DELETE FROM tally_write WHERE run = ?1 AND request <= coalesce(
+    (SELECT request FROM tally_write WHERE run = ?1 ORDER BY request LIMIT 1 OFFSET ?2),
+    x'ffffffffffffffffffffffffffffffffff')";
 
-/// The tables as a transaction sees them.
+/// Filters that were read, for all connections of a process.
+pub(super) type Filters = Arc<Mutex<HashMap<i64, Arc<Filter>>>>;
+
+/// The runs as one connection knows them.
 #[derive(Debug)]
 pub(super) struct Records {
-    /// Since when each has taken records; `None` before its first turn.
-    began: [Option<Moment>; SLOTS],
-    current: usize,
-    find: String,
-    record: String,
+    /// How long records are kept at least, in milliseconds.
+    window: i64,
+    /// How many records end a run.
+    most: u64,
+    /// In order; the last one takes records.
+    runs: Vec<Run>,
+    /// Records of the last run that this process knows of; `None` until they are counted.
+    size: Option<u64>,
+    /// Whether runs have to be read again, though the last one is the same.
+    is_stale: bool,
+    filters: Filters,
+}
+
+#[derive(Clone, Debug)]
+struct Run {
+    number: i64,
+    began: Moment,
+    /// Of a run that takes no more records; without one, its records are looked up.
+    filter: Option<Arc<Filter>>,
 }
 
 impl Records {
-    /// Reads which tables there are records in. In a transaction that writes, the next table's turn
-    /// begins if it is time.
+    pub(super) fn new(window: Duration, most: u64, filters: Filters) -> Self {
+        let window = milliseconds(window);
+        Self { window, most, runs: Vec::new(), size: None, is_stale: true, filters }
+    }
+
+    /// Notices what other connections did. In a transaction that writes, the next run begins if it is
+    /// time. To be called once in each transaction, before all else.
     pub(super) fn open(
+        &mut self,
         database: &Database,
         now: Moment,
-        window: i64,
         writes: bool,
-    ) -> rusqlite::Result<Self> {
-        let mut began = [None; SLOTS];
-        let mut rows = database.prepare_cached(BEGAN)?;
-        let mut rows = rows.query([])?;
-        while let Some(row) = rows.next()? {
-            let slot = usize::from(row.get::<_, u8>(0)?);
-            if let Some(slot) = began.get_mut(slot) {
-                *slot = row.get(1)?;
-            }
+    ) -> rusqlite::Result<()> {
+        let last: Option<(i64, Moment)> = database
+            .prepare_cached(LAST)?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let known = self.runs.last().map(|run| (run.number, run.began));
+        if self.is_stale || known != last {
+            self.read(database)?;
         }
-        let latest = began.iter().enumerate().max_by_key(|(_, began)| **began);
-        let mut current = latest.map_or(0, |(slot, _)| slot);
-        let last: Option<Moment> = began.get(current).copied().flatten();
-        let half = window.checked_div(2).unwrap_or_default().max(1);
-        let is_due = last.is_none_or(|last| now.saturating_sub(last) >= half);
-        if writes && is_due {
-            let next = if last.is_none() { 0 } else { after(current) };
-            // One that is not emptied yet keeps its turn waiting: nothing is forgotten too early.
-            if is_empty(database, next)? {
-                database
-                    .prepare_cached(BEGIN)?
-                    .execute(params![i64::try_from(next).unwrap_or(0), now])?;
-                current = next;
-                if let Some(slot) = began.get_mut(next) {
-                    *slot = Some(now);
+        if !writes {
+            return Ok(());
+        }
+        let Some((number, began)) = last else { return self.begin(database, 1, now) };
+        let size = match self.size {
+            Some(size) => size,
+            None => {
+                let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+                let size = database.prepare_cached(COUNT)?.query_row([number], count)?;
+                u64::try_from(size).unwrap_or(0)
+            }
+        };
+        self.size = Some(size);
+        let longest = self.window.checked_div(RUNS_PER_WINDOW).unwrap_or_default().max(1);
+        if size >= self.most || now.saturating_sub(began) >= longest {
+            set_filter(database, number)?;
+            self.begin(database, number.saturating_add(1), now)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, database: &Database) -> rusqlite::Result<()> {
+        let mut statement = database.prepare_cached(RUNS)?;
+        let runs = statement.query_map([], |row| {
+            Ok(Run { number: row.get(0)?, began: row.get(1)?, filter: None })
+        })?;
+        let mut runs = runs.collect::<rusqlite::Result<Vec<_>>>()?;
+        let last = |runs: &[Run]| runs.last().map(|run| run.number);
+        let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        if last(&runs) < last(&self.runs) {
+            // An older state of the file came back, and its runs go on in another way.
+            filters.clear();
+        }
+        if let Some((_, ended)) = runs.split_last_mut() {
+            filters.retain(|number, _| ended.iter().any(|run| run.number == *number));
+            for run in ended {
+                if !filters.contains_key(&run.number)
+                    && let Some(filter) = stored_filter(database, run.number)?
+                {
+                    filters.insert(run.number, Arc::new(filter));
                 }
+                run.filter = filters.get(&run.number).cloned();
             }
         }
-        let mut find = String::new();
-        for slot in (0..SLOTS).filter(|slot| began.get(*slot).is_some_and(Option::is_some)) {
-            let all = if find.is_empty() { "" } else { " UNION ALL " };
-            // Writing to a string does not fail.
-            let _ = write!(
-                find,
-                "{all}SELECT write, fingerprint, outcome FROM tally_write_{slot} WHERE request = ?1"
-            );
-        }
-        let record = format!(
-            "INSERT INTO tally_write_{current} (request, write, fingerprint, outcome) VALUES (?1, ?2, ?3, ?4)"
-        );
-        Ok(Self { began, current, find, record })
+        drop(filters);
+        self.runs = runs;
+        self.size = None;
+        self.is_stale = false;
+        Ok(())
+    }
+
+    fn begin(&mut self, database: &Database, number: i64, now: Moment) -> rusqlite::Result<()> {
+        database.prepare_cached(BEGIN)?.execute(params![number, now])?;
+        self.runs.push(Run { number, began: now, filter: None });
+        self.size = Some(0);
+        // The transaction may be rolled back, and the filter is read once it is not.
+        self.is_stale = true;
+        Ok(())
+    }
+
+    /// The runs whose records count, the newest first.
+    fn live(&self, now: Moment) -> impl Iterator<Item = &Run> {
+        let expired = self.runs.windows(2).take_while(move |pair| self.is_over(pair, now)).count();
+        self.runs.iter().skip(expired).rev()
+    }
+
+    /// Whether all records of the first of two runs that follow one another have expired: the last
+    /// of them was made when the next run began.
+    fn is_over(&self, pair: &[Run], now: Moment) -> bool {
+        pair.get(1).is_some_and(|next| now.saturating_sub(next.began) >= self.window)
     }
 
     /// What is recorded of a write.
-    pub(super) fn find(&self, database: &Database, write: &WriteId) -> rusqlite::Result<Found> {
-        if self.find.is_empty() {
-            return Ok(Found::Nothing);
-        }
-        let mut statement = database.prepare_cached(&self.find)?;
-        let mut rows = statement.query(params![write.request])?;
-        let mut found = Found::Nothing;
-        while let Some(row) = rows.next()? {
-            if row.get::<_, u32>(1)? != write.fingerprint {
-                return Ok(Found::Reused);
+    pub(super) fn find(
+        &self,
+        database: &Database,
+        write: &WriteId,
+        now: Moment,
+    ) -> rusqlite::Result<Found> {
+        for run in self.live(now) {
+            if run.filter.as_ref().is_some_and(|filter| !filter.may_hold(&write.request)) {
+                continue;
             }
-            if row.get::<_, i64>(0)? == write.write {
-                let (count, outcome) = match row.get_ref(2)? {
-                    ValueRef::Integer(count) => (Some(count), None),
-                    ValueRef::Blob(bytes) => (None, Some(bytes.to_vec().into())),
-                    _ => (None, None),
-                };
-                found = Found::Record(Record::stored(write.write, count, outcome));
+            let mut statement = database.prepare_cached(FIND)?;
+            let mut rows = statement.query(params![run.number, write.request])?;
+            let mut found = None;
+            while let Some(row) = rows.next()? {
+                if row.get::<_, u32>(1)? != write.fingerprint {
+                    return Ok(Found::Reused);
+                }
+                if row.get::<_, i64>(0)? == write.write {
+                    let (count, outcome) = match row.get_ref(2)? {
+                        ValueRef::Integer(count) => (Some(count), None),
+                        ValueRef::Blob(bytes) => (None, Some(bytes.to_vec().into())),
+                        _ => (None, None),
+                    };
+                    found = Some(Record::stored(write.write, count, outcome));
+                }
+            }
+            if let Some(record) = found {
+                return Ok(Found::Record(record));
             }
         }
-        Ok(found)
+        Ok(Found::Nothing)
     }
 
     /// Records a write that has no record.
     pub(super) fn record(
-        &self,
+        &mut self,
         database: &Database,
         write: &WriteId,
         record: &Record,
     ) -> rusqlite::Result<()> {
-        let mut statement = database.prepare_cached(&self.record)?;
+        let run = self.runs.last().map_or(0, |run| run.number);
+        let mut statement = database.prepare_cached(RECORD)?;
         let WriteId { request, fingerprint, write } = write;
         match record.columns() {
-            (Some(count), _) => statement.execute(params![request, write, fingerprint, count])?,
-            (None, bytes) => statement.execute(params![request, write, fingerprint, bytes])?,
+            (Some(count), _) => {
+                statement.execute(params![run, request, write, fingerprint, count])?
+            }
+            (None, bytes) => statement.execute(params![run, request, write, fingerprint, bytes])?,
         };
+        self.size = self.size.map(|size| size.saturating_add(1));
         Ok(())
     }
 
-    /// Removes records that have expired, up to a number of them; whether there are more.
-    pub(super) fn sweep(
-        &self,
-        database: &Database,
-        now: Moment,
-        window: i64,
-        limit: usize,
-    ) -> rusqlite::Result<bool> {
-        for slot in (0..SLOTS).filter(|slot| *slot != self.current) {
-            // The youngest records of a table are as old as the next one's turn.
-            let next = self.began.get(after(slot)).copied().flatten();
-            let is_taken = self.began.get(slot).is_some_and(Option::is_some);
-            let is_over = next.is_some_and(|next| now.saturating_sub(next) >= window);
-            if !is_taken || !is_over {
-                continue;
+    /// Removes records that have expired, up to a number of them; whether there are more. Sees to a
+    /// run that has no filter, one at a time.
+    pub(super) fn sweep(&mut self, database: &Database, now: Moment) -> rusqlite::Result<bool> {
+        while let Some(first) = self.runs.first().filter(|_| self.is_over(&self.runs, now)) {
+            let number = first.number;
+            let rows = i64::try_from(SWEEP_RECORDS).unwrap_or(i64::MAX);
+            let removed = database.prepare_cached(REMOVE)?.execute(params![number, rows])?;
+            if removed >= SWEEP_RECORDS {
+                return Ok(true);
             }
-            let rows = i64::try_from(limit).unwrap_or(i64::MAX);
-            let removed = database
-                .prepare_cached(&format!(
-                    "DELETE FROM tally_write_{slot} WHERE (request, write) IN
-                        (SELECT request, write FROM tally_write_{slot} LIMIT ?1)"
-                ))?
-                .execute(params![rows])?;
-            if removed >= limit {
+            for table in ["tally_write_filter", "tally_write_run"] {
+                let remove = format!("DELETE FROM {table} WHERE run = ?1");
+                database.prepare_cached(&remove)?.execute([number])?;
+            }
+            self.runs.remove(0);
+            // This may be rolled back.
+            self.is_stale = true;
+        }
+        let ended = self.runs.split_last().map_or(&[][..], |(_, ended)| ended);
+        for run in ended.iter().filter(|run| run.filter.is_none()) {
+            self.is_stale = true;
+            if stored_filter(database, run.number)?.is_none() {
+                set_filter(database, run.number)?;
                 return Ok(true);
             }
         }
@@ -175,75 +272,20 @@ impl Records {
     }
 }
 
-fn after(slot: usize) -> usize {
-    slot.saturating_add(1).checked_rem(SLOTS).unwrap_or(0)
+/// Makes the filter of a run that takes no more records.
+fn set_filter(database: &Database, run: i64) -> rusqlite::Result<()> {
+    let mut statement = database.prepare_cached(REQUESTS)?;
+    let requests = statement.query_map([run], |row| row.get::<_, Digest>(0))?;
+    let filter = Filter::of(&requests.collect::<rusqlite::Result<Vec<_>>>()?);
+    database.prepare_cached(SET_FILTER)?.execute(params![run, filter.bytes()])?;
+    Ok(())
 }
 
-fn is_empty(database: &Database, slot: usize) -> rusqlite::Result<bool> {
-    let first: Option<i64> = database
-        .prepare_cached(&format!("SELECT 1 FROM tally_write_{slot} LIMIT 1"))?
-        .query_row([], |row| row.get(0))
-        .optional()?;
-    Ok(first.is_none())
+fn stored_filter(database: &Database, run: i64) -> rusqlite::Result<Option<Filter>> {
+    let mut statement = database.prepare_cached(FILTER)?;
+    let bytes = statement.query_row([run], |row| row.get::<_, Vec<u8>>(0)).optional()?;
+    Ok(bytes.as_deref().and_then(Filter::stored))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WINDOW: i64 = 100;
-
-    fn database() -> Database {
-        let database = Database::open_in_memory().unwrap();
-        database.execute_batch(TABLES).unwrap();
-        database
-    }
-
-    fn id(moment: Moment) -> WriteId {
-        WriteId { request: i128::from(moment).to_be_bytes(), fingerprint: 1, write: 3 }
-    }
-
-    #[test]
-    fn records_are_kept_for_their_time_and_removed_soon_after() {
-        let database = database();
-        for now in 0..1_000 {
-            let records = Records::open(&database, now, WINDOW, true).unwrap();
-            records.record(&database, &id(now), &Record::Count(now)).unwrap();
-            while records.sweep(&database, now, WINDOW, 7).unwrap() {}
-            for past in 0..=now {
-                let found = records.find(&database, &id(past)).unwrap();
-                if now - past < WINDOW {
-                    assert_eq!(found, Found::Record(Record::Count(past)), "{past} at {now}");
-                } else if now - past > WINDOW * 3 / 2 {
-                    assert_eq!(found, Found::Nothing, "{past} at {now}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_table_that_is_not_emptied_keeps_its_turn_waiting() {
-        let database = database();
-        for now in 0..1_000 {
-            let records = Records::open(&database, now, WINDOW, true).unwrap();
-            records.record(&database, &id(now), &Record::Count(now)).unwrap();
-        }
-        let records = Records::open(&database, 1_000, WINDOW, true).unwrap();
-        assert_eq!(records.find(&database, &id(0)).unwrap(), Found::Record(Record::Count(0)));
-        assert_eq!(records.current, 3, "the first is not empty");
-        while records.sweep(&database, 1_000, WINDOW, 50).unwrap() {}
-        let records = Records::open(&database, 1_001, WINDOW, true).unwrap();
-        assert_eq!(records.current, 0);
-        assert_eq!(records.find(&database, &id(0)).unwrap(), Found::Nothing);
-    }
-
-    #[test]
-    fn another_request_of_the_name_is_noticed_whatever_it_writes() {
-        let database = database();
-        let records = Records::open(&database, 0, WINDOW, true).unwrap();
-        records.record(&database, &id(1), &Record::Count(1)).unwrap();
-        let find = |write| records.find(&database, &write).unwrap();
-        assert_eq!(find(WriteId { write: 4, ..id(1) }), Found::Nothing);
-        assert_eq!(find(WriteId { write: 4, fingerprint: 2, ..id(1) }), Found::Reused);
-    }
-}
+mod tests;
