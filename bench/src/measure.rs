@@ -109,7 +109,14 @@ impl Measure<'_> {
         server.end().await?;
         match store {
             Store::Memory => bail!("records of requests cannot be put into memory"),
-            Store::Sqlite(path) => preload::sqlite(path, records),
+            Store::Sqlite(path) => {
+                preload::sqlite(path, records)?;
+                // What Tally makes of them when it sweeps, it does before the windows.
+                let server = Server::start(self.files, contender, load, Some(store), self.dir);
+                let server = server.await?;
+                preload::filters(path).await?;
+                server.end().await
+            }
             Store::Redis(redis) => preload::redis(&redis.url(), records).await,
             Store::Postgres(postgres) => preload::postgres(&postgres.url(), records).await,
         }

@@ -41,6 +41,9 @@ const SYNC: &str = "appendfsync";
 /// The number of a request's first and only write.
 const WRITE: i64 = i64::MAX / 3;
 
+/// Longest time for Tally to make the filters of records in SQLite.
+const FILTERS_LIMIT: Duration = Duration::from_mins(1);
+
 /// Longest time for Redis to write its log anew.
 const REWRITE_LIMIT: Duration = Duration::from_mins(10);
 
@@ -145,7 +148,7 @@ async fn rewrite_log(connection: &mut redis::aio::MultiplexedConnection) -> Resu
 }
 
 /// Puts records into an SQLite file whose tables Tally has made, as runs behind those that are there.
-/// Their filters are left to Tally, whose sweep makes them.
+/// Their filters are left to Tally, whose sweep makes them: see [`filters`].
 ///
 /// # Errors
 /// When the tables are missing or have other columns, or the file cannot be written.
@@ -179,6 +182,24 @@ pub(crate) fn sqlite(path: &Path, records: u64) -> Result<()> {
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).optional()?;
     if busy == Some(1) {
         bail!("the SQLite file is in use, so its log could not be emptied");
+    }
+    Ok(())
+}
+
+/// Waits until Tally has made the filters of all runs that take no more records.
+///
+/// # Errors
+/// When it has not within a minute.
+pub(crate) async fn filters(path: &Path) -> Result<()> {
+    let connection = rusqlite::Connection::open(path)?;
+    let missing = "SELECT (SELECT count(*) FROM tally_write_run) - 1
+        - (SELECT count(*) FROM tally_write_filter)";
+    let started = Instant::now();
+    while connection.query_row(missing, [], |row| row.get::<_, i64>(0)).context(NO_TABLE)? > 0 {
+        if started.elapsed() > FILTERS_LIMIT {
+            bail!("Tally did not make the filters of all records within {FILTERS_LIMIT:?}");
+        }
+        sleep(Duration::from_millis(100)).await;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Guests over the admin listener: which there are, and replacing one.
 //!
-//! - `GET /guests`: a JSON array of `{"name","route","version","world","pool"}`.
+//! - `GET /guests`: a JSON array of `{"name","route","version","world","pool","loaded","failure"}`;
+//!   `failure` is why it cannot be loaded, or null.
 //! - `PUT /guests/NAME`, the name percent-encoded, with a component as its body: replaces the guest
 //!   while requests run, and answers `{"name","version","previous","milliseconds"}`; 422 with a
 //!   reason for one that cannot be run, and then nothing has changed. The file it was started from
@@ -19,18 +20,24 @@ use super::{Admin, text};
 /// Bytes of a component that are taken: more than any that can be loaded.
 const MAX_BYTES: usize = 65 << 20;
 
+/// Guests that are named to who asks for one that there is not.
+const MOST_NAMED: usize = 20;
+
 /// Longest time that a component may take to arrive.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Admin {
     pub(super) fn list_guests(&self) -> Response<Full<Bytes>> {
         let guests = self.routes.iter().map(|(pattern, guest)| {
+            let release = guest.release();
             json!({
                 "name": **guest.name(),
                 "route": pattern.to_string(),
-                "version": *guest.version(),
-                "world": guest.world().name(),
+                "version": *release.version(),
+                "world": release.world().name(),
                 "pool": guest.pool(),
+                "loaded": release.is_loaded(),
+                "failure": release.failure().as_deref(),
             })
         });
         answer(StatusCode::OK, &guests.collect())
@@ -61,16 +68,17 @@ impl Admin {
         };
         let name = percent_decode_str(name).decode_utf8_lossy();
         let Some(guest) = self.routes.named(&name) else {
-            let names: Vec<&str> = self.routes.iter().map(|(_, guest)| &**guest.name()).collect();
-            let known = names.join("', '");
-            let reason = format!("there is no guest named '{name}'; there is '{known}'\n");
+            let names = self.routes.iter().map(|(_, guest)| &**guest.name());
+            let known = names.take(MOST_NAMED).collect::<Vec<_>>().join("', '");
+            let more = if self.routes.iter().count() > MOST_NAMED { " and others" } else { "" };
+            let reason = format!("there is no guest named '{name}'; there is '{known}'{more}\n");
             return text(StatusCode::NOT_FOUND, reason);
         };
         // One at a time: a component takes memory, and compiling it all cores.
         let Ok(_turn) = self.deploying.acquire().await else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into());
         };
-        match guest.deploy(bytes.into(), self.state.clone()).await {
+        match guest.deploy(bytes.into(), None, self.state.clone()).await {
             Ok(done) => {
                 tracing::info!(
                     guest = %name, version = %done.version, previous = %done.previous, "deployed"

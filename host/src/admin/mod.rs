@@ -10,6 +10,7 @@
 //! A web page that a developer visits could send requests here, as the listener is on their own
 //! machine: what a browser sends for a page (`Origin`) is refused.
 
+mod gauges;
 mod guests;
 
 use std::{
@@ -27,11 +28,15 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus::{Encoder as _, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder as _, Registry, TextEncoder};
 use tally_state::{Handle, Part, State};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use crate::edge::{Routes, Workers};
+use self::gauges::Gauges;
+use crate::{
+    edge::{Routes, Workers},
+    runtime::Runtime,
+};
 
 /// The pause after a failed accept, as at the edge.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -45,6 +50,7 @@ const MAX_UPLOADS: usize = 4;
 /// What the admin listener answers from.
 pub(crate) struct Admin {
     registry: Registry,
+    runtime: Arc<Runtime>,
     routes: Arc<Routes>,
     workers: Arc<Workers>,
     store: State,
@@ -57,20 +63,6 @@ pub(crate) struct Admin {
     gauges: Gauges,
 }
 
-/// Values that are read when asked for, rather than kept up to date.
-struct Gauges {
-    connections: IntGauge,
-    body_bytes: IntGauge,
-    /// By guest.
-    pool: IntGaugeVec,
-    in_use: IntGaugeVec,
-    waiting: IntGaugeVec,
-    records: IntGaugeVec,
-    record_bytes: IntGaugeVec,
-    records_limit: IntGaugeVec,
-    record_bytes_limit: IntGaugeVec,
-}
-
 impl Admin {
     /// Registers the gauges and gathers what the answers need.
     ///
@@ -78,50 +70,27 @@ impl Admin {
     /// When the registry holds metrics of these names already.
     pub(crate) fn new(
         registry: Registry,
+        runtime: Arc<Runtime>,
         routes: Arc<Routes>,
         workers: Arc<Workers>,
         store: State,
     ) -> prometheus::Result<Self> {
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
-        let by_guest = |name: &str, help: &str| {
-            let gauges = IntGaugeVec::new(Opts::new(name, help), &["guest"])?;
-            registry.register(Box::new(gauges.clone()))?;
-            Ok::<_, prometheus::Error>(gauges)
-        };
-        let gauges = Gauges {
-            connections: gauge("tally_connections", "Open connections")?,
-            body_bytes: gauge(
-                "tally_request_body_bytes",
-                "Bytes of request bodies that are arriving or being answered",
-            )?,
-            pool: by_guest("tally_pool_instances", "Guest instances that can be at work at once")?,
-            in_use: by_guest("tally_pool_instances_in_use", "Guest instances at work")?,
-            waiting: by_guest("tally_pool_waiting_requests", "Requests waiting for an instance")?,
-            records: by_guest(
-                "tally_idempotency_records",
-                "Writes and responses of requests with an Idempotency-Key that the store holds",
-            )?,
-            record_bytes: by_guest(
-                "tally_idempotency_record_bytes",
-                "Bytes that these records take in the store, about",
-            )?,
-            records_limit: by_guest(
-                "tally_idempotency_records_limit",
-                "Records at which requests with an Idempotency-Key are refused",
-            )?,
-            record_bytes_limit: by_guest(
-                "tally_idempotency_record_bytes_limit",
-                "Bytes of records at which requests with an Idempotency-Key are refused",
-            )?,
-        };
+        let gauges = Gauges::register(&registry)?;
         let draining = AtomicBool::new(false);
         let (deploying, uploads) = (Semaphore::new(1), Semaphore::new(MAX_UPLOADS));
         let state = store.worker();
-        Ok(Self { registry, routes, workers, store, state, draining, deploying, uploads, gauges })
+        Ok(Self {
+            registry,
+            runtime,
+            routes,
+            workers,
+            store,
+            state,
+            draining,
+            deploying,
+            uploads,
+            gauges,
+        })
     }
 
     /// Makes `/readyz` fail, so that no new clients are sent here.
@@ -202,7 +171,13 @@ impl Admin {
         let mut parts = String::new();
         // Writing to a string does not fail.
         for (_, guest) in self.routes.iter() {
-            let _ = writeln!(parts, "guest {}: ok, version {}", guest.name(), guest.version());
+            let release = guest.release();
+            let _ = match release.failure() {
+                Some(failure) => writeln!(parts, "guest {}: failed: {failure}", guest.name()),
+                None => {
+                    writeln!(parts, "guest {}: ok, version {}", guest.name(), release.version())
+                }
+            };
         }
         let first = failed.first().and_then(|part| part.failure.as_deref());
         let _ = writeln!(parts, "store: {}", told(first));
@@ -214,26 +189,8 @@ impl Admin {
     }
 
     fn metrics(&self) -> Response<Full<Bytes>> {
-        let set =
-            |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        set(&self.gauges.connections, self.workers.connections());
-        set(&self.gauges.body_bytes, self.workers.body_bytes());
-        for (_, guest) in self.routes.iter() {
-            let label = [&**guest.name()];
-            set(&self.gauges.pool.with_label_values(&label), guest.pool());
-            set(&self.gauges.in_use.with_label_values(&label), guest.in_use());
-            set(&self.gauges.waiting.with_label_values(&label), guest.waiting());
-            let (used, limits) = (guest.budget().used(), guest.budget().limits());
-            for (gauge, value) in [
-                (&self.gauges.records, used.records),
-                (&self.gauges.record_bytes, used.bytes),
-                (&self.gauges.records_limit, limits.records),
-                (&self.gauges.record_bytes_limit, limits.bytes),
-            ] {
-                let value = usize::try_from(value).unwrap_or(usize::MAX);
-                set(&gauge.with_label_values(&label), value);
-            }
-        }
+        self.gauges.of_workers(&self.workers);
+        self.gauges.of_guests(&self.runtime, &self.routes);
         let mut body = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut body) {
             Ok(()) => {

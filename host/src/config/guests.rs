@@ -1,8 +1,9 @@
 //! What can be configured of a guest: of the one on the command line, and of each `[[route]]`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::Args;
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     edge::{self, Pattern},
     interfaces::{Buckets, Outgoing},
-    runtime::{Limits, Recordings},
+    runtime::{Limits, Rate, Recordings},
 };
 
 /// Each instance reserves its memory's address space; this many fit x86-64's with room to spare.
@@ -46,6 +47,36 @@ pub struct GuestOptions {
     #[arg(long, value_name = "TIME", env = "TALLY_QUEUE_TIMEOUT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_timeout: Option<Span>,
+
+    /// Requests of the guest in a second; more are refused with 429 [default: any number]
+    #[arg(long, value_name = "N", env = "TALLY_RATE_LIMIT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<u32>,
+
+    /// Requests of the guest that may come at once, where there is a rate-limit [default: as many as in a
+    /// second]
+    #[arg(long, value_name = "N", env = "TALLY_RATE_BURST")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_burst: Option<u32>,
+
+    /// Parts of the machine's time that the guest is to have beside others, where they want more than
+    /// there is [default: 100]
+    #[arg(long, value_name = "N", env = "TALLY_CPU_WEIGHT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<u32>,
+
+    /// Load the guest before anything is served, and keep it loaded [default: of the guest on the command
+    /// line true, of a route false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "TALLY_KEEP_LOADED",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_loaded: Option<bool>,
 
     /// Longest time a guest may compute for one request [default: 100ms]
     #[arg(long, value_name = "TIME", env = "TALLY_CPU_LIMIT")]
@@ -122,6 +153,27 @@ pub struct GuestOptions {
     pub settings: BTreeMap<String, String>,
 }
 
+/// The largest weight: a guest with it beside one of the default has nearly all.
+const MOST_WEIGHT: u32 = 10_000;
+
+fn weight(value: Option<u32>) -> Result<u32, ConfigError> {
+    value
+        .filter(|weight| (1..=MOST_WEIGHT).contains(weight))
+        .ok_or_else(|| ConfigError(format!("cpu-weight: from 1 to {MOST_WEIGHT}")))
+}
+
+fn rate(limit: Option<u32>, burst: Option<u32>) -> Result<Option<Rate>, ConfigError> {
+    match (limit, burst) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(ConfigError("rate-burst: only with a rate-limit".into())),
+        (Some(0), _) => Err(ConfigError("rate-limit: at least 1".into())),
+        (_, Some(0)) => Err(ConfigError("rate-burst: at least 1".into())),
+        (Some(per_second), burst) => {
+            Ok(Some(Rate { per_second, burst: burst.unwrap_or(per_second) }))
+        }
+    }
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -171,6 +223,8 @@ pub struct GuestConfig {
     pub(crate) pattern: Pattern,
     pub(crate) buckets: Buckets,
     pub(crate) outgoing: Outgoing,
+    /// Whether it is loaded before anything is served, and stays so.
+    pub(crate) keep_loaded: bool,
 }
 
 impl GuestOptions {
@@ -181,6 +235,7 @@ impl GuestOptions {
             buckets: Some(vec!["default".into()]),
             queue: Some(limits.waiting),
             queue_timeout: Some(Span(limits.wait)),
+            cpu_weight: Some(limits.weight),
             cpu_limit: Some(Span(limits.cpu)),
             wall_limit: Some(Span(limits.wall)),
             response_limit: Some(Size(limits.response)),
@@ -208,6 +263,10 @@ impl GuestOptions {
             pool: self.pool.or(others.pool),
             queue: self.queue.or(others.queue),
             queue_timeout: self.queue_timeout.or(others.queue_timeout),
+            rate_limit: self.rate_limit.or(others.rate_limit),
+            rate_burst: self.rate_burst.or(others.rate_burst),
+            cpu_weight: self.cpu_weight.or(others.cpu_weight),
+            keep_loaded: self.keep_loaded.or(others.keep_loaded),
             cpu_limit: self.cpu_limit.or(others.cpu_limit),
             wall_limit: self.wall_limit.or(others.wall_limit),
             memory_limit: self.memory_limit.or(others.memory_limit),
@@ -224,6 +283,9 @@ impl GuestOptions {
             pool: self.pool,
             queue: self.queue,
             queue_timeout: self.queue_timeout,
+            rate_limit: self.rate_limit,
+            rate_burst: self.rate_burst,
+            cpu_weight: self.cpu_weight,
             cpu_limit: self.cpu_limit,
             wall_limit: self.wall_limit,
             memory_limit: self.memory_limit,
@@ -239,6 +301,8 @@ impl GuestOptions {
             pool: self.pool.map(|pool| at_least_one("pool", Some(pool))).transpose()?,
             waiting: self.queue.unwrap_or_default(),
             wait: span("queue-timeout", self.queue_timeout)?,
+            rate: rate(self.rate_limit, self.rate_burst)?,
+            weight: weight(self.cpu_weight)?,
             cpu: span("cpu-limit", self.cpu_limit)?,
             wall: span("wall-limit", self.wall_limit)?,
             memory: self.memory_limit.map(|size| size.0),
@@ -247,6 +311,7 @@ impl GuestOptions {
                 records: at_least_one("idempotency-records", self.idempotency_records)? as u64,
                 bytes: size("idempotency-bytes", self.idempotency_bytes)? as u64,
             },
+            bodies: Limits::default().bodies,
             window: Limits::default().window,
         };
         if limits.pool > Some(MOST_INSTANCES) {
@@ -279,8 +344,19 @@ impl GuestOptions {
             return Err(ConfigError(format!("env: '{name}' is no name of a variable")));
         }
         let limits = self.limits()?;
+        let keep_loaded = self.keep_loaded.unwrap_or_default();
         let (env, settings) = (self.env, self.settings);
-        Ok(GuestConfig { name, file, limits, env, settings, pattern, buckets, outgoing })
+        Ok(GuestConfig {
+            name,
+            file,
+            limits,
+            env,
+            settings,
+            pattern,
+            buckets,
+            outgoing,
+            keep_loaded,
+        })
     }
 }
 
@@ -299,6 +375,8 @@ pub(super) fn resolve(
     // Checked also where no guest uses them.
     limits.limits()?;
     if let Some(file) = guest {
+        let mut options = options;
+        options.keep_loaded = options.keep_loaded.or(Some(true));
         guests.push(options.guest("default".into(), file.to_owned(), Pattern::everything())?);
     } else {
         options.guest(String::new(), PathBuf::new(), Pattern::everything())?;
@@ -315,27 +393,27 @@ pub(super) fn resolve(
         let guest = options.guest(name, route.guest, pattern);
         guests.push(guest.map_err(|error| failed(error.0))?);
     }
-    for (number, guest) in guests.iter().enumerate() {
-        for other in guests.iter().take(number) {
-            if guest.pattern.clashes(&other.pattern) {
-                return Err(ConfigError(format!(
-                    "two routes take the same requests, {}: to {} and to {}; change or remove one",
-                    guest.pattern,
-                    other.file.display(),
-                    guest.file.display()
-                )));
-            }
-            if guest.name == other.name {
-                return Err(ConfigError(format!(
-                    "two routes are named '{}'; give one another name",
-                    guest.name
-                )));
-            }
+    let (mut patterns, mut names) = (HashMap::new(), HashSet::new());
+    for guest in &guests {
+        if let Some(other) = patterns.insert(guest.pattern.identity(), &guest.file) {
+            return Err(ConfigError(format!(
+                "two routes take the same requests, {}: to {} and to {}; change or remove one",
+                guest.pattern,
+                guest.file.display(),
+                other.display()
+            )));
+        }
+        if !names.insert(&guest.name) {
+            return Err(ConfigError(format!(
+                "two routes are named '{}'; give one another name",
+                guest.name
+            )));
         }
     }
     // A guest that asks for another's bucket is told that it may not have it.
-    let names: Vec<String> =
+    let names: HashSet<String> =
         guests.iter().flat_map(|guest| guest.buckets.names()).map(str::to_owned).collect();
+    let names = Arc::new(names);
     for guest in &mut guests {
         guest.buckets.know(&names);
     }
@@ -444,6 +522,9 @@ mod tests {
                 "named 'x'",
             ),
             ("[[route]]\nguest = 'a'\npath = '/a'\npool = 0\n", "route 1: pool"),
+            ("[[route]]\nguest = 'a'\npath = '/a'\ncpu-weight = 0\n", "cpu-weight: from 1"),
+            ("[[route]]\nguest = 'a'\npath = '/a'\nrate-limit = 0\n", "rate-limit: at least 1"),
+            ("[[route]]\nguest = 'a'\npath = '/a'\nrate-burst = 5\n", "only with a rate-limit"),
             ("[[route]]\nguest = 'a'\npath = '/a'\noutgoing-hosts = ['http://x']\n", "is no host"),
         ] {
             let error = routes(text).unwrap_err().to_string();

@@ -18,7 +18,7 @@ pub use self::{
     store::StoreOptions,
     units::{Size, Span},
 };
-use crate::edge;
+use crate::{edge, runtime::Room};
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "tally.toml";
@@ -35,6 +35,14 @@ pub struct Config {
     pub guests: Vec<GuestConfig>,
     /// Whether guests are loaded again when their files change.
     pub watch: bool,
+    /// How much loaded code there may be.
+    pub room: Room,
+    /// How many guests are loaded before anything is served.
+    pub load_ahead: usize,
+    /// Whether one guest that cannot be served keeps the host from starting.
+    pub strict: bool,
+    /// Whether a trap is logged with the guest's own stack.
+    pub guest_backtraces: bool,
     /// The store's URL. May hold a password: never to be printed.
     pub store: String,
     /// Where requests are served.
@@ -121,13 +129,26 @@ impl Config {
         };
         let mut guests =
             guests::resolve(options.guest.as_deref(), options.guest_options, options.routes)?;
+        // No guest can take all of what is for several, and each can hold one body at least.
+        let bodies = match guests.len() {
+            0 | 1 => edge.bodies,
+            _ => edge.bodies.div_ceil(2).max(edge.body),
+        };
         for guest in &mut guests {
+            guest.limits.bodies = bodies;
             guest.limits.window = state.idempotency_window;
             state.buckets.extend(guest.buckets.stored().cloned());
         }
         Ok(Self {
             guests,
             watch: options.watch.unwrap_or_default(),
+            room: Room {
+                guests: at_least_one("max-loaded", options.max_loaded)?,
+                bytes: size("max-loaded-size", options.max_loaded_size)?,
+            },
+            load_ahead: options.load_ahead.unwrap_or_default(),
+            strict: options.strict.unwrap_or_default(),
+            guest_backtraces: options.guest_backtraces.or(options.watch).unwrap_or_default(),
             store: options.store.unwrap_or_default(),
             listen: options.listen.unwrap_or(options::LISTEN),
             admin: options.admin.unwrap_or(options::ADMIN),

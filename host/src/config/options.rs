@@ -14,7 +14,10 @@ use super::{
     guests::{GuestOptions, ROUTE_KEYS, RouteOptions},
     units::{Size, Span},
 };
-use crate::edge;
+use crate::{edge, runtime::Room};
+
+/// Guests that are loaded at the start: all of a small configuration, and some of a large one.
+const LOAD_AHEAD: usize = 32;
 
 pub(super) const LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
@@ -126,6 +129,42 @@ pub struct Options {
     )]
     pub watch: Option<bool>,
 
+    /// Guests that are loaded at once; others are loaded when they are asked for [default: 2000]
+    #[arg(long, value_name = "N", env = "TALLY_MAX_LOADED")]
+    pub max_loaded: Option<usize>,
+
+    /// Compiled code of all guests that are loaded [default: 1GiB]
+    #[arg(long, value_name = "SIZE", env = "TALLY_MAX_LOADED_SIZE")]
+    pub max_loaded_size: Option<Size>,
+
+    /// Guests that are loaded before anything is served, the first ones of the file; others are loaded
+    /// when they are asked for [default: 32]
+    #[arg(long, value_name = "N", env = "TALLY_LOAD_AHEAD")]
+    pub load_ahead: Option<usize>,
+
+    /// Do not start where a guest cannot be served [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "TALLY_STRICT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub strict: Option<bool>,
+
+    /// Log a guest's own stack when it traps, which takes guests a little time [default: true with
+    /// --watch, else false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "TALLY_GUEST_BACKTRACES",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub guest_backtraces: Option<bool>,
+
     /// What the guest may have.
     #[command(flatten)]
     #[serde(flatten)]
@@ -148,6 +187,7 @@ impl Options {
     fn defaults(workers: usize) -> Self {
         let edge = edge::Limits::of(workers);
         let state = tally_state::Options::default();
+        let room = Room::default();
         Self {
             guest: None,
             config: None,
@@ -169,6 +209,11 @@ impl Options {
             log: Some("info".into()),
             log_format: Some(LogFormat::Text),
             watch: Some(false),
+            max_loaded: Some(room.guests),
+            max_loaded_size: Some(Size(room.bytes)),
+            load_ahead: Some(LOAD_AHEAD),
+            strict: Some(false),
+            guest_backtraces: None,
             guest_options: GuestOptions::defaults(),
             routes: Vec::new(),
         }
@@ -197,6 +242,11 @@ impl Options {
             log: self.log.or(others.log),
             log_format: self.log_format.or(others.log_format),
             watch: self.watch.or(others.watch),
+            max_loaded: self.max_loaded.or(others.max_loaded),
+            max_loaded_size: self.max_loaded_size.or(others.max_loaded_size),
+            load_ahead: self.load_ahead.or(others.load_ahead),
+            strict: self.strict.or(others.strict),
+            guest_backtraces: self.guest_backtraces.or(others.guest_backtraces),
             guest_options: self.guest_options.or(others.guest_options),
             routes: if self.routes.is_empty() { others.routes } else { self.routes },
         }
@@ -297,7 +347,17 @@ mod tests {
             assert!(keys().contains(key), "{key}");
         }
         // All but the guest, what depends on it, and what is empty.
-        let open = ["guest", "pool", "memory-limit", "outgoing-hosts", "outgoing-private"];
+        let open = [
+            "guest",
+            "pool",
+            "memory-limit",
+            "outgoing-hosts",
+            "outgoing-private",
+            "guest-backtraces",
+            "rate-limit",
+            "rate-burst",
+            "keep-loaded",
+        ];
         let empty = ["env", "settings", "route"];
         assert_eq!(table.len() + open.len() + empty.len(), keys().len());
     }

@@ -29,8 +29,37 @@ const MAX_DISCARDED: usize = 32 << 20;
 /// may be waiting for the guest's answer.
 const SMALL_BYTES: u64 = 64 << 10;
 
-/// A body and its share of what all bodies may take, to be kept for as long as the body is.
-pub(super) type Read<'a> = (Body, Option<SemaphorePermit<'a>>);
+/// A body and what it takes of what bodies may, to be kept for as long as the body is.
+pub(super) type Read<'a> = (Body, Option<Held<'a>>);
+
+/// Bytes that bodies may still take: those of one guest, and all.
+#[derive(Clone, Copy)]
+pub(super) struct Room<'a> {
+    pub(super) own: &'a Semaphore,
+    pub(super) all: &'a Semaphore,
+}
+
+/// Bytes that a body takes of both.
+pub(super) struct Held<'a> {
+    own: SemaphorePermit<'a>,
+    all: SemaphorePermit<'a>,
+}
+
+impl<'a> Room<'a> {
+    fn take(self, bytes: usize) -> Option<Held<'a>> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let own = self.own.try_acquire_many(bytes).ok()?;
+        let all = self.all.try_acquire_many(bytes).ok()?;
+        Some(Held { own, all })
+    }
+}
+
+impl Held<'_> {
+    fn merge(&mut self, more: Self) {
+        self.own.merge(more.own);
+        self.all.merge(more.all);
+    }
+}
 
 /// Why a body that was handed on did not come to its end, if it did not.
 pub(super) type Trouble = Arc<OnceLock<BodyError>>;
@@ -42,7 +71,7 @@ pub(super) async fn take<'a>(
     version: Version,
     whole: bool,
     limits: &Limits,
-    bodies: &'a Semaphore,
+    bodies: Room<'a>,
     trouble: &Trouble,
 ) -> Result<Read<'a>, BodyError> {
     if body.is_end_stream() {
@@ -81,14 +110,14 @@ pub(super) async fn take<'a>(
 ///
 /// Once it is refused, it is read on and thrown away, up to a bound: a connection closed with
 /// unread data would be reset, and the client would lose the answer.
-async fn read(
+async fn read<'a>(
     mut body: Incoming,
     limit: usize,
-    bodies: &Semaphore,
-) -> Result<(Bytes, Option<SemaphorePermit<'_>>), BodyError> {
+    bodies: Room<'a>,
+) -> Result<(Bytes, Option<Held<'a>>), BodyError> {
     let mut parts = Vec::new();
     let mut length = 0_usize;
-    let mut held: Option<SemaphorePermit<'_>> = None;
+    let mut held: Option<Held<'a>> = None;
     let mut refusal = None;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
@@ -97,12 +126,12 @@ async fn read(
             refusal = Some(BodyError::TooLarge { limit });
         }
         if refusal.is_none() {
-            match bodies.try_acquire_many(u32::try_from(data.len()).unwrap_or(u32::MAX)) {
-                Ok(more) => match &mut held {
+            match bodies.take(data.len()) {
+                Some(more) => match &mut held {
                     Some(held) => held.merge(more),
                     None => held = Some(more),
                 },
-                Err(_) => refusal = Some(BodyError::TooMany),
+                None => refusal = Some(BodyError::TooMany),
             }
         }
         if refusal.is_none() {

@@ -39,6 +39,11 @@ pub(super) fn explain(problem: &Problem) -> Explanation<'_> {
             "no_route",
             "This server has no handler for this host and path.".into(),
         ),
+        Problem::Rate(_) => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate",
+            "There were more requests than this handler takes in a second.".into(),
+        ),
         Problem::Body(error) => body(error),
         Problem::Guest(Failure { cause, .. }) => guest(cause),
     }
@@ -77,6 +82,16 @@ fn guest(cause: &Cause) -> Explanation<'_> {
         Cause::Busy => {
             (StatusCode::SERVICE_UNAVAILABLE, "busy", "The server is at its limit.".into())
         }
+        Cause::Loading => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "guest_loading",
+            "The handler is being loaded.".into(),
+        ),
+        Cause::Unavailable(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "guest_unavailable",
+            "The handler cannot be loaded.".into(),
+        ),
         Cause::CpuLimit => (
             StatusCode::GATEWAY_TIMEOUT,
             "cpu_limit",

@@ -6,12 +6,12 @@
 //! request changed something: `no`, or `unknown`. Reasons that name the inside of the host, the guest
 //! or the store go to the log and not to the client.
 
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
 use tally_state::Applied;
 
 use super::{explain::explain, request_id::RequestId};
-use crate::runtime::{Body, BodyError, Cause, Failure};
+use crate::runtime::{Body, BodyError, Cause, Failure, OverRate, Rate};
 
 /// Seconds after which a refused request may be tried again: a full pool or a restarting store
 /// need about that.
@@ -45,6 +45,8 @@ pub(super) enum Problem {
     Connect,
     /// No route takes this host and path.
     NoRoute,
+    /// There were more requests of a guest than its rate.
+    Rate(OverRate),
     /// The body could not be had, and no guest has run.
     Body(BodyError),
     Guest(Failure),
@@ -66,8 +68,8 @@ impl Problem {
             Self::Target | Self::Host | Self::TargetTooLong { .. } | Self::Connect => Applied::No,
             Self::Body(BodyError::TooLarge { .. }) => Applied::No,
             // An earlier one with the same key may have come further.
-            Self::NoRoute | Self::Body(_) if keyed => Applied::Unknown,
-            Self::NoRoute | Self::Body(_) => Applied::No,
+            Self::NoRoute | Self::Rate(_) | Self::Body(_) if keyed => Applied::Unknown,
+            Self::NoRoute | Self::Rate(_) | Self::Body(_) => Applied::No,
         }
     }
 
@@ -100,6 +102,10 @@ impl Problem {
         if !self.cause().is_some_and(is_about_keys) {
             add(&mut detail, advice(status, applied, keyed));
         }
+        let over_rate = match &self {
+            Self::Rate(over) => Some(*over),
+            _ => None,
+        };
         let body = json!({
             "type": "about:blank",
             "title": status.canonical_reason().unwrap_or("Error"),
@@ -121,6 +127,9 @@ impl Problem {
         if status == StatusCode::SERVICE_UNAVAILABLE || under_way {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
+        if let Some(over) = over_rate {
+            add_rate(headers, &over);
+        }
         if let Some(Cause::MethodNotAllowed(methods)) = self.cause()
             && let Ok(allow) = HeaderValue::try_from(methods.join(", "))
         {
@@ -138,6 +147,9 @@ impl Problem {
             return;
         };
         match &failure.cause {
+            Cause::Unavailable(reason) => {
+                tracing::debug!(id, guest, %method, reason, "a guest is not loaded");
+            }
             Cause::Trap(reason) | Cause::InvalidResponse(reason) | Cause::Internal(reason) => {
                 tracing::error!(id, guest, %method, reason, "a guest failed");
             }
@@ -169,6 +181,25 @@ fn settle(status: StatusCode, applied: Applied, keyed: bool) -> StatusCode {
     }
 }
 
+/// Says when there is room for another request (RFC 9110, 10.2.3), and of which rate
+/// (draft-ietf-httpapi-ratelimit-headers-10).
+fn add_rate(headers: &mut HeaderMap, over: &OverRate) {
+    let Rate { per_second, burst } = over.rate;
+    // In whole seconds, of which a client waits for one too many rather than too few.
+    let after =
+        over.after.as_secs().saturating_add(u64::from(over.after.subsec_nanos() > 0)).max(1);
+    let window = burst.div_ceil(per_second.max(1)).max(1);
+    headers.insert(header::RETRY_AFTER, after.into());
+    for (name, value) in [
+        ("ratelimit-policy", format!("\"guest\";q={burst};w={window}")),
+        ("ratelimit", format!("\"guest\";r=0;t={after}")),
+    ] {
+        if let Ok(value) = value.parse() {
+            headers.insert(name, value);
+        }
+    }
+}
+
 /// Whether a cause's detail says all there is to say of effects and repeats.
 fn is_about_keys(cause: &Cause) -> bool {
     matches!(
@@ -193,6 +224,7 @@ fn advice(status: StatusCode, applied: Applied, keyed: bool) -> &'static str {
         Applied::No => match status {
             // It may be otherwise the next time.
             StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS
             | StatusCode::INTERNAL_SERVER_ERROR
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => "Nothing was changed; it is safe to try again.",
@@ -233,6 +265,22 @@ mod tests {
         respond(Problem::Guest(Failure { cause, applied }), false)
     }
 
+    fn over_rate(per_second: u32, burst: u32, milliseconds: u64) -> OverRate {
+        let after = std::time::Duration::from_millis(milliseconds);
+        OverRate { rate: Rate { per_second, burst }, after }
+    }
+
+    #[test]
+    fn who_comes_too_often_is_told_when_to_come_again() {
+        let response = respond(Problem::Rate(over_rate(10, 25, 1_200)), false);
+        assert_eq!(response.status(), 429);
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        assert_eq!(header("retry-after"), "2");
+        assert_eq!(header("ratelimit-policy"), "\"guest\";q=25;w=3");
+        assert_eq!(header("ratelimit"), "\"guest\";r=0;t=2");
+        assert_eq!(body(response)["applied"], "no");
+    }
+
     fn body_errors() -> Vec<BodyError> {
         let all = vec![
             BodyError::TooLarge { limit: 1 },
@@ -256,6 +304,8 @@ mod tests {
         let text = || "planted".to_owned();
         let mut all = vec![
             Cause::Busy,
+            Cause::Loading,
+            Cause::Unavailable(text()),
             Cause::CpuLimit,
             Cause::WallLimit,
             Cause::Trap(text()),
@@ -281,6 +331,8 @@ mod tests {
             match cause {
                 Cause::Body(_)
                 | Cause::Busy
+                | Cause::Loading
+                | Cause::Unavailable(_)
                 | Cause::CpuLimit
                 | Cause::WallLimit
                 | Cause::Trap(_)
@@ -312,6 +364,7 @@ mod tests {
             Problem::TargetTooLong { limit: 1 },
             Problem::Connect,
             Problem::NoRoute,
+            Problem::Rate(over_rate(10, 20, 100)),
         ];
         all.extend(body_errors().into_iter().map(Problem::Body));
         for applied in [Applied::No, Applied::Unknown] {

@@ -1,6 +1,6 @@
 //! Which guest answers a request: by its host and its path.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use crate::runtime::Guest;
 
@@ -57,16 +57,13 @@ impl Pattern {
         }
     }
 
-    /// Whether two take the very same requests, so that neither is more specific.
-    pub(crate) fn clashes(&self, other: &Self) -> bool {
-        let path = match (&self.path, &other.path) {
-            (Path::Exact(a), Path::Exact(b)) => a == b,
-            (Path::Prefix(a), Path::Prefix(b)) => {
-                a.trim_end_matches('/') == b.trim_end_matches('/')
-            }
-            _ => false,
-        };
-        path && self.host == other.host
+    /// The same for two that take the very same requests, so that neither is more specific.
+    pub(crate) fn identity(&self) -> (Option<&str>, bool, &str) {
+        let host = self.host.as_deref();
+        match &self.path {
+            Path::Exact(exact) => (host, true, exact),
+            Path::Prefix(prefix) => (host, false, prefix.trim_end_matches('/')),
+        }
     }
 }
 
@@ -81,28 +78,107 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// All routes of a server, the most specific first.
-pub(crate) struct Routes(Vec<(Pattern, Arc<Guest>)>);
+/// So few routes are looked at one after the other, which is faster than to look them up.
+const FEW: usize = 8;
+
+/// All routes of a server.
+pub(crate) struct Routes {
+    /// The most specific first.
+    routes: Vec<(Pattern, Arc<Guest>)>,
+    /// Places of routes, by what they take; empty where there are few.
+    index: Index,
+    /// Places of routes, by their guests' names.
+    names: HashMap<Arc<str>, usize>,
+}
+
+/// Places of routes by their hosts, and those for any host.
+#[derive(Default)]
+struct Index {
+    hosts: HashMap<String, Paths>,
+    any: Paths,
+}
+
+/// Places of routes by their paths.
+#[derive(Default)]
+struct Paths {
+    exact: HashMap<String, usize>,
+    prefixes: HashMap<String, usize>,
+}
+
+impl Index {
+    fn of<'a>(patterns: impl Iterator<Item = &'a Pattern>) -> Self {
+        let mut index = Self::default();
+        for (place, pattern) in patterns.enumerate() {
+            let paths = match &pattern.host {
+                Some(host) => index.hosts.entry(host.to_ascii_lowercase()).or_default(),
+                None => &mut index.any,
+            };
+            match &pattern.path {
+                Path::Exact(exact) => paths.exact.insert(exact.clone(), place),
+                Path::Prefix(prefix) => {
+                    paths.prefixes.insert(prefix.trim_end_matches('/').to_owned(), place)
+                }
+            };
+        }
+        index
+    }
+
+    /// The place of the most specific route that takes a request.
+    fn find(&self, host: Option<&str>, path: &str) -> Option<usize> {
+        let of_host = host.filter(|_| !self.hosts.is_empty()).and_then(|host| {
+            let paths = self.hosts.get(&host.to_ascii_lowercase())?;
+            paths.find(path)
+        });
+        of_host.or_else(|| self.any.find(path))
+    }
+}
+
+impl Paths {
+    fn find(&self, path: &str) -> Option<usize> {
+        if let Some(place) = self.exact.get(path) {
+            return Some(*place);
+        }
+        // From the whole path on, each time without its last segment.
+        let mut prefix = if path == "*" { "" } else { path };
+        loop {
+            if let Some(place) = self.prefixes.get(prefix) {
+                return Some(*place);
+            }
+            (prefix, _) = prefix.rsplit_once('/')?;
+        }
+    }
+}
 
 impl Routes {
     pub(crate) fn new(mut routes: Vec<(Pattern, Arc<Guest>)>) -> Self {
         routes.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.rank()));
-        Self(routes)
+        let index = match routes.len() > FEW {
+            true => Index::of(routes.iter().map(|(pattern, _)| pattern)),
+            false => Index::default(),
+        };
+        let names = routes.iter().enumerate();
+        let names = names.map(|(place, (_, guest))| (Arc::clone(guest.name()), place)).collect();
+        Self { routes, index, names }
     }
 
     /// The guest for a request to a host, without its port, and a path.
     pub(super) fn find(&self, host: Option<&str>, path: &str) -> Option<&Arc<Guest>> {
-        self.0.iter().find(|(pattern, _)| pattern.takes(host, path)).map(|(_, guest)| guest)
+        let place = match self.routes.len() > FEW {
+            true => self.index.find(host, path)?,
+            false => self.routes.iter().position(|(pattern, _)| pattern.takes(host, path))?,
+        };
+        self.routes.get(place).map(|(_, guest)| guest)
     }
 
     /// All guests and their patterns.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Pattern, &Arc<Guest>)> {
-        self.0.iter().map(|(pattern, guest)| (pattern, guest))
+        self.routes.iter().map(|(pattern, guest)| (pattern, guest))
     }
 
     /// The guest of this name.
     pub(crate) fn named(&self, name: &str) -> Option<&Arc<Guest>> {
-        self.0.iter().map(|(_, guest)| guest).find(|guest| **guest.name() == *name)
+        let place = self.names.get(name)?;
+        self.routes.get(*place).map(|(_, guest)| guest)
     }
 }
 
@@ -178,9 +254,42 @@ mod tests {
 
     #[test]
     fn only_the_very_same_patterns_clash() {
-        let a = pattern(None, prefix("/a"));
-        assert!(a.clashes(&pattern(None, prefix("/a/"))));
-        assert!(!a.clashes(&pattern(None, exact("/a"))));
-        assert!(!a.clashes(&pattern(Some("h"), prefix("/a"))));
+        let clash = |one: Pattern, other: Pattern| one.identity() == other.identity();
+        let a = || pattern(None, prefix("/a"));
+        assert!(clash(a(), pattern(None, prefix("/a/"))));
+        assert!(!clash(a(), pattern(None, exact("/a"))));
+        assert!(!clash(a(), pattern(Some("h"), prefix("/a"))));
+    }
+
+    /// Looking routes up finds what looking at one after the other does.
+    #[test]
+    fn many_routes_are_found_as_few_are() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let segments = ["a", "b", "ab", "", "%41"];
+        let path = |random: &mut fastrand::Rng| {
+            let segments =
+                (0..random.usize(1..4)).map(|_| segments[random.usize(..segments.len())]);
+            segments.fold(String::new(), |path, segment| path + "/" + segment)
+        };
+        for _ in 0..300 {
+            let mut patterns: Vec<Pattern> = Vec::new();
+            for _ in 0..random.usize(1..20) {
+                let host = [None, None, Some("h"), Some("i.example")][random.usize(..4)];
+                let path = path(&mut random);
+                let path = if random.bool() { exact(&path) } else { prefix(&path) };
+                let new = pattern(host, path);
+                if patterns.iter().all(|other| other.identity() != new.identity()) {
+                    patterns.push(new);
+                }
+            }
+            patterns.sort_by_key(|pattern| std::cmp::Reverse(pattern.rank()));
+            let index = Index::of(patterns.iter());
+            for _ in 0..50 {
+                let host = [None, Some("H"), Some("i.example"), Some("other")][random.usize(..4)];
+                let path = if random.u8(..10) == 0 { "*".into() } else { path(&mut random) };
+                let found = patterns.iter().position(|pattern| pattern.takes(host, &path));
+                assert_eq!(index.find(host, &path), found, "{host:?} {path} of {patterns:?}");
+            }
+        }
     }
 }

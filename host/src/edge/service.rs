@@ -16,7 +16,7 @@ use super::{
     request_id::RequestId,
     routes::without_port,
 };
-use crate::runtime::{self, Body, Cause, Failure};
+use crate::runtime::{self, Body, BodyError, Cause, Failure, Refused};
 
 /// The header of a request's id, in the request as guests see it and in the response.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -62,7 +62,7 @@ impl Service {
         let version = request.version();
         let id = RequestId::of(request.headers());
         let keyed = runtime::is_to_be_made_once(&method, request.headers());
-        let (answer, route) = self.answer(request, &id, keyed).await;
+        let (answer, route) = self.answer(request, &id, keyed, started).await;
         let mut response = match answer {
             Ok(answer) => {
                 let mut response = Response::new(answer.body);
@@ -96,21 +96,33 @@ impl Service {
         request: Request<Incoming>,
         id: &RequestId,
         keyed: bool,
+        started: Instant,
     ) -> (Result<runtime::Response, Problem>, Arc<str>) {
         let (mut parts, body) = request.into_parts();
         let guest = match self.route(&mut parts) {
             Ok(guest) => guest,
             Err(problem) => return (Err(problem), Arc::clone(&self.0.nowhere)),
         };
+        if let Err(over) = guest.take_request(started) {
+            guest.usage().refused(Refused::Rate);
+            return (Err(Problem::Rate(over)), Arc::clone(guest.name()));
+        }
         let trouble = Trouble::default();
+        // The one that answers, whatever is deployed meanwhile.
+        let release = guest.release();
         let answer = async {
-            let (limits, bodies) = (&self.0.limits, &*self.0.bodies);
-            let whole = guest.takes_whole_bodies() || keyed;
+            let limits = &self.0.limits;
+            let bodies = body::Room { own: guest.bodies(), all: &self.0.bodies };
+            let whole = release.takes_whole_bodies() || keyed;
             // For guests that answer for themselves what went wrong, or ask others.
             parts.headers.insert(REQUEST_ID, id.header());
             let (headers, version) = (&parts.headers, parts.version);
             let taking = body::take(body, headers, version, whole, limits, bodies, &trouble);
-            let (body, _held) = taking.await?;
+            let taken = taking.await;
+            if matches!(taken, Err(BodyError::TooMany)) {
+                guest.usage().refused(Refused::Bodies);
+            }
+            let (body, _held) = taken?;
             let request = runtime::Request {
                 id: id.header(),
                 method: parts.method,
@@ -118,9 +130,15 @@ impl Service {
                 headers: parts.headers,
                 body,
             };
-            let answer = guest.handle(self.0.state.clone(), request).await;
+            let answer = guest.handle(&release, self.0.state.clone(), request).await;
             // A guest that failed over its client's body has not failed by itself; what it changed
             // before stays changed.
+            let refused = answer.as_ref().err().and_then(|failure| match failure.cause {
+                Cause::Busy => Some(Refused::Busy),
+                Cause::Loading | Cause::Unavailable(_) => Some(Refused::Load),
+                _ => None,
+            });
+            refused.inspect(|reason| guest.usage().refused(*reason));
             answer.map_err(|failure| match trouble.get() {
                 Some(error) => {
                     Problem::Guest(Failure { cause: Cause::Body(error.clone()), ..failure })

@@ -17,6 +17,7 @@ use tally_state::State;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{Limits, Metrics, Routes, accept::accept, connection, service::Service};
+use crate::runtime::take_seat;
 
 /// How often each worker's timer fires for nothing. Tokio wakes its own thread, by a write to the
 /// kernel, for each new timer that is due before all others; with this one always due sooner, the
@@ -125,6 +126,7 @@ impl Workers {
             let (alarm, listening) = (alarm("worker thread"), alarm("the listener of worker"));
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let _alarm = alarm;
+                take_seat(number);
                 own.block_on(async move {
                     if let Some((listener, closing, places)) = listener {
                         tokio::spawn(async move {

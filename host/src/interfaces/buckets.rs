@@ -1,5 +1,7 @@
 //! Which buckets a guest may open, and which buckets of the store those are.
 
+use std::{collections::HashSet, sync::Arc};
+
 use tally_state::{Bucket, Rejection};
 
 /// The buckets of a guest, by the names it opens them with.
@@ -7,8 +9,8 @@ use tally_state::{Bucket, Rejection};
 pub(crate) struct Buckets {
     /// The guest's name and the store's. Few, so a search beats a map.
     open: Vec<(String, Bucket)>,
-    /// Names that other guests open buckets by.
-    others: Vec<String>,
+    /// Names that any guest opens buckets by.
+    others: Arc<HashSet<String>>,
 }
 
 /// Why buckets cannot be configured so.
@@ -72,7 +74,7 @@ impl Buckets {
         let name = if name.is_empty() { DEFAULT } else { name };
         match self.open.iter().position(|(open, _)| open == name) {
             Some(place) => u32::try_from(place).map_or(Opened::NoSuchStore, Opened::Bucket),
-            None if name.starts_with(RESERVED) || self.others.iter().any(|other| other == name) => {
+            None if name.starts_with(RESERVED) || self.others.contains(name) => {
                 Opened::AccessDenied
             }
             None => Opened::NoSuchStore,
@@ -90,8 +92,8 @@ impl Buckets {
     }
 
     /// Learns the names by which any guest opens buckets.
-    pub(crate) fn know(&mut self, names: &[String]) {
-        self.others = names.to_vec();
+    pub(crate) fn know(&mut self, names: &Arc<HashSet<String>>) {
+        self.others = Arc::clone(names);
     }
 
     /// The bucket at a place that [`Buckets::open`] has given.
@@ -119,7 +121,7 @@ mod tests {
         assert_eq!(buckets.open("elsewhere"), Opened::NoSuchStore);
         assert_eq!(buckets.open("tally.health"), Opened::AccessDenied);
         let mut buckets = buckets;
-        buckets.know(&["default".into(), "theirs".into()]);
+        buckets.know(&Arc::new(["default".into(), "theirs".into()].into()));
         assert_eq!(buckets.open("theirs"), Opened::AccessDenied, "another guest's");
         assert_eq!(buckets.open("default"), Opened::Bucket(0));
     }

@@ -31,7 +31,7 @@ pub(crate) use self::{
     outgoing::Outgoing,
     settings::Settings,
 };
-use crate::runtime::Meter;
+use crate::runtime::{Memory, Meter};
 
 /// The interfaces every guest may import: a package or an interface, and the versions of it that
 /// match. Releases match by their compatible range, drafts to the letter.
@@ -74,6 +74,7 @@ pub(crate) struct Context {
     worker: Worker,
     effects: Effects,
     pub(crate) cpu: Meter,
+    pub(crate) memory: Memory,
     /// Bytes of values that this request may still read: they are held by the host on their way to
     /// the guest, whose own memory they would not fit into either.
     readable: usize,
@@ -98,8 +99,9 @@ impl Context {
         worker: Worker,
         effects: Effects,
         cpu: Meter,
-        readable: usize,
+        memory: Memory,
     ) -> Self {
+        let readable = memory.limit();
         Self {
             state,
             settings,
@@ -108,6 +110,7 @@ impl Context {
             worker,
             effects,
             cpu,
+            memory,
             readable,
             cas: keyvalue::CasTable::default(),
             cursors: keyvalue::Cursors::default(),
@@ -194,9 +197,13 @@ mod tests {
         let settings = Arc::new(Settings { buckets, ..Settings::default() });
         let (worker, effects) =
             (Worker { instance: 1, guest_version: "1".into() }, Effects::default());
-        let (id, meter) = (HeaderValue::from_static("test"), Meter::new(Duration::from_secs(1)));
+        let (id, meter) =
+            (HeaderValue::from_static("test"), Meter::new(Duration::from_secs(1), Arc::default()));
         let made = effects.clone();
-        (Context::new(state.worker(), settings, id, worker, made, meter, 1 << 20), effects)
+        (
+            Context::new(state.worker(), settings, id, worker, made, meter, Memory::new(1 << 20)),
+            effects,
+        )
     }
 
     /// Whether a guest that does this has seen something that may be different the next time.

@@ -1,4 +1,4 @@
-//! A place in the pool for each request, or a refusal: bounded in number and in time.
+//! A place for each request, or a refusal: bounded in number and in time, for each guest by itself.
 
 use std::{
     sync::{
@@ -8,66 +8,78 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use super::{
+    door::{Door, Place},
+    failure::Cause,
+};
 
-use super::failure::Cause;
-
-/// The door to the pool.
+/// The door of one guest, behind which is that of its class.
 pub(super) struct Admission {
-    places: Arc<Semaphore>,
-    pool: usize,
+    own: Arc<Door>,
     waiting: AtomicUsize,
     most_waiting: usize,
     longest_wait: Duration,
 }
 
+/// A guest's place, and one of its class. Both are free again when it is dropped.
+pub(super) struct Permit {
+    _slot: Place,
+    _own: Place,
+}
+
 impl Admission {
     pub(super) fn new(pool: usize, most_waiting: usize, longest_wait: Duration) -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(pool)),
-            pool,
-            waiting: AtomicUsize::new(0),
-            most_waiting,
-            longest_wait,
-        }
+        let waiting = AtomicUsize::new(0);
+        Self { own: Door::new(pool), waiting, most_waiting, longest_wait }
     }
 
-    /// Waits for a place, in order of arrival. The place is free again when the permit is dropped.
-    pub(super) async fn enter(&self) -> Result<OwnedSemaphorePermit, Cause> {
-        if let Some(permit) = self.try_enter() {
+    /// Waits for a place, in order of arrival; before the slots of the class, guests wait in turn.
+    pub(super) async fn enter(&self, slots: &Arc<Door>) -> Result<Permit, Cause> {
+        if let Some(permit) = self.try_enter(slots) {
             return Ok(permit);
         }
         let _waiting = Waiting::begin(&self.waiting, self.most_waiting).ok_or(Cause::Busy)?;
-        match tokio::time::timeout(self.longest_wait, Arc::clone(&self.places).acquire_owned())
-            .await
-        {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(Cause::Busy),
-        }
+        self.enter_within(slots, self.longest_wait).await.ok_or(Cause::Busy)
     }
 
-    /// Waits for a place in order of arrival, longer than a request would.
-    pub(super) async fn enter_within(&self, longest: Duration) -> Option<OwnedSemaphorePermit> {
-        let entering = Arc::clone(&self.places).acquire_owned();
-        tokio::time::timeout(longest, entering).await.ok()?.ok()
-    }
-
-    /// Sends away all who wait, and whoever comes.
-    pub(super) fn close(&self) {
-        self.places.close();
+    /// Waits for a place as long as that, whoever else waits.
+    pub(super) async fn enter_within(
+        &self,
+        slots: &Arc<Door>,
+        longest: Duration,
+    ) -> Option<Permit> {
+        let entering = async {
+            let own = self.own.enter(0).await;
+            // Guests are told apart by where this is.
+            let slot = slots.enter(std::ptr::from_ref(self).addr()).await;
+            Permit { _slot: slot, _own: own }
+        };
+        tokio::time::timeout(longest, entering).await.ok()
     }
 
     /// A place, if one is free.
-    pub(super) fn try_enter(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    pub(super) fn try_enter(&self, slots: &Arc<Door>) -> Option<Permit> {
+        let own = self.own.try_enter()?;
+        Some(Permit { _slot: slots.try_enter()?, _own: own })
+    }
+
+    /// Instances that may be at work at once.
+    pub(super) fn pool(&self) -> usize {
+        self.own.places()
     }
 
     pub(super) fn in_use(&self) -> usize {
-        self.pool.saturating_sub(self.places.available_permits())
+        self.own.in_use()
     }
 
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Waits for something else before it waits for a place, bounded as well.
+    pub(super) async fn wait<T>(&self, event: impl Future<Output = T>) -> Option<T> {
+        let _waiting = Waiting::begin(&self.waiting, self.most_waiting)?;
+        tokio::time::timeout(self.longest_wait, event).await.ok()
     }
 }
 
@@ -95,18 +107,34 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn beyond_pool_and_queue_is_refused_at_once_and_the_queue_after_its_wait() {
-        let admission = Admission::new(1, 1, Duration::from_secs(1));
-        let first = admission.enter().await.unwrap();
+        let (slots, admission) = (Door::new(5), Admission::new(1, 1, Duration::from_secs(1)));
+        let first = admission.enter(&slots).await.unwrap();
         assert_eq!(admission.in_use(), 1);
-        let (second, third) = tokio::join!(admission.enter(), async {
+        let (second, third) = tokio::join!(admission.enter(&slots), async {
             tokio::task::yield_now().await;
             assert_eq!(admission.waiting(), 1);
-            admission.enter().await.err()
+            admission.enter(&slots).await.err()
         });
         assert_eq!(third, Some(Cause::Busy), "the queue is full");
         assert_eq!(second.err(), Some(Cause::Busy), "its wait is over");
-        assert_eq!(admission.waiting(), 0);
+        assert_eq!((admission.waiting(), slots.in_use()), (0, 1));
         drop(first);
-        assert!(admission.enter().await.is_ok());
+        assert!(admission.enter(&slots).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_that_waits_for_a_slot_of_its_class_keeps_its_own_place_meanwhile() {
+        let slots = Door::new(1);
+        let [one, other] = [(); 2].map(|()| Admission::new(1, 1, Duration::from_secs(1)));
+        let taken = one.enter(&slots).await.unwrap();
+        assert!(other.try_enter(&slots).is_none());
+        assert_eq!(other.in_use(), 0, "who found no slot gave its own place back");
+        let entering = other.enter(&slots);
+        let (entered, ()) = tokio::join!(entering, async {
+            tokio::task::yield_now().await;
+            assert_eq!(other.in_use(), 1);
+            drop(taken);
+        });
+        assert!(entered.is_ok());
     }
 }

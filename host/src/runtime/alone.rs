@@ -3,12 +3,14 @@
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use tally_state::{Handle, State};
 
-use super::{Body, Guest, Limits, LoadError, Request};
+use std::sync::Arc;
+
+use super::{Body, Guest, Limits, LoadError, Request, Room, Runtime};
 use crate::interfaces::{Buckets, Settings};
 
 /// A guest that is called from here, with the bucket `default`.
 pub struct Alone {
-    guest: Guest,
+    guest: Arc<Guest>,
     state: Handle,
 }
 
@@ -22,7 +24,8 @@ impl Alone {
         let buckets = Buckets::parse(["default"]).map_err(|e| LoadError::Start(e.to_string()))?;
         let settings = Settings { name: "alone".into(), buckets, ..Settings::default() };
         let limits = Limits { pool: Some(2), ..Limits::default() };
-        let guest = Guest::load(component, limits, settings)?;
+        let runtime = Runtime::new(1, limits.pool, Room::default(), false);
+        let guest = Guest::from_bytes(&runtime, component, limits, settings)?;
         Ok(Self { guest, state: state.worker() })
     }
 
@@ -48,7 +51,7 @@ impl Alone {
             headers,
             body: Body::Whole(bytes::Bytes::new()),
         };
-        match self.guest.handle(self.state.clone(), request).await {
+        match self.guest.handle(&self.guest.release(), self.state.clone(), request).await {
             Ok(response) => Ok(response.status.as_u16()),
             Err(failure) => Err(failure.cause.to_string()),
         }

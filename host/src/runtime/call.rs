@@ -7,13 +7,16 @@ use tally_state::Handle;
 use wasmtime::{Store, UpdateDeadline};
 
 use super::{
+    admission::Permit,
     cpu::{CpuLimitReached, Meter, Metered},
-    deployment::Deployment,
     failure::Cause,
-    limits::Limits,
-    pool::Permit,
+    guest::Guest,
+    loaded::Loaded,
+    memory::Memory,
+    turns,
+    usage::Trap,
 };
-use crate::interfaces::{AnsweredBefore, Context, Effects, Settings, Worker};
+use crate::interfaces::{AnsweredBefore, Context, Effects, Worker};
 
 /// Bytes of strings and lists that one host call may take from a guest: eight times the limit on a
 /// value, so that one that is too large is an error that says so. Beyond, the guest is stopped.
@@ -22,11 +25,10 @@ const HOSTCALL_BYTES: usize = 9 << 20;
 /// Handles of resources that one guest may hold.
 const MAX_HANDLES: usize = 1_000;
 
-/// One request's call of a guest: its place in the pool, and all it needs.
+/// One request's call of a guest: its place, and all it needs.
 pub(super) struct Call {
-    pub(super) deployment: Arc<Deployment>,
-    pub(super) limits: Arc<Limits>,
-    pub(super) settings: Arc<Settings>,
+    pub(super) guest: Arc<Guest>,
+    pub(super) loaded: Arc<Loaded>,
     pub(super) state: Handle,
     pub(super) effects: Effects,
     /// The number of the instance.
@@ -38,57 +40,82 @@ impl Call {
     /// The data of the call's store.
     pub(super) fn context(&self, id: http::HeaderValue) -> Context {
         let worker =
-            Worker { instance: self.instance, guest_version: Arc::clone(&self.deployment.version) };
+            Worker { instance: self.instance, guest_version: Arc::clone(&self.loaded.version) };
         Context::new(
             self.state.clone(),
-            Arc::clone(&self.settings),
+            Arc::clone(self.guest.shared_settings()),
             id,
             worker,
             self.effects.clone(),
-            Meter::new(self.limits.cpu),
-            self.deployment.profile().memory,
+            Meter::new(self.guest.limits().cpu, Arc::clone(self.guest.account())),
+            Memory::new(self.loaded.needs.memory),
         )
+    }
+
+    /// To be called when the guest has returned, while its memory is as it left it.
+    pub(super) fn returned(&self, store: &Store<Context>) {
+        self.loaded.pool.engine.called();
+        self.guest.usage().had_memory(store.data().memory.highest());
     }
 }
 
 /// A store with the limits that wasmtime keeps.
-pub(super) fn store(deployment: &Deployment, context: Context) -> Store<Context> {
-    let mut store = Store::new(deployment.engine(), context);
+pub(super) fn store(loaded: &Loaded, context: Context) -> Store<Context> {
+    let mut store = Store::new(loaded.engine(), context);
+    store.limiter(|context| &mut context.memory);
     store.set_hostcall_fuel(HOSTCALL_BYTES);
     store.set_max_component_handles(MAX_HANDLES);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|store| {
-        store.data().cpu.check()?;
-        // Tokio's way, which has the worker look at the network before the guest goes on: woken at once,
-        // it would be the next of the many tasks between two looks, each of which may take a tick.
-        Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        let cpu = &store.data().cpu;
+        if !cpu.check()? {
+            return Ok(UpdateDeadline::Continue(1));
+        }
+        let turn = turns::turn(Arc::clone(cpu.account()));
+        Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
     });
     store
 }
 
 /// Runs a guest for as long as it may, and says why it did not come to its end.
 pub(super) async fn within<T>(
-    limits: &Limits,
+    guest: &Guest,
     running: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, Cause> {
-    // In place: it is large, and each move of it takes as long as a small host call.
-    let running = pin!(Metered::new(AssertUnwindSafe(running).catch_unwind()));
-    match tokio::time::timeout(limits.wall, running).await {
-        Ok(Ok(Ok(result))) => Ok(result),
-        Ok(Ok(Err(error))) => Err(cause(&error)),
-        Ok(Err(_)) => Err(Cause::Trap("a host function panicked".into())),
-        Err(_) => Err(Cause::WallLimit),
+    let (wall, account) = (guest.limits().wall, guest.account());
+    if turns::has_waiting(account) {
+        // It computes long, as a rule.
+        let turn = tokio::time::timeout(wall, turns::turn(Arc::clone(account)));
+        turn.await.map_err(|_| Cause::WallLimit)?;
     }
+    // In place: it is large, and each move of it takes as long as a small host call.
+    let running = pin!(Metered::new(account, AssertUnwindSafe(running).catch_unwind()));
+    let (cause, trap) = match tokio::time::timeout(wall, running).await {
+        Ok(Ok(Ok(result))) => return Ok(result),
+        Ok(Ok(Err(error))) => cause(&error),
+        Ok(Err(_)) => (Cause::Trap("a host function panicked".into()), Some(Trap::Host)),
+        Err(_) => (Cause::WallLimit, Some(Trap::Wall)),
+    };
+    if let Some(trap) = trap {
+        guest.usage().trapped(trap);
+    }
+    Err(cause)
 }
 
-fn cause(error: &wasmtime::Error) -> Cause {
+/// What an error of wasmtime is to the request, and whether it counts as a trap.
+fn cause(error: &wasmtime::Error) -> (Cause, Option<Trap>) {
     if error.is::<CpuLimitReached>() {
-        Cause::CpuLimit
+        (Cause::CpuLimit, Some(Trap::Cpu))
     } else if error.is::<AnsweredBefore>() {
-        Cause::AnsweredBefore
+        (Cause::AnsweredBefore, None)
     } else if error.is::<wasmtime::PoolConcurrencyLimitError>() {
-        Cause::Busy
+        (Cause::Busy, None)
     } else {
-        Cause::Trap(format!("{error:#}"))
+        let trap = match error.downcast_ref::<wasmtime::Trap>() {
+            Some(wasmtime::Trap::StackOverflow) => Trap::Stack,
+            Some(_) => Trap::Wasm,
+            None => Trap::Host,
+        };
+        (Cause::Trap(format!("{error:#}")), Some(trap))
     }
 }

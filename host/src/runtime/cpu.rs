@@ -2,22 +2,29 @@
 //!
 //! Wasmtime's epochs count ticks of a clock, also while a guest waits for the store. So a tick
 //! only asks: a guest that is computing when the epoch has moved on is charged the time it has been
-//! polled for so far, and made to yield, so that others on its core go on.
+//! polled for so far, and if that is a slice, it waits for a turn (`turns`).
 //!
-//! A poll that takes longer than two ticks has most likely lost its core to another thread for a
-//! while, as a guest that computes yields at each tick. It is charged two ticks: reading the time
+//! A poll that takes longer than a few slices has most likely lost its core to another thread for a
+//! while, as a guest that computes waits after each slice. It is charged no more than these: reading the time
 //! that the kernel gave the thread would cost each request a system call.
 
 use std::{
     cell::Cell,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use pin_project_lite::pin_project;
 
-use super::engine::TICK;
+use super::{account::Account, clock::TICK, turns};
+
+/// What a guest may compute at a stretch: between this and a tick more.
+const SLICE: Duration = Duration::from_micros(500);
+
+/// What a poll is charged at most, of a guest that is looked at at each tick.
+const LONGEST: Duration = TICK.saturating_mul(3);
 
 thread_local! {
     /// The guest that is running on this thread: when it was given the thread, and how long it had
@@ -25,10 +32,11 @@ thread_local! {
     static RUNNING: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
 }
 
-/// How long one request may compute.
+/// How long one request may compute, and on whose account.
 #[derive(Debug)]
 pub(crate) struct Meter {
     limit: Duration,
+    account: Arc<Account>,
 }
 
 /// The guest computed longer than it may.
@@ -37,51 +45,63 @@ pub(crate) struct Meter {
 pub(super) struct CpuLimitReached(Duration);
 
 impl Meter {
-    pub(crate) fn new(limit: Duration) -> Self {
-        Self { limit }
+    pub(crate) fn new(limit: Duration, account: Arc<Account>) -> Self {
+        Self { limit, account }
     }
 
-    /// Checks what the guest that runs on this thread has used. Called on a tick.
-    pub(super) fn check(&self) -> Result<(), CpuLimitReached> {
-        let used = RUNNING.get().map(|(since, before)| before.saturating_add(stretch(since)));
-        if used > Some(self.limit) { Err(CpuLimitReached(self.limit)) } else { Ok(()) }
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// Checks what the guest that runs on this thread has used. Called on a tick. Whether it has had a
+    /// slice, and is to wait for its turn.
+    pub(super) fn check(&self) -> Result<bool, CpuLimitReached> {
+        let Some((since, before)) = RUNNING.get() else { return Ok(false) };
+        let stretch = stretch(since);
+        match before.saturating_add(stretch) > self.limit {
+            true => Err(CpuLimitReached(self.limit)),
+            false => Ok(stretch >= SLICE),
+        }
     }
 }
 
 /// What a poll is charged that began then.
 fn stretch(since: Instant) -> Duration {
-    since.elapsed().min(TICK.saturating_mul(2))
+    since.elapsed().min(LONGEST)
 }
 
 pin_project! {
     /// A guest's future, which notes when it has the thread and for how long.
-    pub(super) struct Metered<F> {
+    pub(super) struct Metered<'a, F> {
         #[pin]
         future: F,
+        account: &'a Arc<Account>,
         // The time of all polls so far.
         used: Duration,
     }
 }
 
-impl<F: Future> Metered<F> {
-    pub(super) fn new(future: F) -> Self {
-        Self { future, used: Duration::ZERO }
+impl<'a, F: Future> Metered<'a, F> {
+    pub(super) fn new(account: &'a Arc<Account>, future: F) -> Self {
+        Self { future, account, used: Duration::ZERO }
     }
 }
 
-impl<F: Future> Future for Metered<F> {
+impl<F: Future> Future for Metered<'_, F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let since = Instant::now();
         RUNNING.set(Some((since, *this.used)));
+        turns::runs();
         let polled = this.future.poll(context);
         RUNNING.set(None);
-        // Most guests are done in one poll, and nobody asks any more.
-        if polled.is_pending() {
-            *this.used = this.used.saturating_add(stretch(since));
-        }
+        let until = Instant::now();
+        let stretch = until.saturating_duration_since(since).min(LONGEST);
+        *this.used = this.used.saturating_add(stretch);
+        this.account.charge(stretch, until);
+        turns::ran(this.account);
         polled
     }
 }
@@ -94,26 +114,35 @@ mod tests {
 
     #[test]
     fn waiting_is_not_charged_and_computing_is() {
-        let meter = Meter::new(Duration::from_millis(5));
+        let account = Arc::new(Account::new(1, 1));
+        let meter = Meter::new(Duration::from_millis(2), Arc::clone(&account));
         std::thread::sleep(Duration::from_millis(10));
-        let just_begun = Metered::new(async { meter.check().is_ok() });
+        let just_begun = Metered::new(&account, async { meter.check().is_ok() });
         assert_eq!(just_begun.now_or_never(), Some(true), "it has only just been resumed");
-        let computing = Metered::new(async {
+        let computing = Metered::new(&account, async {
             std::thread::sleep(Duration::from_millis(10));
             meter.check().is_err()
         });
         assert_eq!(computing.now_or_never(), Some(true), "ten milliseconds since it was resumed");
-        let preempted = Metered::new(async {
+        let preempted = Metered::new(&account, async {
             std::thread::sleep(Duration::from_millis(50));
-            Meter::new(Duration::from_millis(30)).check().is_ok()
+            Meter::new(Duration::from_millis(30), Arc::clone(&account)).check()
         });
-        assert_eq!(preempted.now_or_never(), Some(true), "nobody computes so long in one poll");
+        let checked = preempted.now_or_never().unwrap();
+        assert_eq!(
+            checked.ok(),
+            Some(true),
+            "nobody computes so long in one poll; its slice is over"
+        );
+        assert!(account.total() >= LONGEST.saturating_mul(2));
+        assert!(account.total() < Duration::from_millis(10));
     }
 
     #[tokio::test]
     async fn many_short_stretches_add_up() {
-        let meter = Meter::new(Duration::from_millis(20));
-        let stretches = Metered::new(async {
+        let account = Arc::new(Account::new(1, 1));
+        let meter = Meter::new(Duration::from_millis(20), Arc::clone(&account));
+        let stretches = Metered::new(&account, async {
             let mut stretches = 0;
             while meter.check().is_ok() {
                 std::thread::sleep(Duration::from_millis(2));
@@ -123,5 +152,6 @@ mod tests {
             stretches
         });
         assert!((1..=10).contains(&stretches.await));
+        assert!(account.total() > Duration::from_millis(19));
     }
 }

@@ -1,19 +1,15 @@
-//! Wasmtime's settings, and the clock by which guests are interrupted.
+//! Wasmtime's settings.
 //!
 //! What decides the speed of a fresh instance for each request: the pooling allocator, which keeps
 //! slots of memory, tables and stacks ready; copy-on-write images of initial memory; and keeping
 //! the touched pages of a slot resident, which needs the kernel to say which those are.
 
-use std::{fs, time::Duration};
+use std::{fs, num::NonZeroUsize};
 
 use tally_resident::{Bounds, Residency};
 use wasmtime::{Cache, Config, Enabled, PoolingAllocationConfig, Result, Strategy};
 
-use super::profile::{Profile, SMALL_MEMORY_START};
-
-/// How often a computing guest is looked at. Short against the default limit on computing, long
-/// against the cost of a tick.
-pub(super) const TICK: Duration = Duration::from_millis(10);
+use super::class::{Class, SMALL_MEMORY_START};
 
 /// Stack of the guest, in bytes: wasmtime's default. Recursion ends here, as a trap.
 const WASM_STACK_BYTES: usize = 512 << 10;
@@ -41,7 +37,10 @@ const INSTANCE_BYTES: usize = 1 << 20;
 /// tells.
 const CORE_INSTANCES: u32 = 1_000;
 
-/// A wasmtime engine whose epoch ticks for as long as it lives.
+/// Frames of a guest's own stack that are logged when it traps, where that is asked for.
+const BACKTRACE_FRAMES: usize = 20;
+
+/// A wasmtime engine, shared by all guests of a class.
 pub(super) struct Engine {
     engine: wasmtime::Engine,
     /// Where memory stays resident and guests write in many places.
@@ -49,22 +48,13 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// An engine whose pool holds what the profile says.
-    pub(super) fn new(profile: &Profile) -> Result<Self> {
+    /// An engine with so many slots of a class. With backtraces, the error of a trap has the guest's own
+    /// stack.
+    pub(super) fn new(class: &Class, slots: usize, backtraces: bool) -> Result<Self> {
         let swap_is_off = swap_is_off();
-        let engine = wasmtime::Engine::new(&config(profile, swap_is_off)?)?;
-        let ticking = engine.weak();
-        std::thread::Builder::new().name("epoch".into()).spawn(move || {
-            loop {
-                std::thread::sleep(TICK);
-                match ticking.upgrade() {
-                    Some(engine) => engine.increment_epoch(),
-                    None => return,
-                }
-            }
-        })?;
+        let engine = wasmtime::Engine::new(&config(class, slots, swap_is_off, backtraces)?)?;
         let is_kept =
-            profile.large && swap_is_off && PoolingAllocationConfig::is_pagemap_scan_available();
+            class.large && swap_is_off && PoolingAllocationConfig::is_pagemap_scan_available();
         let bounds = Bounds {
             // What begins with less may have a small slot.
             least_image: usize::try_from(SMALL_MEMORY_START)
@@ -95,31 +85,31 @@ impl Engine {
     }
 }
 
-fn config(profile: &Profile, swap_is_off: bool) -> Result<Config> {
-    let slots = u32::try_from(profile.pool).unwrap_or(u32::MAX);
+fn config(class: &Class, slots: usize, swap_is_off: bool, backtraces: bool) -> Result<Config> {
+    let slots = u32::try_from(slots).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
         .total_core_instances(u32::MAX)
-        .total_memories(slots.saturating_mul(profile.memories))
-        .total_tables(slots.saturating_mul(profile.tables))
+        .total_memories(slots.saturating_mul(class.memories))
+        .total_tables(slots.saturating_mul(class.tables))
         .total_stacks(slots)
         .max_core_instances_per_component(CORE_INSTANCES)
-        .max_memories_per_component(profile.memories)
-        .max_tables_per_component(profile.tables)
+        .max_memories_per_component(class.memories)
+        .max_tables_per_component(class.tables)
         .max_component_instance_size(INSTANCE_BYTES)
         .max_core_instance_size(INSTANCE_BYTES)
-        .max_memory_size(profile.memory)
-        .table_elements(profile.table_elements)
+        .max_memory_size(class.memory)
+        .table_elements(class.table_elements)
         .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
         // The default is shared out over shards, and a slot that is not warm costs system calls.
         .max_unused_warm_slots(slots);
     if swap_is_off {
-        let keep = match profile.large {
+        let keep = match class.large {
             true => LARGE_KEEP_RESIDENT_BYTES,
             false => SMALL_KEEP_RESIDENT_BYTES,
         };
         pool.pagemap_scan(Enabled::Auto).linear_memory_keep_resident(keep);
-        if profile.large && !PoolingAllocationConfig::is_pagemap_scan_available() {
+        if class.large && !PoolingAllocationConfig::is_pagemap_scan_available() {
             tracing::warn!(
                 "this kernel does not tell which pages a guest has written, so guests that carry an interpreter are several times slower; Linux 6.7 and later does"
             );
@@ -135,16 +125,18 @@ fn config(profile: &Profile, swap_is_off: bool) -> Result<Config> {
     config
         .strategy(Strategy::Cranelift)
         .allocation_strategy(pool)
-        .memory_reservation(u64::try_from(profile.memory).unwrap_or(u64::MAX))
+        .memory_reservation(u64::try_from(class.memory).unwrap_or(u64::MAX))
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(FIBER_STACK_BYTES)
         .epoch_interruption(true)
         // Guests of this world wait in one place at a time: the event loop for concurrent calls
         // would cost each of them a task.
         .concurrency_support(false)
-        // Nobody reads the backtraces of guests that trap.
-        .wasm_backtrace_max_frames(None)
-        .generate_address_map(false)
+        // They cost a trap, and code for their addresses, which nobody reads as a rule.
+        .wasm_backtrace_max_frames(
+            backtraces.then_some(BACKTRACE_FRAMES).and_then(NonZeroUsize::new),
+        )
+        .generate_address_map(backtraces)
         .wasm_memory64(false)
         .cache(cache());
     Ok(config)
@@ -176,7 +168,7 @@ mod tests {
     };
 
     use super::{
-        super::{anatomy::Anatomy, limits::Limits},
+        super::{anatomy::Anatomy, class::Needs, limits::Limits},
         *,
     };
 
@@ -207,7 +199,8 @@ mod tests {
             (export "ask" (func $calls "ask")))"#;
         let bytes = wat::parse_str(text).unwrap();
         let anatomy = Anatomy::of(&bytes).unwrap();
-        let engine = Engine::new(&Profile::of(&anatomy, &Limits::default()).unwrap()).unwrap();
+        let needs = Needs::of(&anatomy, &Limits::default()).unwrap();
+        let engine = Engine::new(&needs.class, 10, false).unwrap();
         let component = Component::from_binary(engine.wasmtime(), &bytes).unwrap();
         let mut store = Store::new(engine.wasmtime(), ());
         store.set_epoch_deadline(100);

@@ -23,6 +23,10 @@ pub(crate) enum Cause {
     Body(BodyError),
     /// No instance was free, and no place in the queue or no time left in it.
     Busy,
+    /// The guest is being loaded, which takes longer than a request waits.
+    Loading,
+    /// The guest cannot be loaded; the text, for the log, says why.
+    Unavailable(String),
     /// The guest was stopped, as its request was answered before.
     AnsweredBefore,
     /// The guest computed longer than it may.
@@ -90,6 +94,7 @@ impl fmt::Display for Cause {
         match self {
             Self::Body(error) => error.fmt(f),
             Self::Busy => f.write_str("no instance is free"),
+            Self::Loading => f.write_str("it is being loaded"),
             Self::AnsweredBefore => f.write_str("its request was answered before"),
             Self::CpuLimit => f.write_str("it computes for longer than it may"),
             Self::WallLimit => f.write_str("it takes longer than it may"),
@@ -99,6 +104,7 @@ impl fmt::Display for Cause {
             Self::IdempotencyReused => f.write_str("another request had this key"),
             Self::MethodNotAllowed(_) => f.write_str("its path does not take this method"),
             Self::Trap(reason)
+            | Self::Unavailable(reason)
             | Self::InvalidResponse(reason)
             | Self::BadRequest(reason)
             | Self::IdempotencyKey(reason)

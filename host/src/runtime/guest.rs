@@ -1,6 +1,8 @@
-//! A guest: its settings, and the version of it that runs, which can be swapped while requests do.
+//! A guest: its settings, what it may use, and the release of it that answers, which can be exchanged
+//! while requests run.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,42 +11,63 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::HeaderValue;
 use tally_state::Handle;
+use tokio::sync::Semaphore;
 
 use super::{
     Request, Response,
+    account::Account,
+    admission::{Admission, Permit},
     call::{self, Call},
+    clock,
     cpu::Meter,
-    deployment::{Deployment, Handler},
     failure::{Cause, Failure},
+    host::Runtime,
     idempotency::{self, Budget, InFlight},
-    inspection::{Inspection, LoadError, World},
+    inspection::{Inspection, LoadError},
     limits::Limits,
+    loaded::{Handler, Loaded},
+    memory::Memory,
     plugin,
-    pool::{Permit, Pool},
+    rate::{OverRate, RateLimit},
+    release::{Facts, Release, Source},
     standard,
+    usage::Usage,
 };
 use crate::interfaces::{Context, Effects, Settings, Worker};
 
-/// Instances a new version is given before it takes requests, so that their slots hold its memory
+/// Instances a new release is given before it takes requests, so that their slots hold its memory
 /// and its code is in the caches.
 const WARM_INSTANCES: usize = 8;
 
 /// A guest that answers requests. Shared by all workers.
 pub(crate) struct Guest {
+    runtime: Arc<Runtime>,
     settings: Arc<Settings>,
-    limits: Arc<Limits>,
-    current: ArcSwap<Deployment>,
-    /// Held while a new version is on its way, so that the last one asked for is the last to come.
+    limits: Limits,
+    /// Whether it stays loaded.
+    is_kept: bool,
+    current: ArcSwap<Release>,
+    /// Its own door; another one when a release comes that may have more or fewer instances.
+    admission: ArcSwap<Admission>,
+    rate: Option<RateLimit>,
+    /// Bytes that the bodies of its requests may still take.
+    bodies: Semaphore,
+    account: Arc<Account>,
+    usage: Arc<Usage>,
+    /// Held while a new release is on its way, so that the last one asked for is the last to come.
     deploying: tokio::sync::Mutex<()>,
+    /// Held while the current one is being loaded.
+    loading: Arc<tokio::sync::Mutex<()>>,
     /// Instances made so far; each gets the next number.
     instances: AtomicU64,
     in_flight: InFlight,
     budget: Budget,
 }
 
-/// What became of a new version.
+/// What became of a new release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Deployed {
     pub(crate) version: Arc<str>,
@@ -54,28 +77,77 @@ pub(crate) struct Deployed {
 }
 
 impl Guest {
-    /// Loads the first version of a guest. Takes long for a large one, unless it was compiled
-    /// before.
+    /// A guest from a file, which is looked at and not loaded. The second part is what is wrong with
+    /// it: it is tried again when it is asked for. Blocks on the file.
+    pub(crate) fn from_file(
+        runtime: &Arc<Runtime>,
+        path: PathBuf,
+        limits: Limits,
+        settings: Settings,
+        is_kept: bool,
+    ) -> (Self, Option<LoadError>) {
+        let source = Source::File(path);
+        let looked = source.read().and_then(|bytes| {
+            let inspection = Inspection::of(&bytes)?;
+            let needs = inspection.needs(&limits)?;
+            Ok((Facts::of(&inspection), needs.pool))
+        });
+        let (facts, pool, problem) = match looked {
+            Ok((facts, pool)) => (Some(facts), Some(pool), None),
+            Err(error) => (None, limits.pool, Some(error)),
+        };
+        let release = Release::new(source, facts);
+        if let Some(problem) = &problem {
+            release.set_failure(problem);
+        }
+        (Self::new(runtime, release, pool.unwrap_or(1), limits, settings, is_kept), problem)
+    }
+
+    /// A guest from a component's bytes, loaded.
     ///
     /// # Errors
     /// [`LoadError`], which says why it cannot be run.
-    pub(crate) fn load(
+    #[cfg(feature = "alone")]
+    pub(crate) fn from_bytes(
+        runtime: &Arc<Runtime>,
         bytes: &[u8],
         limits: Limits,
         settings: Settings,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Arc<Self>, LoadError> {
         let inspection = Inspection::of(bytes)?;
-        let pool = Pool::new(inspection.profile(&limits)?, &limits).map_err(LoadError::Engine)?;
-        let budget = Budget::new(limits.recordings, limits.window);
-        Ok(Self {
+        let pool = inspection.needs(&limits)?.pool;
+        let source = Source::Bytes(Bytes::copy_from_slice(bytes));
+        let release = Release::new(source, Some(Facts::of(&inspection)));
+        let guest = Arc::new(Self::new(runtime, release, pool, limits, settings, true));
+        guest.load_now(&guest.release())?;
+        Ok(guest)
+    }
+
+    fn new(
+        runtime: &Arc<Runtime>,
+        release: Release,
+        pool: usize,
+        limits: Limits,
+        settings: Settings,
+        is_kept: bool,
+    ) -> Self {
+        Self {
+            runtime: Arc::clone(runtime),
             settings: Arc::new(settings),
-            limits: Arc::new(limits),
-            current: ArcSwap::from_pointee(Deployment::load(&pool, &inspection, bytes)?),
+            is_kept,
+            current: ArcSwap::from_pointee(release),
+            admission: ArcSwap::from_pointee(Admission::new(pool, limits.waiting, limits.wait)),
+            rate: limits.rate.map(RateLimit::new),
+            bodies: Semaphore::new(limits.bodies.min(Semaphore::MAX_PERMITS)),
+            account: Arc::new(Account::new(limits.weight, runtime.workers)),
+            usage: Arc::default(),
             deploying: tokio::sync::Mutex::new(()),
+            loading: Arc::default(),
             instances: AtomicU64::new(0),
             in_flight: InFlight::default(),
-            budget,
-        })
+            budget: Budget::new(limits.recordings, limits.window),
+            limits,
+        }
     }
 
     /// Its requests with an `Idempotency-Key` that are in flight.
@@ -104,42 +176,69 @@ impl Guest {
         &self.settings
     }
 
-    /// Its name, which is its route's.
+    pub(super) fn shared_settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// What it may use.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Its weight among those that compute.
+    pub(crate) fn weight(&self) -> u32 {
+        self.limits.weight
+    }
+
+    /// The time that it has computed.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// What is counted of it.
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Bytes that the bodies of its requests may still take.
+    pub(crate) fn bodies(&self) -> &Semaphore {
+        &self.bodies
+    }
+
+    /// Takes a request, within its rate.
+    ///
+    /// # Errors
+    /// [`OverRate`], which says when there is room for another one.
+    pub(crate) fn take_request(&self, now: Instant) -> Result<(), OverRate> {
+        self.rate.as_ref().map_or(Ok(()), |rate| rate.take(now))
+    }
+
+    /// Its name.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.settings.name
     }
 
-    /// The version that new requests are given to.
-    pub(crate) fn version(&self) -> Arc<str> {
-        Arc::clone(&self.current.load().version)
-    }
-
-    /// Its world.
-    pub(crate) fn world(&self) -> World {
-        self.current.load().world()
-    }
-
-    /// Whether it wants bodies in full, before it is given a place in the pool.
-    pub(crate) fn takes_whole_bodies(&self) -> bool {
-        self.world() == World::Plugin
+    /// The release that new requests are given to. Each request asks once.
+    pub(crate) fn release(&self) -> Arc<Release> {
+        self.current.load_full()
     }
 
     /// Instances that may be at work at once.
     pub(crate) fn pool(&self) -> usize {
-        self.current.load().pool.profile.pool
+        self.admission.load().pool()
     }
 
     /// Instances at work, of [`Guest::pool`].
     pub(crate) fn in_use(&self) -> usize {
-        self.current.load().pool.in_use()
+        self.admission.load().in_use()
     }
 
     /// Requests waiting for an instance.
     pub(crate) fn waiting(&self) -> usize {
-        self.current.load().pool.waiting()
+        self.admission.load().waiting()
     }
 
-    /// Answers one request in a fresh instance.
+    /// Answers one request in a fresh instance of a release.
     ///
     /// # Errors
     /// [`Failure`], when there is no instance to be had or the guest gives no proper response.
@@ -148,37 +247,42 @@ impl Guest {
     /// Dropping the future throws the instance away. A state operation that it was waiting for is
     /// withdrawn if it was not sent yet.
     pub(crate) async fn handle(
-        &self,
+        self: &Arc<Self>,
+        release: &Arc<Release>,
         state: Handle,
         request: Request,
     ) -> Result<Response, Failure> {
         if idempotency::applies(&request.method, &request.headers) {
             // In a box, as it would double the size of every request's future, and few have a key.
-            return Box::pin(idempotency::answer(self, state, request)).await;
+            return Box::pin(idempotency::answer(self, release, state, request)).await;
         }
-        self.run(state, request, Effects::default()).await
+        self.run(release, state, request, Effects::default()).await
     }
 
     /// Answers one request. When this has failed, the guest is gone and changes nothing any more.
     pub(super) async fn run(
-        &self,
+        self: &Arc<Self>,
+        release: &Arc<Release>,
         state: Handle,
         request: Request,
         effects: Effects,
     ) -> Result<Response, Failure> {
         // The one place where a failure learns what is known of its effect.
         let failed = |cause| Failure { cause, applied: effects.applied() };
-        let (deployment, permit) = self.enter().await.map_err(failed)?;
+        let loaded = match release.use_loaded() {
+            Some(loaded) => loaded,
+            None => Box::pin(self.load(release)).await.map_err(failed)?,
+        };
+        let permit = self.enter(&loaded).await.map_err(failed)?;
         let call = Call {
-            deployment,
-            limits: Arc::clone(&self.limits),
-            settings: Arc::clone(&self.settings),
+            guest: Arc::clone(self),
+            loaded,
             state,
             effects: effects.clone(),
             instance: self.instances.fetch_add(1, Ordering::Relaxed).saturating_add(1),
             permit,
         };
-        let answer = match &call.deployment.handler {
+        let answer = match &call.loaded.handler {
             Handler::Plugin(indices) => plugin::answer(&call, indices, request).await,
             Handler::Http(indices) => {
                 let indices = Arc::clone(indices);
@@ -189,122 +293,191 @@ impl Guest {
     }
 
     /// The data of a store that no request belongs to.
-    fn context(&self, next: &Deployment, state: &Handle) -> Context {
+    fn context(&self, next: &Loaded, state: &Handle) -> Context {
         let worker = Worker { instance: 0, guest_version: Arc::clone(&next.version) };
         let id = HeaderValue::from_static("warm");
-        let (settings, meter) = (Arc::clone(&self.settings), Meter::new(self.limits.cpu));
-        Context::new(state.clone(), settings, id, worker, Effects::default(), meter, 0)
+        let settings = Arc::clone(&self.settings);
+        let meter = Meter::new(self.limits.cpu, Arc::clone(&self.account));
+        let memory = Memory::new(next.needs.memory);
+        Context::new(state.clone(), settings, id, worker, Effects::default(), meter, memory)
     }
 
-    /// A place in the pool of the version that is current: at once, or when the place is had.
-    async fn enter(&self) -> Result<(Arc<Deployment>, Permit), Cause> {
-        {
-            // Most often a place is free, and then the pool need not be held on to: its count of
-            // references is written by all workers.
-            let current = self.current.load();
-            if let Some(permit) = current.pool.try_enter() {
-                return Ok((Arc::clone(&current), permit));
-            }
+    /// A place for an instance: at once, or when one is had.
+    async fn enter(&self, loaded: &Loaded) -> Result<Permit, Cause> {
+        let slots = &loaded.pool.slots;
+        // Most often a place is free, and then the door need not be held on to.
+        let permit = self.admission.load().try_enter(slots);
+        let permit = match permit {
+            Some(permit) => permit,
+            None => self.admission.load_full().enter(slots).await?,
+        };
+        clock::wake();
+        Ok(permit)
+    }
+
+    /// Loads a release for a request. Requests that come meanwhile wait for the same, as long as they
+    /// would for an instance.
+    async fn load(self: &Arc<Self>, release: &Arc<Release>) -> Result<Arc<Loaded>, Cause> {
+        let failed =
+            || release.failed_just_now().map(|reason| Cause::Unavailable(reason.to_string()));
+        if let Some(cause) = failed() {
+            return Err(cause);
         }
-        loop {
-            let pool = Arc::clone(&self.current.load().pool);
-            let entered = pool.enter().await;
-            let deployment = self.current.load_full();
-            // A version with slots of another size has another pool; whoever waited for the old one
-            // goes on there.
-            if Arc::ptr_eq(&deployment.pool, &pool) {
-                return Ok((deployment, entered?));
+        let loading = async {
+            let held = Arc::clone(&self.loading).lock_owned().await;
+            if let Some(loaded) = release.use_loaded() {
+                return Ok(loaded);
             }
+            if let Some(cause) = failed() {
+                return Err(cause);
+            }
+            let (guest, release) = (Arc::clone(self), Arc::clone(release));
+            // Goes on when this request is given up: others wait for it as well.
+            let loaded = self.runtime.work(move || {
+                let _held = held;
+                guest.load_now(&release)
+            });
+            let loaded = loaded.await.flatten();
+            loaded.map_err(|error| Cause::Unavailable(error.to_string()))
+        };
+        self.admission.load_full().wait(loading).await.ok_or(Cause::Loading)?
+    }
+
+    /// Loads a release now. Blocks.
+    fn load_now(self: &Arc<Self>, release: &Arc<Release>) -> Result<Arc<Loaded>, LoadError> {
+        let started = Instant::now();
+        let loaded = release.source.read().and_then(|bytes| {
+            let inspection = Inspection::of(&bytes)?;
+            let loaded = self.runtime.load(&inspection, &self.limits, &bytes)?;
+            Ok((Facts::of(&inspection), Arc::new(loaded)))
+        });
+        self.usage.loaded(started.elapsed(), loaded.is_ok());
+        let (facts, loaded) = loaded.inspect_err(|error| {
+            if release.failure().is_none() {
+                tracing::error!(guest = %self.name(), "the guest cannot be loaded: {error}");
+            }
+            release.set_failure(error);
+        })?;
+        self.fit(loaded.needs.pool);
+        if release.is_of(&facts) {
+            self.keep(release, &loaded);
+            return Ok(loaded);
+        }
+        // Its file has changed since it was looked at, or can be read only now.
+        let next = Arc::new(Release::new(release.source.clone(), Some(facts)));
+        self.keep(&next, &loaded);
+        let (version, previous) = (next.version(), release.version());
+        // Unless another was deployed meanwhile.
+        let before = self.current.compare_and_swap(release, next);
+        if Arc::ptr_eq(&before, release) {
+            tracing::info!(guest = %self.name(), %version, %previous, "its file has changed and was loaded");
+        }
+        Ok(loaded)
+    }
+
+    /// Has a release answer with what was loaded of it.
+    fn keep(&self, release: &Arc<Release>, loaded: &Arc<Loaded>) {
+        release.set_loaded(Arc::clone(loaded));
+        self.runtime.note(release, &self.usage, loaded.bytes, self.is_kept);
+    }
+
+    /// Has so many instances be at work at once.
+    fn fit(&self, pool: usize) {
+        if self.admission.load().pool() != pool {
+            let admission = Admission::new(pool, self.limits.waiting, self.limits.wait);
+            self.admission.store(Arc::new(admission));
         }
     }
 
-    /// Replaces the guest by another version of it, or by another guest altogether. Requests under
-    /// way finish on the old version, whose code is freed with the last of them.
+    /// Replaces the guest by another release of it, or by another guest altogether. Requests under
+    /// way finish on the one before, whose code is freed with the last of them.
     ///
     /// # Errors
     /// [`LoadError`], and then nothing has changed.
     pub(crate) async fn deploy(
         self: &Arc<Self>,
         bytes: Vec<u8>,
+        file: Option<PathBuf>,
         state: Handle,
     ) -> Result<Deployed, LoadError> {
         let _turn = self.deploying.lock().await;
         let started = Instant::now();
         let guest = Arc::clone(self);
-        // Compiling takes every core it is given, and is no work for a thread that serves.
-        let loading = tokio::task::spawn_blocking(move || guest.load_next(&bytes));
-        let next = loading.await.map_err(|error| LoadError::Start(error.to_string()))??;
+        let loading = self.runtime.work(move || {
+            let bytes = Bytes::from(bytes);
+            let inspection = Inspection::of(&bytes)?;
+            let loading = Instant::now();
+            let loaded = guest.runtime.load(&inspection, &guest.limits, &bytes);
+            guest.usage.loaded(loading.elapsed(), loaded.is_ok());
+            let source = file.map_or(Source::Bytes(bytes), Source::File);
+            Ok((Arc::new(Release::new(source, Some(Facts::of(&inspection)))), Arc::new(loaded?)))
+        });
+        let (release, next) = loading.await.flatten()?;
         self.warm(&next, &state).await?;
+        self.fit(next.needs.pool);
+        self.keep(&release, &next);
         let version = Arc::clone(&next.version);
-        let pool = Arc::clone(&next.pool);
-        let before = self.current.swap(Arc::new(next));
-        if !Arc::ptr_eq(&before.pool, &pool) {
-            before.pool.retire();
-        }
-        let previous = Arc::clone(&before.version);
+        let previous = self.current.swap(release).version();
         Ok(Deployed { version, previous, took: started.elapsed() })
     }
 
-    fn load_next(&self, bytes: &[u8]) -> Result<Deployment, LoadError> {
-        let inspection = Inspection::of(bytes)?;
-        let profile = inspection.profile(&self.limits)?;
-        let current = Arc::clone(&self.current.load().pool);
-        let pool = match current.profile == profile {
-            true => current,
-            false => Pool::new(profile, &self.limits).map_err(LoadError::Engine)?,
-        };
-        Deployment::load(&pool, &inspection, bytes)
-    }
-
-    /// Makes an instance, to see that the guest can start.
+    /// Loads the current release, and makes an instance to see that it can start.
     ///
     /// # Errors
-    /// [`LoadError::Start`].
-    pub(crate) async fn try_start(&self, state: &Handle) -> Result<(), LoadError> {
-        self.warm(&self.current.load_full(), state).await
+    /// [`LoadError`].
+    pub(crate) async fn try_start(self: &Arc<Self>, state: &Handle) -> Result<(), LoadError> {
+        let (guest, release) = (Arc::clone(self), self.release());
+        let loaded = self.runtime.work(move || guest.load_now(&release)).await.flatten()?;
+        let started = self.warm(&loaded, state).await;
+        started.inspect_err(|error| self.release().set_failure(error))
     }
 
     /// Makes one instance and throws it away.
     #[cfg(feature = "alone")]
     pub(super) async fn try_start_once(&self, state: &Handle) -> Result<(), LoadError> {
-        self.try_instances(&self.current.load_full(), state, 1).await
+        match self.release().use_loaded() {
+            Some(loaded) => self.try_instances(&loaded, state, 1).await,
+            None => Err(LoadError::Start("it is not loaded".into())),
+        }
     }
 
-    /// Makes some instances of a version and throws them away: one at least, however long it takes
+    /// Makes some instances of a release and throws them away: one at least, however long it takes
     /// to get a place for it.
-    async fn warm(&self, next: &Deployment, state: &Handle) -> Result<(), LoadError> {
-        self.try_instances(next, state, WARM_INSTANCES.min(next.pool.profile.pool)).await
+    async fn warm(&self, next: &Loaded, state: &Handle) -> Result<(), LoadError> {
+        self.try_instances(next, state, WARM_INSTANCES.min(next.needs.pool)).await
     }
 
     /// Makes so many instances at once and throws them away.
     async fn try_instances(
         &self,
-        next: &Deployment,
+        next: &Loaded,
         state: &Handle,
         count: usize,
     ) -> Result<(), LoadError> {
+        let (admission, slots) = (self.admission.load_full(), &next.pool.slots);
         let mut kept = Vec::new();
         for _ in 0..count {
             let permit = match kept.is_empty() {
                 // The requests that are under way have ended by then.
                 true => {
                     let longest = self.limits.wall.saturating_add(self.limits.wait);
-                    next.pool.enter_within(longest).await.ok_or_else(|| {
+                    admission.enter_within(slots, longest).await.ok_or_else(|| {
                         LoadError::Start("no place in the pool was free to try it".into())
                     })?
                 }
                 // Requests have the first claim to the others.
-                false => match next.pool.try_enter() {
+                false => match admission.try_enter(slots) {
                     Some(permit) => permit,
                     None => break,
                 },
             };
+            clock::wake();
             let instantiating = async {
                 let mut store = call::store(next, self.context(next, state));
                 next.pre.instantiate_async(&mut store).await?;
                 Ok(store)
             };
-            match call::within(&self.limits, instantiating).await {
+            match call::within(self, instantiating).await {
                 Ok(store) => kept.push((store, permit)),
                 Err(cause) => return Err(LoadError::Start(cause.to_string())),
             }

@@ -2,13 +2,17 @@
 
 use std::{
     fmt::{self, Write as _},
+    path::PathBuf,
     sync::Arc,
 };
 
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    anatomy::Anatomy, deployment::Deployment, limits::Limits, pool::Pool, profile::Profile,
+    anatomy::Anatomy,
+    class::Needs,
+    host::{Room, Runtime},
+    limits::Limits,
 };
 use crate::interfaces::{Draft2, OFFERED};
 
@@ -25,6 +29,14 @@ const MAX_GUEST_BYTES: usize = 64 << 20;
 /// Why a guest cannot be loaded. The texts say what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// Its file cannot be read.
+    #[error("cannot read {}: {reason}", path.display())]
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// What the operating system says.
+        reason: String,
+    },
     /// Wasmtime cannot be set up on this machine.
     #[error(
         "the WebAssembly engine cannot start: {0:#}; a smaller --pool or --memory-limit takes less address space"
@@ -129,7 +141,7 @@ pub struct Inspection {
     pub(super) world: World,
     pub(super) version: Arc<str>,
     anatomy: Anatomy,
-    profile: Option<Profile>,
+    needs: Option<Needs>,
     draft2: Option<Draft2>,
 }
 
@@ -140,13 +152,10 @@ pub struct Inspection {
 pub fn inspect(bytes: &[u8], limits: &Limits) -> Result<Inspection, LoadError> {
     let mut inspection = Inspection::of(bytes)?;
     if inspection.can_run() {
-        let profile = inspection.profile(limits)?;
-        // Nothing runs, so one slot is enough.
-        let one = Profile { pool: 1, ..profile };
-        let pool = Pool::new(one, limits).map_err(LoadError::Engine)?;
-        let deployment = Deployment::load(&pool, &inspection, bytes)?;
-        inspection.profile = Some(profile);
-        inspection.draft2 = deployment.draft2;
+        let runtime = Runtime::new(1, limits.pool, Room::default(), false);
+        let loaded = runtime.load(&inspection, limits, bytes)?;
+        inspection.needs = Some(loaded.needs);
+        inspection.draft2 = loaded.draft2;
     }
     Ok(inspection)
 }
@@ -164,16 +173,16 @@ impl Inspection {
     }
 
     fn new(anatomy: Anatomy, version: Arc<str>) -> Self {
-        Self { world: World::of(&anatomy), version, anatomy, profile: None, draft2: None }
+        Self { world: World::of(&anatomy), version, anatomy, needs: None, draft2: None }
     }
 
     /// The slots that it needs, within what its limits say.
     ///
     /// # Errors
     /// [`LoadError`], when this host cannot run it or it needs more than it may have.
-    pub(super) fn profile(&self, limits: &Limits) -> Result<Profile, LoadError> {
+    pub(super) fn needs(&self, limits: &Limits) -> Result<Needs, LoadError> {
         self.check()?;
-        Profile::of(&self.anatomy, limits)
+        Needs::of(&self.anatomy, limits)
     }
 
     /// Whether this host can serve the component.
@@ -233,9 +242,8 @@ impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "world    {}", self.world.name())?;
         writeln!(f, "version  {}", self.version)?;
-        if let Some(profile) = &self.profile {
-            let Profile { pool, memory, .. } = profile;
-            let kind = if profile.large { "an interpreter or engine" } else { "compiled code" };
+        if let Some(Needs { class, pool, memory }) = &self.needs {
+            let kind = if class.large { "an interpreter or engine" } else { "compiled code" };
             writeln!(f, "slots    {pool} of {} MiB, as for {kind}", memory >> 20)?;
         }
         if let Some(draft2) = self.draft2 {

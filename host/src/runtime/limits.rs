@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Recordings;
+use super::{Rate, Recordings};
 
 /// Limits of a guest, of each instance of it and of all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,10 @@ pub struct Limits {
     pub waiting: usize,
     /// Longest wait for an instance. A client that waited a second is better told to come back.
     pub wait: Duration,
+    /// Requests in a second; any number, if none is given.
+    pub rate: Option<Rate>,
+    /// Parts of the machine's time that it is to have beside other guests that want more than there is.
+    pub weight: u32,
     /// Longest time a guest may compute for one request. A handler of a counter takes
     /// microseconds; a tenth of a second is room for JSON, templates and cryptography.
     pub cpu: Duration,
@@ -24,6 +28,8 @@ pub struct Limits {
     /// Largest linear memory of one instance, in bytes. By default what the guest declares
     /// decides: 16 MiB for compiled code, 128 MiB for those that carry an interpreter.
     pub memory: Option<usize>,
+    /// Bytes that the bodies of its requests may take at once.
+    pub bodies: usize,
     /// Largest response body, in bytes.
     pub response: usize,
     /// Records of writes with an `Idempotency-Key` that the store may hold, and their bytes. Clients
@@ -39,9 +45,12 @@ impl Default for Limits {
             pool: None,
             waiting: 1_000,
             wait: Duration::from_secs(1),
+            rate: None,
+            weight: 100,
             cpu: Duration::from_millis(100),
             wall: Duration::from_secs(10),
             memory: None,
+            bodies: 128 << 20,
             response: 4 << 20,
             recordings: Recordings { records: 20_000_000, bytes: 4 << 30 },
             window: Duration::from_secs(24 * 60 * 60),

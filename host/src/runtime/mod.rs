@@ -1,47 +1,64 @@
 //! Running guests: one fresh instance for one request, out of a bounded pool.
 //!
-//! The way of a request through here: its `Guest` waits for a place in its `pool` (`admission`
-//! gives it, or refuses; a request that is to be made once is first looked up, in `idempotency`),
-//! takes the `deployment` that is current, and `plugin` or `standard` calls it in a fresh instance
-//! within its `limits` (`call`); a `Failure` says what went wrong in the terms of the edge, which
-//! decides status codes. `alone` does without the rest of the server, for measurements.
+//! The way of a request through here: a `Guest` is asked for its current `release` once. A request that
+//! is to be made once is first looked up (`idempotency`). The release is loaded if it is not (`host`
+//! has what all guests share), the request waits for a place (`admission`, and the `door` of its class),
+//! and `plugin` or `standard` calls a fresh instance of what was `loaded` (`call`). A guest that computes
+//! long waits for its `turns`; what it used is on its `account`. A `Failure` says what went wrong in
+//! the terms of the edge, which decides status codes. `alone` does without the rest of the server, for
+//! measurements.
 //!
 //! The way of a guest: its bytes are taken apart (`anatomy`), which says what it is (`inspection`)
-//! and what slots it needs (`profile`); an `engine` with those slots compiles it.
+//! and which `class` of slots it needs; the `engine` of that class's `pool` compiles it.
 //!
 //! This room knows no sockets and no HTTP protocol, only its vocabulary of requests and responses.
 
+mod account;
 mod admission;
 #[cfg(feature = "alone")]
 mod alone;
 mod anatomy;
 mod call;
+mod class;
+mod clock;
 mod cpu;
-mod deployment;
+mod door;
 mod engine;
 mod failure;
 mod guest;
+mod host;
 mod idempotency;
 mod inspection;
 mod limits;
+mod loaded;
+mod memory;
 mod message;
 mod plugin;
 mod pool;
-mod profile;
+mod rate;
+mod release;
 mod response;
 mod standard;
+mod turns;
+mod usage;
 
 #[cfg(feature = "alone")]
 pub use self::alone::Alone;
 pub(crate) use self::{
+    account::take_seat,
     cpu::Meter,
     failure::{Cause, Failure},
     guest::Guest,
     idempotency::applies as is_to_be_made_once,
+    memory::Memory,
     message::{Body, BodyError, Request, Response, join},
+    rate::OverRate,
+    usage::Refused,
 };
 pub use self::{
+    host::{Room, Runtime},
     idempotency::Recordings,
     inspection::{Inspection, LoadError, inspect},
     limits::Limits,
+    rate::Rate,
 };

@@ -25,9 +25,9 @@ pub(super) async fn answer(
         query: uri.query(),
         body: &body,
     };
-    let answer = call::within(&call.limits, run(call, indices, context, request)).await?;
+    let answer = call::within(&call.guest, run(call, indices, context, request)).await?;
     let response = answer.map_err(|error| explain(error, &call.effects))?;
-    check(response, &call.limits).map_err(Cause::InvalidResponse)
+    check(response, call.guest.limits()).map_err(Cause::InvalidResponse)
 }
 
 type Answer = Result<handler::Response, handler::Error>;
@@ -38,11 +38,11 @@ async fn run(
     context: Context,
     request: handler::Request<'_>,
 ) -> wasmtime::Result<Answer> {
-    let mut store = call::store(&call.deployment, context);
-    let instance = call.deployment.pre.instantiate_async(&mut store).await?;
+    let mut store = call::store(&call.loaded, context);
+    let instance = call.loaded.pre.instantiate_async(&mut store).await?;
     let guest = indices.load(&mut store, &instance)?;
     let answer = guest.tally_plugin_handler().call_handle(&mut store, request).await;
-    call.deployment.pool.engine.called();
+    call.returned(&store);
     answer
 }
 

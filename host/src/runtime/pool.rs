@@ -1,24 +1,19 @@
-//! The slots that instances live in, and the door to them.
-//!
-//! All versions of a guest whose slots are of one size share a pool, so that a new version under
-//! load finds no fewer places than the old one had.
+//! A class's slots, and the engine that has them. All guests of the class share both.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::component::Linker;
 
-use super::{
-    admission::Admission, engine::Engine, failure::Cause, limits::Limits, profile::Profile,
-};
-
-/// A place in a pool, free again when dropped.
-pub(super) type Permit = OwnedSemaphorePermit;
+use super::{class::Class, clock, door::Door, engine::Engine, inspection::LoadError};
+use crate::interfaces::{self, Context, Draft2};
 
 /// An engine with its slots.
 pub(super) struct Pool {
     pub(super) engine: Engine,
-    pub(super) profile: Profile,
-    admission: Admission,
+    pub(super) class: Class,
+    pub(super) slots: Arc<Door>,
+    /// What the host offers, by the shape of `wasi:keyvalue` 0.2.0-draft2.
+    linkers: [OnceLock<Linker<Context>>; 2],
 }
 
 impl Pool {
@@ -26,41 +21,55 @@ impl Pool {
     ///
     /// # Errors
     /// When wasmtime cannot have them, most likely for want of address space.
-    pub(super) fn new(profile: Profile, limits: &Limits) -> wasmtime::Result<Arc<Self>> {
-        Ok(Arc::new(Self {
-            engine: Engine::new(&profile)?,
-            profile,
-            admission: Admission::new(profile.pool, limits.waiting, limits.wait),
-        }))
+    fn new(class: Class, slots: usize, backtraces: bool) -> wasmtime::Result<Arc<Self>> {
+        let engine = Engine::new(&class, slots, backtraces)?;
+        let slots = Door::new(slots);
+        let at_work = Arc::clone(&slots);
+        clock::drive(engine.wasmtime(), move || at_work.in_use() > 0)?;
+        Ok(Arc::new(Self { engine, class, slots, linkers: Default::default() }))
     }
 
-    /// Waits for a place, bounded in number and time.
-    pub(super) async fn enter(&self) -> Result<Permit, Cause> {
-        self.admission.enter().await
+    /// What the host offers to a guest.
+    pub(super) fn linker(&self, shape: Draft2) -> Result<&Linker<Context>, LoadError> {
+        let [upstream, spin] = &self.linkers;
+        let linker = match shape {
+            Draft2::Upstream => upstream,
+            Draft2::Spin => spin,
+        };
+        if let Some(linker) = linker.get() {
+            return Ok(linker);
+        }
+        let mut made = Linker::new(self.engine.wasmtime());
+        interfaces::add_to_linker(&mut made, shape).map_err(LoadError::Engine)?;
+        Ok(linker.get_or_init(|| made))
+    }
+}
+
+/// The pools there are, each made when its first guest is loaded.
+pub(super) struct Pools {
+    pools: Mutex<Vec<Arc<Pool>>>,
+    /// Most instances at once that any guest is configured to have.
+    most: Option<usize>,
+    backtraces: bool,
+}
+
+impl Pools {
+    pub(super) fn new(most: Option<usize>, backtraces: bool) -> Self {
+        Self { pools: Mutex::default(), most, backtraces }
     }
 
-    /// Waits for a place in order of arrival, longer than a request would.
-    pub(super) async fn enter_within(&self, longest: Duration) -> Option<Permit> {
-        self.admission.enter_within(longest).await
-    }
-
-    /// Sends away all who wait, as another pool is to take them.
-    pub(super) fn retire(&self) {
-        self.admission.close();
-    }
-
-    /// A place, if there is one at once and nobody waits.
-    pub(super) fn try_enter(&self) -> Option<Permit> {
-        self.admission.try_enter()
-    }
-
-    /// Instances at work.
-    pub(super) fn in_use(&self) -> usize {
-        self.admission.in_use()
-    }
-
-    /// Requests waiting for an instance.
-    pub(super) fn waiting(&self) -> usize {
-        self.admission.waiting()
+    /// The pool of a class.
+    ///
+    /// # Errors
+    /// [`LoadError::Engine`], when it is the first of its class and there can be no further.
+    pub(super) fn of(&self, class: Class) -> Result<Arc<Pool>, LoadError> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.iter().find(|pool| pool.class == class) {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = Pool::new(class, class.slots(self.most), self.backtraces);
+        let pool = pool.map_err(LoadError::Engine)?;
+        pools.push(Arc::clone(&pool));
+        Ok(pool)
     }
 }

@@ -5,6 +5,7 @@ use std::{
     fs::Metadata,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -13,10 +14,10 @@ use tally_state::Handle;
 
 use super::ServerError;
 use crate::{
-    config::GuestConfig,
-    edge::Routes,
+    config::{Config, GuestConfig},
+    edge::{Pattern, Routes},
     interfaces::Settings,
-    runtime::{Guest, LoadError},
+    runtime::{Guest, LoadError, Runtime},
 };
 
 /// When the start says that it is compiling: small guests are done by then.
@@ -33,14 +34,39 @@ const LOOK: Duration = Duration::from_millis(300);
 /// # Errors
 /// [`ServerError::GuestFile`].
 pub fn read_guest(path: &Path) -> Result<Vec<u8>, ServerError> {
-    std::fs::read(path).map_err(|reason| ServerError::GuestFile { path: path.to_owned(), reason })
+    std::fs::read(path).map_err(|reason| ServerError::GuestFile {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    })
 }
 
-/// Loads a guest, and says what takes so long while it does.
-pub(super) async fn load(config: &GuestConfig, state: &Handle) -> Result<Arc<Guest>, ServerError> {
-    let path = &config.file;
-    let bytes = read_guest(path)?;
-    let mebibytes = bytes.len().div_ceil(1 << 20);
+/// A guest, and what keeps it from being served.
+type Looked = (Arc<Guest>, Option<LoadError>);
+
+/// Looks at the files of guests, on all cores, without loading them.
+async fn look_at(
+    configs: &[GuestConfig],
+    runtime: &Arc<Runtime>,
+) -> Result<Vec<Looked>, ServerError> {
+    let (configs, runtime) = (configs.to_vec(), Arc::clone(runtime));
+    let cores = std::thread::available_parallelism().map_or(1, Into::into);
+    let looking = tokio::task::spawn_blocking(move || {
+        let part = configs.len().div_ceil(cores).max(1);
+        std::thread::scope(|scope| {
+            let look = |configs: &[GuestConfig]| {
+                configs.iter().map(|config| look_at_one(config, &runtime)).collect::<Vec<_>>()
+            };
+            let parts: Vec<_> =
+                configs.chunks(part).map(|configs| scope.spawn(move || look(configs))).collect();
+            parts.into_iter().map(|part| part.join().ok()).collect::<Option<Vec<_>>>()
+        })
+    });
+    let looked = looking.await.ok().flatten();
+    let looked = looked.ok_or_else(|| ServerError::Ended("looking at guests".into()))?;
+    Ok(looked.into_iter().flatten().collect())
+}
+
+fn look_at_one(config: &GuestConfig, runtime: &Arc<Runtime>) -> Looked {
     let settings = Settings {
         name: config.name.as_str().into(),
         buckets: config.buckets.clone(),
@@ -48,32 +74,71 @@ pub(super) async fn load(config: &GuestConfig, state: &Handle) -> Result<Arc<Gue
         variables: config.settings.clone().into_iter().collect(),
         outgoing: config.outgoing.clone(),
     };
-    let limits = config.limits.clone();
+    let (path, limits) = (config.file.clone(), config.limits.clone());
+    let (guest, problem) = Guest::from_file(runtime, path, limits, settings, config.keep_loaded);
+    (Arc::new(guest), problem)
+}
+
+/// Finds out which guests there are, and loads some of them. What is wrong with one keeps no other from
+/// being served, unless that is asked for or there is no other.
+///
+/// # Errors
+/// [`ServerError`], of the first guest that cannot be served.
+pub(super) async fn prepare(
+    config: &Config,
+    runtime: &Arc<Runtime>,
+    state: &Handle,
+) -> Result<Vec<(Pattern, Arc<Guest>)>, ServerError> {
+    let looked = look_at(&config.guests, runtime).await?;
+    let (mut routes, mut first, mut served) = (Vec::new(), None, 0_usize);
+    for (number, (config_of, (guest, mut problem))) in config.guests.iter().zip(looked).enumerate()
+    {
+        if problem.is_none() && (config_of.keep_loaded || number < config.load_ahead) {
+            problem = load(config_of, &guest, state).await.err();
+        }
+        match problem {
+            None => served = served.saturating_add(1),
+            Some(problem) => {
+                let error = explain(config_of, problem);
+                if config.strict {
+                    return Err(error);
+                }
+                tracing::error!(guest = config_of.name, "it is not served: {error}");
+                first.get_or_insert(error);
+            }
+        }
+        routes.push((config_of.pattern.clone(), guest));
+    }
+    match first {
+        Some(error) if served == 0 => Err(error),
+        _ => Ok(routes),
+    }
+}
+
+fn explain(config: &GuestConfig, reason: LoadError) -> ServerError {
+    let path = config.file.clone();
+    match reason {
+        LoadError::File { path, reason } => ServerError::GuestFile { path, reason },
+        reason => ServerError::Guest { path, reason },
+    }
+}
+
+/// Loads a guest, and says what takes so long while it does.
+async fn load(config: &GuestConfig, guest: &Arc<Guest>, state: &Handle) -> Result<(), LoadError> {
     let started = Instant::now();
-    let mut loading = tokio::task::spawn_blocking(move || Guest::load(&bytes, limits, settings));
+    let mut loading = pin!(guest.try_start(state));
     let mut patience = PATIENCE;
-    let loaded = loop {
+    loop {
         tokio::select! {
-            loaded = &mut loading => break loaded,
+            loaded = &mut loading => return loaded,
             () = tokio::time::sleep(patience) => {
                 patience = REMINDER;
                 tracing::info!(
-                    "compiling {} ({mebibytes} MiB), for {} s so far; the next start finds it compiled",
-                    path.display(),
+                    "compiling {}, for {} s so far; the next start finds it compiled",
+                    config.file.display(),
                     started.elapsed().as_secs(),
                 );
             }
-        }
-    };
-    match loaded {
-        Ok(Ok(guest)) => match guest.try_start(state).await {
-            Ok(()) => Ok(Arc::new(guest)),
-            Err(reason) => Err(ServerError::Guest { path: path.clone(), reason }),
-        },
-        Ok(Err(reason)) => Err(ServerError::Guest { path: path.clone(), reason }),
-        Err(panic) => {
-            let reason = LoadError::Start(panic.to_string());
-            Err(ServerError::Guest { path: path.clone(), reason })
         }
     }
 }
@@ -195,7 +260,7 @@ pub(super) async fn watch(
                     continue;
                 }
             };
-            match guest.deploy(bytes, state.clone()).await {
+            match guest.deploy(bytes, Some(file.path.clone()), state.clone()).await {
                 Ok(done) if done.version == done.previous => {}
                 Ok(done) => tracing::info!(
                     guest = file.name, version = %done.version, previous = %done.previous,

@@ -12,18 +12,21 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::guests::read_guest;
 use self::{
-    guests::{account, account_once, load, look, watch},
+    guests::{account, account_once, look, prepare, watch},
     listen::{listen, listen_for_each},
 };
 use crate::{
     admin::Admin,
     config::Config,
     edge::{self, Routes, Workers, WorkersError},
-    runtime::LoadError,
+    runtime::{LoadError, Runtime},
 };
 
 /// How often it is looked whether guests are done.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// Routes that are told of at the start.
+const MOST_TOLD: usize = 20;
 
 /// Longest time to tell the store at the end what was recorded since it was last told.
 const LAST_ACCOUNT: Duration = Duration::from_millis(500);
@@ -42,7 +45,7 @@ pub enum ServerError {
         /// Its path.
         path: PathBuf,
         /// What the operating system says.
-        reason: io::Error,
+        reason: String,
     },
     /// The guest cannot be run.
     #[error("{}: {reason}", path.display())]
@@ -109,15 +112,17 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
         let (url, options) = (&config.store, &config.state);
         let state = store::open(url, options, &metrics, config.store_wait).await?;
         let worker = state.worker();
-        let (mut routes, mut watched) = (Vec::new(), Vec::new());
-        for guest in &config.guests {
-            // Before it is read, so that no change is missed.
-            watched.push((guest.clone(), look(&guest.file)));
-            routes.push((guest.pattern.clone(), load(guest, &worker).await?));
-        }
-        Ok::<_, ServerError>((state, worker, routes, watched))
+        // Before they are read, so that no change is missed.
+        let watched = match config.watch {
+            true => config.guests.iter().map(|guest| (guest.clone(), look(&guest.file))).collect(),
+            false => Vec::new(),
+        };
+        let most = config.guests.iter().filter_map(|guest| guest.limits.pool).max();
+        let runtime = Runtime::new(config.workers, most, config.room, config.guest_backtraces);
+        let routes = prepare(&config, &runtime, &worker).await?;
+        Ok::<_, ServerError>((state, worker, runtime, routes, watched))
     };
-    let (state, worker, routes, watched) = tokio::select! {
+    let (state, worker, runtime, routes, watched) = tokio::select! {
         prepared = prepared => prepared?,
         // Nothing has been served that would have to be finished.
         () = stop.next() => return Ok(()),
@@ -128,7 +133,8 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
         Workers::start(config.workers, listeners, &routes, &state, &config.edge, &metrics)?;
     let workers = Arc::new(workers);
     let admin =
-        Arc::new(Admin::new(registry, Arc::clone(&routes), Arc::clone(&workers), state.clone())?);
+        Admin::new(registry, runtime, Arc::clone(&routes), Arc::clone(&workers), state.clone());
+    let admin = Arc::new(admin?);
 
     let mut admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener));
     let accounting = tokio::spawn(account(Arc::clone(&routes), worker.clone()));
@@ -186,17 +192,26 @@ fn banner(
 ) -> String {
     let description = state.description();
     let mut text = format!("serving  http://{address}  with {} workers\n", config.workers);
-    for (pattern, guest) in routes.iter() {
+    // Writing to a string does not fail.
+    for (pattern, guest) in routes.iter().take(MOST_TOLD) {
         let file = config.guests.iter().find(|config| *config.name == **guest.name());
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            text,
-            "route    {pattern}  to {} (version {}, {}, pool of {})",
-            file.map(|config| config.file.display().to_string()).unwrap_or_default(),
-            guest.version(),
-            guest.world().name(),
-            guest.pool(),
-        );
+        let file = file.map(|config| config.file.display().to_string()).unwrap_or_default();
+        let release = guest.release();
+        let _ = match release.failure() {
+            Some(failure) => {
+                writeln!(text, "route    {pattern}  to {file} (NOT SERVED: {failure})")
+            }
+            None => writeln!(
+                text,
+                "route    {pattern}  to {file} (version {}, {}, pool of {})",
+                release.version(),
+                release.world().name(),
+                guest.pool(),
+            ),
+        };
+    }
+    if let Some(others) = routes.iter().count().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
+        let _ = writeln!(text, "         and {others} more; the admin listener has all at /guests");
     }
     let _ = write!(
         text,

@@ -38,6 +38,7 @@ use super::{
     Body, Request, Response,
     failure::{Cause, Failure},
     guest::Guest,
+    release::Release,
 };
 use crate::interfaces::Effects;
 
@@ -76,7 +77,8 @@ impl Drop for Entered<'_> {
 
 /// Answers a request whose writes are applied once. Its body is here in full.
 pub(super) async fn answer(
-    guest: &Guest,
+    guest: &Arc<Guest>,
+    release: &Arc<Release>,
     state: Handle,
     request: Request,
 ) -> Result<Response, Failure> {
@@ -102,7 +104,7 @@ pub(super) async fn answer(
         }
     }
     let effects = Effects::default();
-    let answer = guest.run(scoped, request, effects.clone()).await;
+    let answer = guest.run(release, scoped, request, effects.clone()).await;
     if let Some(response) = scope.response().filter(|_| !effects.streams()) {
         return given_before(response);
     }

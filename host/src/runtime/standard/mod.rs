@@ -89,8 +89,8 @@ pub(in crate::runtime) async fn answer(
     let effects = call.effects.clone();
     // It has the request's headers, of which some are another try's own.
     effects.look_outside();
-    let (limits, id) = (Arc::clone(&call.limits), request.id.clone());
-    let guest = Arc::clone(&call.settings.name);
+    let (response_limit, id) = (call.guest.limits().response, request.id.clone());
+    let guest = Arc::clone(call.guest.name());
     let is_head = request.method == http::Method::HEAD;
     let (replier, reply) = oneshot::channel();
     let broken = Broken::default();
@@ -120,9 +120,7 @@ pub(in crate::runtime) async fn answer(
         ended if is_head && headers.contains_key(header::CONTENT_LENGTH) => {
             Outcome::Complete(ended.is_some())
         }
-        ended => {
-            collect(&mut running, ended.is_some(), body, &mut collected, limits.response).await
-        }
+        ended => collect(&mut running, ended.is_some(), body, &mut collected, response_limit).await,
     };
     let is_final = matches!(outcome, Outcome::Complete(true));
     let body = match outcome {
@@ -147,7 +145,7 @@ pub(in crate::runtime) async fn answer(
             if !ended {
                 stream::go_on(running, guest, id);
             }
-            stream(collected, body, limits.response, broken)
+            stream(collected, body, response_limit, broken)
         }
         Outcome::Failed(cause) => return Err(cause),
     };
@@ -202,17 +200,17 @@ async fn run(
     broken: Broken,
 ) -> Result<(), Cause> {
     let context = call.context(request.id.clone());
-    let ran = call::within(&call.limits, async {
-        let mut store = call::store(&call.deployment, context);
+    let ran = call::within(&call.guest, async {
+        let mut store = call::store(&call.loaded, context);
         // Dropped before the store, and with it the body.
         let guard = BreakOnDrop(Some(broken));
         let mut http = store.data_mut().http();
         let request = http.new_incoming_request(Scheme::Http, incoming(request))?;
         let out = http.new_response_outparam(replier)?;
-        let instance = call.deployment.pre.instantiate_async(&mut store).await?;
+        let instance = call.loaded.pre.instantiate_async(&mut store).await?;
         let guest = indices.load(&mut store, &instance)?;
         guest.wasi_http_incoming_handler().call_handle(&mut store, request, out).await?;
-        call.deployment.pool.engine.called();
+        call.returned(&store);
         guard.disarm();
         Ok(())
     })

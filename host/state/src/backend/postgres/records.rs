@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio_postgres::{Client, Error, Statement, types::ToSql};
+use tokio_postgres::{Client, Error, Statement, error::SqlState, types::ToSql};
 use uuid::Uuid;
 
 use super::{Answer, Failure, Placed, statement::name};
@@ -119,7 +119,50 @@ counted AS MATERIALIZED (
     record!("$8")
 );
 
-// The same for several keys. Their new numbers are handed out by a window, as a join would be done
+// The same for several keys, where no id has a record and no key is left alone: nearly always. The host
+// says by how much each increment's number is behind that of its key after all of them, so that nothing
+// is grouped here, and finds each key's number by its place. Ends with the numbers, or with nothing
+// where an id has a record, and then changes nothing. Fails where a key is left alone.
+const INCREMENTS_ALL_NEW: &str = concat!(
+    "
+WITH asked AS MATERIALIZED (
+    SELECT u.*, ",
+    seen!(),
+    " AS seen
+    FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::bigint[], $5::int[])
+        AS u(request, write, fingerprint, behind, place)
+),
+news AS MATERIALIZED (SELECT bool_and(seen IS NOT TRUE) AS are_all FROM asked),
+added AS (
+    INSERT INTO tally_kv AS t (bucket, key, number, expires)
+    SELECT bucket, key, delta, (extract(epoch FROM now()) * 1000)::bigint + ttl
+    FROM unnest($6::text[], $7::text[], $8::bigint[], $9::bigint[]) AS u(bucket, key, delta, ttl)
+    WHERE (SELECT are_all FROM news)
+    ORDER BY bucket COLLATE \"C\", key COLLATE \"C\"",
+    add!(),
+    "
+    RETURNING bucket, key, number
+),
+numbered AS MATERIALIZED (
+    SELECT array_agg(number ORDER BY bucket COLLATE \"C\", key COLLATE \"C\") AS numbers, count(*) AS keys
+    FROM added
+),
+recorded AS (
+    INSERT INTO tally_write (request, write, fingerprint, count, expires)
+    SELECT request, write, fingerprint, ((SELECT numbers FROM numbered))[place] - behind, ",
+    expires!("$10"),
+    "
+    FROM asked WHERE request IS NOT NULL AND (SELECT are_all FROM news)
+)
+SELECT CASE
+    WHEN NOT are_all THEN NULL
+    WHEN keys = cardinality($6) THEN numbers
+    -- Takes it all back.
+    ELSE ARRAY[1 / (keys - keys)]
+END FROM numbered, news"
+);
+
+// The same for several keys, whatever there is. Their new numbers are handed out by a window, as a join would be done
 // in loops: the planner takes arrays to be short.
 const INCREMENTS: &str = concat!(
     "
@@ -198,6 +241,7 @@ const PASSES: u32 = 10;
 /// The statements of one connection, and how far it has swept.
 pub(super) struct Records {
     increments_of_one: Statement,
+    increments_all_new: Statement,
     increments: Statement,
     load: Statement,
     store: Statement,
@@ -207,7 +251,13 @@ pub(super) struct Records {
     page: AtomicI64,
     /// Pages that are still to be swept in this round.
     left: AtomicI64,
+    /// Batches for which it is not tried whether all is new, as lately a key was left alone.
+    doubted: AtomicI64,
 }
+
+/// See [`Records::doubted`]: where keys are left alone often, as counters with a time to live are, few
+/// batches are tried in vain.
+const DOUBTED: i64 = 32;
 
 type Parameters<'a, const N: usize> = [&'a (dyn ToSql + Sync); N];
 
@@ -225,16 +275,27 @@ struct Columns<'a> {
 
 impl Records {
     pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
-        let (increments_of_one, increments, load, store, pages, sweep) = tokio::try_join!(
+        let (of_one, all_new, increments, load, store, pages, sweep) = tokio::try_join!(
             client.prepare(INCREMENTS_OF_ONE),
+            client.prepare(INCREMENTS_ALL_NEW),
             client.prepare(INCREMENTS),
             client.prepare(LOAD),
             client.prepare(STORE),
             client.prepare(PAGES),
             client.prepare(SWEEP),
         )?;
-        let (page, left) = (AtomicI64::new(0), AtomicI64::new(0));
-        Ok(Self { increments_of_one, increments, load, store, pages, sweep, page, left })
+        Ok(Self {
+            increments_of_one: of_one,
+            increments_all_new: all_new,
+            increments,
+            load,
+            store,
+            pages,
+            sweep,
+            page: AtomicI64::new(0),
+            left: AtomicI64::new(0),
+            doubted: AtomicI64::new(0),
+        })
     }
 
     /// Applies the increments of each step, all of one sign, that can be applied at once. Gives each
@@ -245,6 +306,11 @@ impl Records {
         steps: &[Placed<'_>],
         window: Duration,
     ) -> Result<Vec<Vec<Option<i64>>>, Failure> {
+        if steps.len() > 1
+            && let Some(counts) = self.increment_all_new(client, steps, window).await?
+        {
+            return Ok(counts);
+        }
         let mut columns = Columns::default();
         let mut counts = Vec::with_capacity(steps.len());
         for (_, step) in steps {
@@ -279,6 +345,75 @@ impl Records {
             }
         }
         Ok(counts)
+    }
+
+    /// Applies the increments of several keys, sorted, if none has a record and all keys can be added to;
+    /// else changes nothing.
+    async fn increment_all_new(
+        &self,
+        client: &Client,
+        steps: &[Placed<'_>],
+        window: Duration,
+    ) -> Result<Option<Vec<Vec<Option<i64>>>>, Failure> {
+        if self.doubted.load(Relaxed) > 0 {
+            self.doubted.fetch_sub(1, Relaxed);
+            return Ok(None);
+        }
+        let (mut columns, mut sums, mut behind, mut places) =
+            (Columns::default(), Vec::new(), Vec::new(), Vec::new());
+        let mut key_ttls = Vec::new();
+        for (place, (_, step)) in (1_i32..).zip(steps) {
+            let Action::Increments(Increments { members, .. }) = &step.action else { continue };
+            let mut sum = Some(0_i64);
+            let first = behind.len();
+            for member in members {
+                columns.push(step, member);
+                sum = sum.and_then(|sum| sum.checked_add(member.delta));
+                behind.push(sum.unwrap_or_default());
+                places.push(place);
+            }
+            // One that leaves the range is told so by the other statement.
+            let Some(sum) = sum else { return Ok(None) };
+            for upto in behind.iter_mut().skip(first) {
+                // Of one sign, so it stays in the range.
+                *upto = sum.wrapping_sub(*upto);
+            }
+            sums.push(sum);
+            key_ttls.push(step.action.ttl().map(semantics::milliseconds));
+        }
+        let (buckets, keys): (Vec<&str>, Vec<&str>) =
+            steps.iter().map(|(_, step)| name(step)).unzip();
+        let window = seconds(window);
+        let Columns { requests, writes, fingerprints, .. } = &columns;
+        let parameters: Parameters<'_, 10> = [
+            requests,
+            writes,
+            fingerprints,
+            &behind,
+            &places,
+            &buckets,
+            &keys,
+            &sums,
+            &key_ttls,
+            &window,
+        ];
+        let row = match client.query_one(&self.increments_all_new, &parameters).await {
+            Err(error) if error.code() == Some(&SqlState::DIVISION_BY_ZERO) => {
+                self.doubted.store(DOUBTED, Relaxed);
+                return Ok(None);
+            }
+            row => row?,
+        };
+        let Some(numbers) = row.try_get::<_, Option<Vec<i64>>>(0)? else { return Ok(None) };
+        let mut behind = behind.into_iter();
+        let counts = steps.iter().zip(numbers).map(|((_, step), number)| {
+            let count = match &step.action {
+                Action::Increments(increments) => increments.members.len(),
+                _ => 0,
+            };
+            behind.by_ref().take(count).map(|behind| Some(number.wrapping_sub(behind))).collect()
+        });
+        Ok(Some(counts.collect()))
     }
 
     /// Answers `LoadResponse`.

@@ -54,13 +54,19 @@ pub(super) fn probes(buckets: &[Bucket]) -> Vec<String> {
     std::iter::once(PROBE.to_owned()).chain(of_buckets).collect()
 }
 
+/// Buckets that are tried in one exchange when the host starts.
+const PROBED_AT_ONCE: usize = 500;
+
+/// Buckets that are tried each time an idle connection is checked.
+const PROBED_IDLE: usize = 16;
+
 /// Checks that a user may write the keys of all buckets.
 async fn prepare_buckets(live: &mut Live, probes: &[String]) -> Result<(), Unconnected> {
-    for name in probes {
-        let answer = probe(live, std::slice::from_ref(name)).await;
-        let answer = answer.map_err(|error| Unconnected::passing(error.to_string()))?;
-        let Value::ServerError(error) = answer else { continue };
-        if error.code() == "NOPERM" {
+    for names in probes.chunks(PROBED_AT_ONCE) {
+        let refused = probe(live, names).await;
+        let refused = refused.map_err(|error| Unconnected::passing(error.to_string()))?;
+        if let Some((name, error)) = refused.into_iter().find(|(_, error)| error.code() == "NOPERM")
+        {
             let bucket = name.strip_suffix(PROBE).unwrap_or(name);
             let says = error.details().unwrap_or_default();
             return Err(Unconnected::lasting(format!(
@@ -157,11 +163,10 @@ pub(super) const LOGIN: &str = "; check that the user and password in the store 
 pub(super) async fn recheck(live: &mut Live) -> Result<(), Unconnected> {
     match probe(live, &[PROBE.to_owned()]).await {
         Err(error) => Err(Unconnected::passing(error.to_string())),
-        Ok(Value::ServerError(error)) => match unusable(&error) {
-            Some(unconnected) if !lacks(&error) => Err(unconnected),
+        Ok(errors) => match errors.first().and_then(|(_, error)| Some((error, unusable(error)?))) {
+            Some((error, unconnected)) if !lacks(error) => Err(unconnected),
             _ => Ok(()),
         },
-        Ok(_) => Ok(()),
     }
 }
 
@@ -176,18 +181,31 @@ pub(super) async fn check(
         pipeline.cmd("EXISTS").arg(PROBE);
         return settle(live.send(&pipeline).await?.pop());
     }
-    settle(Some(probe(live, probes).await?))
+    // There may be thousands of buckets: some by chance each time.
+    let last = probes.len().saturating_sub(PROBED_IDLE);
+    let probes = probes.iter().skip(fastrand::usize(..=last)).take(PROBED_IDLE);
+    let probes: Vec<String> = probes.cloned().collect();
+    match probe(live, &probes).await?.first() {
+        Some((_, error)) => Err(refused(error)),
+        None => Ok(()),
+    }
 }
 
-/// Writes nothing to each of some keys; gives the first error, if there is one.
-async fn probe(live: &mut Live, names: &[String]) -> Result<Value, Error> {
+/// Writes nothing to each of some keys; gives those that are refused, with the errors.
+async fn probe<'a>(
+    live: &mut Live,
+    names: &'a [String],
+) -> Result<Vec<(&'a str, ServerError)>, Error> {
     let mut pipeline = Pipeline::with_capacity(names.len());
     for name in names {
         pipeline.cmd("SET").arg(name).arg("").arg("XX");
     }
     let answers = live.send(&pipeline).await?;
-    let is_error = |answer: &Value| matches!(answer, Value::ServerError(_));
-    Ok(answers.into_iter().find(is_error).unwrap_or(Value::Nil))
+    let errors = names.iter().zip(answers).filter_map(|(name, answer)| match answer {
+        Value::ServerError(error) => Some((name.as_str(), error)),
+        _ => None,
+    });
+    Ok(errors.collect())
 }
 
 fn settle(answer: Option<Value>) -> Result<(), Error> {

@@ -3,29 +3,32 @@
 use std::sync::Arc;
 
 use wasmtime::component::{
-    Component, InstancePre, Linker,
+    Component, InstancePre,
     types::{ComponentItem, Type},
 };
 use wasmtime_wasi_http::p2::bindings::ProxyIndices;
 
 use super::{
+    class::Needs,
     inspection::{Inspection, LoadError, World},
     pool::Pool,
-    profile::Profile,
 };
-use crate::interfaces::{self, Context, Draft2, PluginIndices};
+use crate::interfaces::{Context, Draft2, PluginIndices};
 
 /// The interface whose type tells the shape of `wasi:keyvalue` 0.2.0-draft2.
 const BATCH: &str = "wasi:keyvalue/batch@0.2.0-draft2";
 
 /// A version of a guest that can be instantiated.
-pub(super) struct Deployment {
+pub(super) struct Loaded {
     pub(super) pool: Arc<Pool>,
     pub(super) pre: InstancePre<Context>,
     pub(super) handler: Handler,
     pub(super) version: Arc<str>,
+    pub(super) needs: Needs,
     /// The shape of `wasi:keyvalue` it was built for, if it imports what tells.
     pub(super) draft2: Option<Draft2>,
+    /// Bytes of its compiled code.
+    pub(super) bytes: usize,
 }
 
 /// Where a component has its handler, looked up once.
@@ -34,20 +37,19 @@ pub(super) enum Handler {
     Http(Arc<ProxyIndices>),
 }
 
-impl Deployment {
+impl Loaded {
     /// Compiles and links a guest that was found fit for the pool. Takes long for a large one, unless
     /// it was compiled before.
-    pub(super) fn load(
-        pool: &Arc<Pool>,
+    pub(super) fn new(
+        pool: Arc<Pool>,
         inspection: &Inspection,
+        needs: Needs,
         bytes: &[u8],
     ) -> Result<Self, LoadError> {
-        let engine = pool.engine.wasmtime();
-        let component = Component::from_binary(engine, bytes).map_err(LoadError::Invalid)?;
+        let component =
+            Component::from_binary(pool.engine.wasmtime(), bytes).map_err(LoadError::Invalid)?;
         let draft2 = draft2(&component);
-        let mut linker = Linker::new(engine);
-        interfaces::add_to_linker(&mut linker, draft2.unwrap_or_default())
-            .map_err(LoadError::Engine)?;
+        let linker = pool.linker(draft2.unwrap_or_default())?;
         let pre = linker.instantiate_pre(&component).map_err(LoadError::Link)?;
         let handler = match inspection.world {
             World::Http => {
@@ -58,23 +60,14 @@ impl Deployment {
         // Otherwise made when the first request arrives.
         component.initialize_copy_on_write_image().map_err(LoadError::Link)?;
         pool.engine.loaded();
-        let pool = Arc::clone(pool);
-        Ok(Self { pool, pre, handler, version: Arc::clone(&inspection.version), draft2 })
+        let image = component.image_range();
+        let bytes = image.end.addr().saturating_sub(image.start.addr());
+        let version = Arc::clone(&inspection.version);
+        Ok(Self { pool, pre, handler, version, needs, draft2, bytes })
     }
 
     pub(super) fn engine(&self) -> &wasmtime::Engine {
         self.pool.engine.wasmtime()
-    }
-
-    pub(super) fn profile(&self) -> &Profile {
-        &self.pool.profile
-    }
-
-    pub(super) fn world(&self) -> World {
-        match self.handler {
-            Handler::Plugin(_) => World::Plugin,
-            Handler::Http(_) => World::Http,
-        }
     }
 }
 

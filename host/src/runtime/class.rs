@@ -1,4 +1,5 @@
-//! The size of the pool's slots, chosen by what a component declares.
+//! Classes of slots, chosen by what a component declares. All guests of a class share its engine and
+//! its slots.
 //!
 //! A handler compiled from Rust, C or Go takes little. A handler that carries an interpreter or a
 //! JavaScript engine takes much, and gets fewer slots that are larger.
@@ -25,23 +26,30 @@ const SMALL_MEMORY: usize = 16 << 20;
 /// Memory of a large slot, in bytes: an interpreter and room to work.
 const LARGE_MEMORY: usize = 128 << 20;
 
-/// Small slots. Each reserves address space and keeps little memory, so these are more than two
-/// cores can use, and bound what a slow store can pile up.
+/// Instances of one small guest at once. Each reserves address space and keeps little memory, so these
+/// are more than two cores can use, and bound what a slow store can pile up.
 const SMALL_POOL: usize = 1_000;
 
-/// Large slots. Each may keep some mebibytes.
+/// Instances of one large guest at once. Each may keep some mebibytes.
 const LARGE_POOL: usize = 100;
+
+/// A class has slots for so many guests that use all they may: no guest can take them all.
+const GUESTS: usize = 2;
+
+/// Tables of a large slot: interpreters declare a handful, and share a class so.
+const LARGE_TABLES: u32 = 8;
+
+/// Elements of a table in a large slot, at least: twice what interpreters declare.
+const LARGE_TABLE_ELEMENTS: u64 = 32 << 10;
 
 /// The most that a component may declare: what interpreters take, with room.
 const MOST_TABLE_ELEMENTS: u64 = 1 << 20;
 /// See [`MOST_TABLE_ELEMENTS`].
 const MOST_OF_A_KIND: u32 = 64;
 
-/// The slots of a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Profile {
-    /// Slots, which is instances at once.
-    pub(super) pool: usize,
+/// A class of slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Class {
     /// Bytes of one memory.
     pub(super) memory: usize,
     pub(super) memories: u32,
@@ -51,8 +59,26 @@ pub(super) struct Profile {
     pub(super) large: bool,
 }
 
-impl Profile {
-    /// The slots that a component needs, within what its limits say.
+/// What one guest needs: a class of slots, and how much of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Needs {
+    pub(super) class: Class,
+    /// Instances at once.
+    pub(super) pool: usize,
+    /// Bytes that one memory may grow to, of those that its slot has.
+    pub(super) memory: usize,
+}
+
+impl Class {
+    /// How many slots the class has, where the guest that may have most has `most` instances at once.
+    pub(super) fn slots(&self, most: Option<usize>) -> usize {
+        let pool = if self.large { LARGE_POOL } else { SMALL_POOL };
+        pool.max(most.unwrap_or_default()).saturating_mul(GUESTS)
+    }
+}
+
+impl Needs {
+    /// What a component needs, within what its limits say.
     ///
     /// # Errors
     /// [`LoadError::Size`], when it declares more than it may have.
@@ -63,7 +89,8 @@ impl Profile {
             || takes.core_instances > SMALL_CORE_INSTANCES
             || takes.tables > SMALL_TABLES
             || takes.memories > 1;
-        let memory = limits.memory.unwrap_or(if large { LARGE_MEMORY } else { SMALL_MEMORY });
+        let slot = if large { LARGE_MEMORY } else { SMALL_MEMORY };
+        let memory = limits.memory.unwrap_or(slot);
         if usize::try_from(anatomy.memory).is_ok_and(|declared| declared > memory) {
             let declared = anatomy.memory >> 20;
             return Err(LoadError::Size(format!(
@@ -78,21 +105,22 @@ impl Profile {
                 takes.core_instances, takes.memories, takes.tables, anatomy.table_elements
             )));
         }
-        // Versions of a guest differ by a few: rounded, they share their slots.
-        let round = |declared: u32, least: u32| match declared <= least {
-            true => least,
-            false => declared.next_power_of_two(),
+        let (tables, elements) = match large {
+            true => (LARGE_TABLES, LARGE_TABLE_ELEMENTS),
+            false => (SMALL_TABLES, SMALL_TABLE_ELEMENTS),
         };
-        let elements = anatomy.table_elements.max(SMALL_TABLE_ELEMENTS).next_power_of_two();
-        Ok(Self {
-            pool: limits.pool.unwrap_or(if large { LARGE_POOL } else { SMALL_POOL }),
-            memory,
-            memories: round(takes.memories, 1),
-            tables: round(takes.tables, SMALL_TABLES),
+        // Guests differ by a few: rounded, they share their class.
+        let elements = anatomy.table_elements.max(elements).next_power_of_two();
+        let class = Class {
+            memory: memory.max(slot).next_power_of_two(),
+            memories: takes.memories.max(1).next_power_of_two(),
+            tables: takes.tables.max(tables).next_power_of_two(),
             // At most a million.
             table_elements: usize::try_from(elements).unwrap_or(usize::MAX),
             large,
-        })
+        };
+        let pool = limits.pool.unwrap_or(if large { LARGE_POOL } else { SMALL_POOL });
+        Ok(Self { class, pool, memory })
     }
 }
 
@@ -117,27 +145,42 @@ mod tests {
     #[test]
     fn compiled_code_gets_many_small_slots_and_an_interpreter_few_large_ones() {
         let limits = Limits::default();
-        let small = Profile::of(&compiled(), &limits).unwrap();
-        assert_eq!((small.pool, small.memory, small.large), (1_000, 16 << 20, false));
+        let small = Needs::of(&compiled(), &limits).unwrap();
+        assert_eq!((small.pool, small.memory, small.class.large), (1_000, 16 << 20, false));
+        let mut classes = Vec::new();
         for interpreter in [
             Anatomy { memory: 6 << 20, ..compiled() },
             Anatomy { table_elements: 12_000, ..compiled() },
             of_core_instances(9),
         ] {
-            let large = Profile::of(&interpreter, &limits).unwrap();
-            assert_eq!((large.pool, large.memory, large.large), (100, 128 << 20, true));
-            assert!(large.table_elements as u64 >= interpreter.table_elements);
+            let large = Needs::of(&interpreter, &limits).unwrap();
+            assert_eq!((large.pool, large.memory, large.class.large), (100, 128 << 20, true));
+            assert!(large.class.table_elements as u64 >= interpreter.table_elements);
+            classes.push(large.class);
         }
+        assert!(classes.iter().all(|class| *class == classes[0]), "they share one engine");
     }
 
     #[test]
-    fn what_is_configured_wins() {
+    fn what_is_configured_wins_and_less_than_the_class_has_stays_in_it() {
+        let interpreter = Anatomy { memory: 6 << 20, ..compiled() };
+        let class = Needs::of(&interpreter, &Limits::default()).unwrap().class;
         let limits = Limits { pool: Some(7), memory: Some(32 << 20), ..Limits::default() };
-        let large = Profile::of(&Anatomy { memory: 6 << 20, ..compiled() }, &limits).unwrap();
-        assert_eq!((large.pool, large.memory), (7, 32 << 20));
-        let greedy = Anatomy { memory: 33 << 20, ..compiled() };
-        let error = Profile::of(&greedy, &limits).unwrap_err().to_string();
-        assert!(error.contains("33 MiB") && error.contains("memory-limit"), "{error}");
+        let large = Needs::of(&interpreter, &limits).unwrap();
+        assert_eq!((large.pool, large.memory, large.class), (7, 32 << 20, class));
+        let limits = Limits { memory: Some(150 << 20), ..Limits::default() };
+        let larger = Needs::of(&interpreter, &limits).unwrap();
+        assert_eq!((larger.memory, larger.class.memory), (150 << 20, 256 << 20));
+        let greedy = Anatomy { memory: 151 << 20, ..compiled() };
+        let error = Needs::of(&greedy, &limits).unwrap_err().to_string();
+        assert!(error.contains("151 MiB") && error.contains("memory-limit"), "{error}");
+    }
+
+    #[test]
+    fn no_guest_can_take_all_slots_of_its_class() {
+        let needs = Needs::of(&compiled(), &Limits::default()).unwrap();
+        assert!(needs.class.slots(None) > needs.pool);
+        assert!(needs.class.slots(Some(5_000)) > 5_000);
     }
 
     #[test]
@@ -145,7 +188,7 @@ mod tests {
         for greedy in
             [of_core_instances(65), Anatomy { table_elements: (1 << 20) + 1, ..compiled() }]
         {
-            assert!(Profile::of(&greedy, &Limits::default()).is_err());
+            assert!(Needs::of(&greedy, &Limits::default()).is_err());
         }
     }
 }

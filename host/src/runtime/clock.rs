@@ -1,0 +1,130 @@
+//! The clock by which guests that compute are looked at: one thread for all engines, which sleeps
+//! while no guest is at work.
+
+use std::{
+    sync::{
+        LazyLock, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
+    },
+    thread::Thread,
+    time::Duration,
+};
+
+use wasmtime::EngineWeak;
+
+/// How often a computing guest is looked at: a slice of one that computes long takes about as much, for which
+/// others wait. Short against a client's patience, long against the cost of a tick, which is some
+/// microseconds.
+pub(super) const TICK: Duration = Duration::from_millis(1);
+
+/// Ticks so far.
+static NOW: AtomicU64 = AtomicU64::new(0);
+
+static CLOCK: LazyLock<Clock> = LazyLock::new(Clock::default);
+
+#[derive(Default)]
+struct Clock {
+    engines: Mutex<Vec<Ticking>>,
+    thread: Mutex<Option<Thread>>,
+    /// Whether the thread sleeps, or is about to once it has looked a last time.
+    is_asleep: AtomicBool,
+}
+
+struct Ticking {
+    engine: EngineWeak,
+    is_at_work: Box<dyn Fn() -> bool + Send>,
+}
+
+/// Has an engine's epoch tick while one of its guests is at work, for as long as the engine lives.
+///
+/// # Errors
+/// When there can be no further thread.
+pub(super) fn drive(
+    engine: &wasmtime::Engine,
+    is_at_work: impl Fn() -> bool + Send + 'static,
+) -> std::io::Result<()> {
+    let ticking = Ticking { engine: engine.weak(), is_at_work: Box::new(is_at_work) };
+    lock(&CLOCK.engines).push(ticking);
+    let mut thread = lock(&CLOCK.thread);
+    match &*thread {
+        Some(thread) => thread.unpark(),
+        None => {
+            let started = std::thread::Builder::new().name("clock".into()).spawn(tick)?;
+            *thread = Some(started.thread().clone());
+        }
+    }
+    Ok(())
+}
+
+/// The ticks so far: a time that goes on only while guests are at work.
+pub(super) fn now() -> u64 {
+    NOW.load(Ordering::Relaxed)
+}
+
+/// To be called when a guest was given a place to work, and before it does: the clock may sleep.
+pub(super) fn wake() {
+    // Either this sees that the clock goes to sleep, or the clock sees who is at work.
+    fence(Ordering::SeqCst);
+    if CLOCK.is_asleep.load(Ordering::Relaxed) {
+        wake_thread();
+    }
+}
+
+#[cold]
+fn wake_thread() {
+    if CLOCK.is_asleep.swap(false, Ordering::SeqCst)
+        && let Some(thread) = &*lock(&CLOCK.thread)
+    {
+        thread.unpark();
+    }
+}
+
+fn tick() {
+    loop {
+        std::thread::sleep(TICK);
+        NOW.fetch_add(1, Ordering::Relaxed);
+        if is_anyone_at_work(true) {
+            continue;
+        }
+        CLOCK.is_asleep.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if is_anyone_at_work(false) {
+            CLOCK.is_asleep.store(false, Ordering::SeqCst);
+            continue;
+        }
+        // Woken for nothing, it looks again and sleeps on.
+        while CLOCK.is_asleep.load(Ordering::SeqCst) {
+            std::thread::park();
+            if is_anyone_at_work(false) {
+                CLOCK.is_asleep.store(false, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// Whether a guest of any engine is at work. May have the epochs of those engines move on.
+fn is_anyone_at_work(ticks: bool) -> bool {
+    let mut engines = lock(&CLOCK.engines);
+    let mut any = false;
+    engines.retain(|ticking| {
+        let Some(engine) = ticking.engine.upgrade() else { return false };
+        if (ticking.is_at_work)() {
+            any = true;
+            if ticks {
+                engine.increment_epoch();
+            }
+        }
+        true
+    });
+    any
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the clock sleeps, for tests.
+#[cfg(test)]
+pub(super) fn is_asleep() -> bool {
+    CLOCK.is_asleep.load(Ordering::SeqCst)
+}

@@ -1,0 +1,163 @@
+//! What all guests of a host share: classes of slots, threads that load, and room for loaded code.
+
+use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
+
+use tokio::sync::Semaphore;
+
+use super::{
+    inspection::{Inspection, LoadError},
+    limits::Limits,
+    loaded::Loaded,
+    pool::Pools,
+    release::Release,
+    usage::Usage,
+};
+
+/// How much less than threads that serve those get that compile.
+const NICE: i32 = 10;
+
+/// What guests share.
+pub struct Runtime {
+    pools: Pools,
+    /// Workers that serve requests.
+    pub(super) workers: usize,
+    room: Room,
+    loaded: Mutex<Vec<Entry>>,
+    /// Loading takes a core each.
+    loading: Arc<Semaphore>,
+}
+
+/// How much loaded code there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Guests that are loaded at once.
+    pub guests: usize,
+    /// Bytes of their compiled code.
+    pub bytes: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        // Each takes some mappings of memory, of which Linux lets a process have 65,530, and a
+        // mebibyte or more.
+        Self { guests: 2_000, bytes: 1 << 30 }
+    }
+}
+
+/// A release that is loaded.
+struct Entry {
+    release: Weak<Release>,
+    usage: Weak<Usage>,
+    bytes: usize,
+    is_kept: bool,
+}
+
+impl Runtime {
+    /// For so many workers, and guests of which none is configured to have more than `most`
+    /// instances at once.
+    #[must_use]
+    pub fn new(workers: usize, most: Option<usize>, room: Room, backtraces: bool) -> Arc<Self> {
+        compile_politely();
+        let cores = std::thread::available_parallelism().map_or(1, Into::into);
+        Arc::new(Self {
+            pools: Pools::new(most, backtraces),
+            workers,
+            room,
+            loaded: Mutex::default(),
+            loading: Arc::new(Semaphore::new(cores)),
+        })
+    }
+
+    /// Compiles and links a component. Takes long for a large one, unless it was compiled before, and
+    /// blocks.
+    pub(super) fn load(
+        &self,
+        inspection: &Inspection,
+        limits: &Limits,
+        bytes: &[u8],
+    ) -> Result<Loaded, LoadError> {
+        let needs = inspection.needs(limits)?;
+        Loaded::new(self.pools.of(needs.class)?, inspection, needs, bytes)
+    }
+
+    /// Does work that takes a core, on a thread of its own. It goes on when nobody waits any more.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, LoadError> {
+        let failed = |reason: &dyn std::fmt::Display| LoadError::Start(reason.to_string());
+        let turn = Arc::clone(&self.loading).acquire_owned().await.map_err(|e| failed(&e))?;
+        let (done, result) = tokio::sync::oneshot::channel();
+        let run = move || {
+            let result = work();
+            drop(turn);
+            // Whoever wanted it may have gone.
+            let _ = done.send(result);
+        };
+        std::thread::Builder::new().name("load".into()).spawn(run).map_err(|e| failed(&e))?;
+        result.await.map_err(|_| failed(&"loading panicked"))
+    }
+
+    /// Notes what was loaded, and drops what was not used for longest where there is no more room.
+    pub(super) fn note(
+        &self,
+        release: &Arc<Release>,
+        usage: &Arc<Usage>,
+        bytes: usize,
+        is_kept: bool,
+    ) {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let this = Arc::downgrade(release);
+        loaded.retain(|entry| {
+            let is_loaded = entry.release.upgrade().is_some_and(|release| release.is_loaded());
+            is_loaded && !entry.release.ptr_eq(&this)
+        });
+        let mut all: usize = loaded.iter().map(|entry| entry.bytes).sum();
+        all = all.saturating_add(bytes);
+        while loaded.len() >= self.room.guests || all > self.room.bytes {
+            let last_used =
+                |entry: &Entry| entry.release.upgrade().map(|release| release.last_used());
+            let candidates = loaded.iter().enumerate().filter(|(_, entry)| !entry.is_kept);
+            let Some((place, _)) = candidates.min_by_key(|(_, entry)| last_used(entry)) else {
+                break;
+            };
+            let entry = loaded.swap_remove(place);
+            all = all.saturating_sub(entry.bytes);
+            if let Some(release) = entry.release.upgrade() {
+                release.unload();
+            }
+            if let Some(usage) = entry.usage.upgrade() {
+                usage.evicted();
+            }
+        }
+        loaded.push(Entry { release: this, usage: Arc::downgrade(usage), bytes, is_kept });
+    }
+
+    /// Guests that are loaded, and the bytes of their compiled code.
+    pub(crate) fn loaded(&self) -> (usize, usize) {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_loaded =
+            |entry: &&Entry| entry.release.upgrade().is_some_and(|release| release.is_loaded());
+        loaded
+            .iter()
+            .filter(is_loaded)
+            .fold((0, 0), |(guests, bytes), entry| (guests + 1, bytes + entry.bytes))
+    }
+}
+
+/// Has compiling take what those who serve leave. Wasmtime compiles on the threads that rayon has for
+/// the whole process.
+fn compile_politely() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let polite = rayon::ThreadPoolBuilder::new()
+            .thread_name(|number| format!("compile-{number}"))
+            // Where it is refused, compiling takes as much as serving.
+            .start_handler(|_| {
+                let _ = rustix::process::nice(NICE);
+            });
+        if let Err(error) = polite.build_global() {
+            tracing::debug!(%error, "compiling is not slowed down");
+        }
+    });
+}

@@ -1,0 +1,149 @@
+//! A release of a guest: its component, and what of it is loaded.
+//!
+//! Loaded code is dropped when it has not been used for longest and others want the room; the next
+//! request loads it again.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+
+use super::{
+    clock,
+    inspection::{Inspection, LoadError, World},
+    loaded::Loaded,
+};
+
+/// How long a failure to load is remembered: requests that come meanwhile do not try again.
+const REMEMBERED: Duration = Duration::from_secs(1);
+
+/// Where a component is.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    File(PathBuf),
+    /// It was sent.
+    Bytes(Bytes),
+}
+
+impl Source {
+    /// Its bytes. Blocks on the file.
+    pub(super) fn read(&self) -> Result<Bytes, LoadError> {
+        match self {
+            Self::File(path) => std::fs::read(path).map(Bytes::from).map_err(|reason| {
+                LoadError::File { path: path.clone(), reason: reason.to_string() }
+            }),
+            Self::Bytes(bytes) => Ok(bytes.clone()),
+        }
+    }
+}
+
+/// What is known of a component before it is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) version: Arc<str>,
+    pub(super) world: World,
+}
+
+impl Facts {
+    pub(super) fn of(inspection: &Inspection) -> Self {
+        Self { version: Arc::clone(&inspection.version), world: inspection.world }
+    }
+}
+
+/// A release of a guest.
+pub(crate) struct Release {
+    pub(super) source: Source,
+    /// `None` for one that could not be read when the host started.
+    facts: Option<Facts>,
+    loaded: ArcSwapOption<Loaded>,
+    /// When it was last used, in ticks of the clock.
+    used: AtomicU64,
+    failure: Mutex<Option<(Instant, Arc<str>)>>,
+}
+
+impl Release {
+    pub(super) fn new(source: Source, facts: Option<Facts>) -> Self {
+        Self {
+            source,
+            facts,
+            loaded: ArcSwapOption::empty(),
+            used: AtomicU64::new(0),
+            failure: Mutex::default(),
+        }
+    }
+
+    /// The first digits of its digest.
+    pub(crate) fn version(&self) -> Arc<str> {
+        self.facts.as_ref().map_or_else(|| "unknown".into(), |facts| Arc::clone(&facts.version))
+    }
+
+    /// Whether it is the release that this is known of.
+    pub(super) fn is_of(&self, facts: &Facts) -> bool {
+        self.facts.as_ref() == Some(facts)
+    }
+
+    pub(crate) fn world(&self) -> World {
+        self.facts.as_ref().map_or(World::Other, |facts| facts.world)
+    }
+
+    /// Whether it wants bodies in full, before it is given a place in the pool.
+    pub(crate) fn takes_whole_bodies(&self) -> bool {
+        self.world() != World::Http
+    }
+
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded.load().is_some()
+    }
+
+    /// What is loaded of it, to be used now.
+    pub(super) fn use_loaded(&self) -> Option<Arc<Loaded>> {
+        let loaded = self.loaded.load();
+        let loaded = loaded.as_ref()?;
+        let now = clock::now();
+        // Read by all workers, so it is not written each time.
+        if self.used.load(Relaxed) != now {
+            self.used.store(now, Relaxed);
+        }
+        Some(Arc::clone(loaded))
+    }
+
+    pub(super) fn last_used(&self) -> u64 {
+        self.used.load(Relaxed)
+    }
+
+    pub(super) fn set_loaded(&self, loaded: Arc<Loaded>) {
+        self.used.store(clock::now(), Relaxed);
+        self.loaded.store(Some(loaded));
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Drops what is loaded. Requests under way keep it until they end.
+    pub(super) fn unload(&self) {
+        self.loaded.store(None);
+    }
+
+    pub(super) fn set_failure(&self, reason: &LoadError) {
+        let failure = (Instant::now(), reason.to_string().into());
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+    }
+
+    /// Why it could not be loaded, the last time it was tried.
+    pub(crate) fn failure(&self) -> Option<Arc<str>> {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.as_ref().map(|(_, reason)| Arc::clone(reason))
+    }
+
+    /// The same, if that was just now.
+    pub(super) fn failed_just_now(&self) -> Option<Arc<str>> {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let (when, reason) = failure.as_ref()?;
+        (when.elapsed() < REMEMBERED).then(|| Arc::clone(reason))
+    }
+}
