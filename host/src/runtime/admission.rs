@@ -39,22 +39,13 @@ impl Admission {
             return Ok(permit);
         }
         let _waiting = Waiting::begin(&self.waiting, self.most_waiting).ok_or(Cause::Busy)?;
-        self.enter_within(slots, self.longest_wait).await.ok_or(Cause::Busy)
-    }
-
-    /// Waits for a place as long as that, whoever else waits.
-    pub(super) async fn enter_within(
-        &self,
-        slots: &Arc<Door>,
-        longest: Duration,
-    ) -> Option<Permit> {
         let entering = async {
             let own = self.own.enter(0).await;
             // Guests are told apart by where this is.
             let slot = slots.enter(std::ptr::from_ref(self).addr()).await;
             Permit { _slot: slot, _own: own }
         };
-        tokio::time::timeout(longest, entering).await.ok()
+        tokio::time::timeout(self.longest_wait, entering).await.map_err(|_| Cause::Busy)
     }
 
     /// A place, if one is free.

@@ -454,20 +454,22 @@ impl Guest {
         state: &Handle,
         count: usize,
     ) -> Result<(), LoadError> {
-        let (admission, slots) = (self.admission.load_full(), &next.pool.slots);
+        // The guest's own places are for requests.
+        let slots = &next.pool.slots;
         let mut kept = Vec::new();
         for _ in 0..count {
-            let permit = match kept.is_empty() {
+            let slot = match kept.is_empty() {
                 // The requests that are under way have ended by then.
                 true => {
                     let longest = self.limits.wall.saturating_add(self.limits.wait);
-                    admission.enter_within(slots, longest).await.ok_or_else(|| {
+                    let entering = slots.enter(std::ptr::from_ref(self).addr());
+                    tokio::time::timeout(longest, entering).await.map_err(|_| {
                         LoadError::Start("no place in the pool was free to try it".into())
                     })?
                 }
                 // Requests have the first claim to the others.
-                false => match admission.try_enter(slots) {
-                    Some(permit) => permit,
+                false => match slots.try_enter() {
+                    Some(slot) => slot,
                     None => break,
                 },
             };
@@ -478,7 +480,7 @@ impl Guest {
                 Ok(store)
             };
             match call::within(self, instantiating).await {
-                Ok(store) => kept.push((store, permit)),
+                Ok(store) => kept.push((store, slot)),
                 Err(cause) => return Err(LoadError::Start(cause.to_string())),
             }
         }

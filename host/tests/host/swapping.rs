@@ -205,7 +205,7 @@ async fn a_full_pool_lets_no_version_in_untried() {
 }
 
 #[tokio::test]
-async fn requests_that_wait_go_on_with_a_version_of_another_pool() {
+async fn a_full_guest_is_deployed_to_and_requests_keep_the_release_they_began_with() {
     let flags = [&PATIENT[..], &["--pool", "1", "--queue-timeout", "1h"]].concat();
     let host = Host::start("probe-http", "memory:", &flags);
     let address = host.address;
@@ -214,14 +214,16 @@ async fn requests_that_wait_go_on_with_a_version_of_another_pool() {
     let queued = tokio::spawn(async move { get(address, "/static").await });
     let waiting = "tally_pool_waiting_requests{guest=\"default\"} 1";
     until_metrics_say(host.admin, waiting).await;
-    // The pool cannot be waited for: enough memory to be taken for an interpreter, which gets slots
-    // of another size.
-    let response = put(&host, "default", starting_with_memory("nop", 100)).await;
+    // Enough memory to be taken for an interpreter, which gets slots of another size.
+    let deploying = put(&host, "default", starting_with_memory("nop", 100));
+    let response = tokio::time::timeout(Duration::from_secs(60), deploying).await;
+    let response = response.expect("it does not wait for the guest's places");
     assert_eq!(response.status, 200, "{response:?}");
-    // This guest gives no response. The old pool is full still.
-    let answered = tokio::time::timeout(Duration::from_secs(60), queued).await;
-    answered.expect("it waits for the old pool").unwrap().problem(500, "invalid_response");
     assert!(held.finish().starts_with("HTTP/1.1 200"));
+    let answered = tokio::time::timeout(Duration::from_secs(60), queued).await;
+    assert_eq!(answered.expect("a place is free").unwrap().status, 200);
+    // The new one gives no response.
+    get(address, "/static").await.problem(500, "invalid_response");
 }
 
 #[tokio::test]
