@@ -28,6 +28,7 @@ mod http;
 mod json;
 mod load;
 mod measure;
+mod neighbours;
 mod options;
 mod pgbench;
 mod picture;
@@ -70,12 +71,18 @@ async fn main() -> Result<()> {
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
     setrlimit(Resource::Nofile, files)?;
-    if let Some(Command::Scale(scale)) = &options.command {
+    if let Some(command) = &options.command {
         let files = options.files()?;
+        let run = async {
+            match command {
+                Command::Scale(scale) => scale::run(&files, scale).await,
+                Command::Neighbours(neighbours) => neighbours::run(&files, neighbours).await,
+            }
+        };
         return tokio::select! {
             biased;
             signal = ended_by_signal() => signal,
-            result = scale::run(&files, scale) => result,
+            result = run => result,
         };
     }
     let mut results = Results::new(options.base);

@@ -9,6 +9,7 @@ use crate::{
     backend::Backend,
     contender::{Contender, Files},
     load::Load,
+    neighbours::NeighboursOptions,
     scale::ScaleOptions,
 };
 
@@ -84,6 +85,8 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// How the cost of a request grows with what there is of everything
     Scale(ScaleOptions),
+    /// What a guest feels of its neighbours, and how they share the machine
+    Neighbours(NeighboursOptions),
 }
 
 impl Options {

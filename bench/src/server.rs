@@ -42,6 +42,7 @@ pub(crate) struct Server {
     child: Child,
     id: u32,
     address: SocketAddr,
+    admin: SocketAddr,
     log: PathBuf,
 }
 
@@ -74,7 +75,7 @@ impl Server {
             .spawn()
             .map_err(|error| program::cannot_start(error, &command, "see tally-bench --help"))?;
         let id = child.id().context("the server is gone at once")?;
-        let mut server = Self { contender, child, id, address, log };
+        let mut server = Self { contender, child, id, address, admin, log };
         server.wait_until_ready(admin).await?;
         Ok(server)
     }
@@ -117,6 +118,16 @@ impl Server {
             bail!("{} ended with {status} under load:\n{}", self.name(), self.log());
         }
         Ok(())
+    }
+
+    /// Where Tally's second listener is.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Ends the server at once, whatever it is at.
+    pub(crate) async fn kill(mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
     }
 
     /// Ends the server with `SIGTERM`, and waits until it has ended.

@@ -123,8 +123,38 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether the clock sleeps, for tests.
 #[cfg(test)]
-pub(super) fn is_asleep() -> bool {
-    CLOCK.is_asleep.load(Ordering::SeqCst)
+mod tests {
+    use std::{
+        sync::{Arc, atomic::AtomicUsize},
+        time::Instant,
+    };
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn until(what: &str, is_so: impl Fn() -> bool) {
+        let started = Instant::now();
+        while !is_so() {
+            assert!(started.elapsed() < LONG, "not {what} within {LONG:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn it_ticks_while_a_guest_is_at_work_and_sleeps_otherwise() {
+        let engine = wasmtime::Engine::default();
+        let at_work = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&at_work);
+        drive(&engine, move || seen.load(Ordering::SeqCst) > 0).unwrap();
+        for _ in 0..100 {
+            until("asleep", || CLOCK.is_asleep.load(Ordering::SeqCst));
+            let before = now();
+            at_work.fetch_add(1, Ordering::SeqCst);
+            wake();
+            until("ticking", || now() > before + 1);
+            at_work.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
 }

@@ -18,10 +18,17 @@ use std::{
     future::poll_fn,
     sync::Arc,
     task::{Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::account::Account;
+
+/// How long who is next waits for requests of a guest that has used less, and has just had some: about as
+/// long as a client takes to ask again.
+const PATIENCE: Duration = Duration::from_micros(100);
+
+/// How long ago that is.
+const RECENT: Duration = Duration::from_millis(2);
 
 thread_local! {
     /// Calls that wait on this thread.
@@ -33,6 +40,8 @@ thread_local! {
     static TICKETS: Cell<u64> = const { Cell::new(0) };
     /// The least usage of the guests that ran since the one who is next last looked; `None` where none did.
     static RAN: Cell<Option<u64>> = const { Cell::new(None) };
+    /// When the last one ran, and its usage.
+    static LAST: Cell<Option<(Instant, u64)>> = const { Cell::new(None) };
     /// Whether all that a call did, when it was polled, was to wait for its turn.
     static ONLY_WAITED: Cell<bool> = const { Cell::new(false) };
 }
@@ -66,8 +75,10 @@ pub(super) fn ran(account: &Arc<Account>) {
     if ONLY_WAITED.take() || COUNT.get() == 0 {
         return;
     }
-    let usage = account.usage(Instant::now());
+    let now = Instant::now();
+    let usage = account.usage(now);
     RAN.set(Some(RAN.get().map_or(usage, |least| least.min(usage))));
+    LAST.set(Some((now, usage)));
 }
 
 /// Waits for a turn.
@@ -76,39 +87,36 @@ pub(super) fn ran(account: &Arc<Account>) {
 /// Who no longer waits has no place in the queue.
 pub(super) async fn turn(account: Arc<Account>) {
     let waiting = Waiting::enter(account);
-    let mut is_first = true;
-    poll_fn(|context| {
-        let is_next = NEXT.get() == Some(waiting.ticket);
-        if !is_next {
-            waiting.wake_by(context.waker());
-            // The first time, it has just had a slice.
-            ONLY_WAITED.set(!is_first);
-        }
-        is_first = false;
-        if is_next { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
+    // The first time, it has just had a slice.
+    let mut has_run = true;
+    let mut idle_since = None;
     loop {
+        waiting.be_next(has_run).await;
+        has_run = false;
         RAN.set(None);
         // Tokio's way, which has the worker look at the network, and run all that is ready, before it
         // goes on here.
         tokio::task::yield_now().await;
-        match RAN.get() {
-            None => return,
-            Some(least) if waiting.account.usage(Instant::now()) <= least => return,
-            Some(_) => ONLY_WAITED.set(true),
-        }
         if !waiting.is_still_next() {
-            poll_fn(|context| {
-                let is_next = NEXT.get() == Some(waiting.ticket);
-                if !is_next {
-                    waiting.wake_by(context.waker());
-                    ONLY_WAITED.set(true);
-                }
-                if is_next { Poll::Ready(()) } else { Poll::Pending }
-            })
-            .await;
+            continue;
         }
+        let now = Instant::now();
+        let usage = waiting.account.usage(now);
+        let others_go_first = match (RAN.get(), LAST.get()) {
+            (Some(least), _) => least < usage,
+            // Their clients may be about to ask again.
+            (None, Some((last, least))) if least < usage && now - last < RECENT => {
+                now - *idle_since.get_or_insert(now) < PATIENCE
+            }
+            (None, _) => false,
+        };
+        if !others_go_first {
+            return;
+        }
+        if RAN.get().is_some() {
+            idle_since = None;
+        }
+        ONLY_WAITED.set(true);
     }
 }
 
@@ -136,6 +144,21 @@ impl Waiting {
             NEXT.set(Some(ticket));
         }
         Self { account, ticket }
+    }
+
+    /// Waits until it is next.
+    async fn be_next(&self, has_run: bool) {
+        let mut only_waited = !has_run;
+        poll_fn(|context| {
+            if NEXT.get() == Some(self.ticket) {
+                return Poll::Ready(());
+            }
+            self.wake_by(context.waker());
+            ONLY_WAITED.set(only_waited);
+            only_waited = true;
+            Poll::Pending
+        })
+        .await;
     }
 
     fn wake_by(&self, waker: &Waker) {
@@ -193,4 +216,105 @@ fn choose() {
 
 fn is_of(queue: &Queue, account: &Arc<Account>) -> bool {
     Arc::ptr_eq(&queue.account, account)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::cpu::Metered;
+
+    const SLICE: Duration = Duration::from_micros(300);
+
+    fn spin(time: Duration) {
+        let started = Instant::now();
+        while started.elapsed() < time {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// A call that computes all the time, and waits for a turn after each slice.
+    async fn computes(account: Arc<Account>, until: Instant) {
+        let computing = async {
+            while Instant::now() < until {
+                spin(SLICE);
+                turn(Arc::clone(&account)).await;
+            }
+        };
+        Metered::new(&account, computing).await;
+    }
+
+    /// The times of guests with so many calls and weights, on one thread.
+    fn shares<const N: usize>(guests: [(usize, u32); N]) -> [f64; N] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let accounts = guests.map(|(_, weight)| Arc::new(Account::new(weight, 0)));
+        runtime.block_on(async {
+            let until = Instant::now() + Duration::from_millis(600);
+            let mut calls = Vec::new();
+            for ((count, _), account) in guests.iter().zip(&accounts) {
+                let call = || tokio::spawn(computes(Arc::clone(account), until));
+                calls.extend(std::iter::repeat_with(call).take(*count));
+            }
+            for call in calls {
+                let ended = tokio::time::timeout(Duration::from_secs(30), call).await;
+                ended.expect("each call gets its turns").unwrap();
+            }
+        });
+        accounts.map(|account| account.total().as_secs_f64())
+    }
+
+    #[test]
+    fn guests_share_evenly_whatever_the_number_of_their_calls() {
+        let [one, many] = shares([(1, 1), (16, 1)]);
+        assert!((0.7..1.4).contains(&(one / many)), "{one} s and {many} s");
+    }
+
+    #[test]
+    fn weights_divide_the_time() {
+        let [light, heavy] = shares([(4, 100), (4, 300)]);
+        assert!((2.2..4.0).contains(&(heavy / light)), "{heavy} s and {light} s");
+    }
+
+    #[test]
+    fn whoever_is_alone_has_all() {
+        let [alone] = shares([(3, 1)]);
+        assert!(alone > 0.4, "{alone} s of 0.6");
+    }
+
+    #[test]
+    fn short_calls_do_not_wait_for_long_ones() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (long, short) = (Arc::new(Account::default()), Arc::new(Account::default()));
+        let answered = runtime.block_on(async {
+            let until = Instant::now() + Duration::from_millis(400);
+            let calls: Vec<_> =
+                (0..32).map(|_| tokio::spawn(computes(Arc::clone(&long), until))).collect();
+            let mut answered = 0;
+            while Instant::now() < until {
+                Metered::new(&short, async { spin(Duration::from_micros(20)) }).await;
+                answered += 1;
+                tokio::task::yield_now().await;
+            }
+            for call in calls {
+                call.await.unwrap();
+            }
+            answered
+        });
+        // Behind all 32 at a time, it would be 40.
+        assert!(answered > 400, "{answered} short calls in 400 ms");
+        let ratio = short.total().as_secs_f64() / long.total().as_secs_f64();
+        assert!(ratio > 0.3, "{ratio}");
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_lets_the_next_one_go() {
+        let account = Arc::new(Account::default());
+        let wait = || tokio::spawn(turn(Arc::clone(&account)));
+        let (first, second, third) = (wait(), wait(), wait());
+        first.abort();
+        second.abort();
+        let turn = tokio::time::timeout(Duration::from_secs(10), third).await;
+        assert!(turn.expect("it is its turn").is_ok());
+        assert!(!has_waiting(&account));
+        assert_eq!(NEXT.get(), None);
+    }
 }

@@ -38,6 +38,16 @@ fn starting(with: &str) -> Vec<u8> {
 
 /// As [`starting`], with a number of pages of memory to begin with.
 fn starting_with_memory(with: &str, pages: usize) -> Vec<u8> {
+    standard_handler(&format!(
+        r#"(memory {pages})
+            (func $start {with})
+            (start $start)
+            (func (export "handle") (param i32 i32))"#
+    ))
+}
+
+/// A standard handler whose one core module has these fields.
+pub fn standard_handler(fields: &str) -> Vec<u8> {
     let text = format!(
         r#"(component
             (import "wasi:http/types@0.2.0" (instance $types
@@ -45,11 +55,7 @@ fn starting_with_memory(with: &str, pages: usize) -> Vec<u8> {
                 (export "response-outparam" (type (sub resource)))))
             (alias export $types "incoming-request" (type $request))
             (alias export $types "response-outparam" (type $outparam))
-            (core module $module
-                (memory {pages})
-                (func $start {with})
-                (start $start)
-                (func (export "handle") (param i32 i32)))
+            (core module $module {fields})
             (core instance $instance (instantiate $module))
             (func $handle (param "request" (own $request)) (param "response-out" (own $outparam))
                 (canon lift (core func $instance "handle")))
