@@ -97,6 +97,16 @@ bench *flags: build-guest (build-guest "http") (build-guest "hello") _bench
 bench-scale *flags: build-guest (build-guest "probe") (build-guest "probe-http") _bench
     target/release/tally-bench scale "$@"
 
+# Measure how many guests fit on a host, and what the first request to one takes; flags are passed on
+[positional-arguments]
+bench-density *flags: build-guest _bench
+    target/release/tally-bench density "$@"
+
+# Measure what a guest feels of its neighbours, and how they share the machine; flags are passed on
+[positional-arguments]
+bench-neighbours *flags: build-guest (build-guest "probe") _bench
+    target/release/tally-bench neighbours "$@"
+
 # One after the other: built together, their dependencies have the features of both, and the profile,
 # which is of the host alone, does not fit them. What it is compared with has none.
 _bench:

@@ -23,6 +23,7 @@ use hyper::Method;
 use crate::{
     client::{Requests, closed_loop},
     contender::{Contender, Files},
+    density::with_number,
     http,
     server::Server,
     traffic::Traffic,
@@ -182,15 +183,6 @@ fn read_slowly(address: SocketAddr, stop: &AtomicBool) -> Result<()> {
         thread::sleep(PAUSE);
     }
     Ok(())
-}
-
-/// A component with a custom section of its own, so that it was never compiled before.
-fn with_number(component: &[u8], number: u64) -> Vec<u8> {
-    let mut bytes = component.to_vec();
-    // A section's id and length, and its name's length and name.
-    bytes.extend([0, 10, 1, b'n']);
-    bytes.extend(number.to_le_bytes());
-    bytes
 }
 
 fn deploy(admin: SocketAddr, component: &[u8]) -> Result<()> {
@@ -361,14 +353,4 @@ async fn cpu(admin: SocketAddr) -> Result<HashMap<String, f64>> {
         Some((name.to_owned(), value.parse().ok()?))
     });
     Ok(each.collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_numbered_component_has_one_more_section() {
-        assert_eq!(with_number(b"c", 1), [b'c', 0, 10, 1, b'n', 1, 0, 0, 0, 0, 0, 0, 0]);
-    }
 }

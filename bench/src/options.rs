@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     backend::Backend,
     contender::{Contender, Files},
+    density::DensityOptions,
     load::Load,
     neighbours::NeighboursOptions,
     scale::ScaleOptions,
@@ -85,6 +86,8 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// How the cost of a request grows with what there is of everything
     Scale(ScaleOptions),
+    /// How many guests fit, and how long the first request to one takes
+    Density(DensityOptions),
     /// What a guest feels of its neighbours, and how they share the machine
     Neighbours(NeighboursOptions),
 }

@@ -38,7 +38,7 @@ pub(crate) enum Dimension {
     Pool,
     /// Connections that are kept busy
     Connections,
-    /// Guests, each with a pool of its own
+    /// Guests, of which each is as likely to be asked for
     Guests,
     /// Counters that requests go to
     Keys,
@@ -119,7 +119,7 @@ impl Dimension {
                 &[1, 8, 64, 512, 4_096],
                 &[Backend::Memory, Backend::Redis, Backend::Postgres],
             ),
-            Self::Guests => ("guests", &[1, 10, 50, 200], &[Backend::Memory]),
+            Self::Guests => ("guests", &[1, 10, 100, 1_000], &[Backend::Memory]),
             Self::Keys => ("counters asked for", &[1, 100, 10_000, 100_000], &ALL),
             Self::Size => (
                 "keys in the store",

@@ -34,7 +34,7 @@ pub(super) fn routes(count: u64, guest: &Path) -> String {
     for number in 0..count {
         let _ = write!(
             toml,
-            "[[route]]\nhost = \"guest{number}.test\"\nname = \"guest{number}\"\nguest = {guest:?}\npool = 64\n\n"
+            "[[route]]\nhost = \"guest{number}.test\"\nname = \"guest{number}\"\nguest = {guest:?}\n\n"
         );
     }
     toml

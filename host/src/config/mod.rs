@@ -107,7 +107,7 @@ impl Config {
     fn resolve(options: Options) -> Result<Self, ConfigError> {
         // The defaults leave nothing open but the guest, so what follows finds every value.
         let options = options.or_defaults();
-        let edge = edge::Limits {
+        let mut edge = edge::Limits {
             connections: at_least_one("max-connections", options.max_connections)?,
             head: size("head-limit", options.head_limit)?,
             body: size("body-limit", options.body_limit)?,
@@ -129,6 +129,14 @@ impl Config {
         };
         let mut guests =
             guests::resolve(options.guest.as_deref(), options.guest_options, options.routes)?;
+        let workers = at_least_one("workers", options.workers)?;
+        let guests_at_most = at_least_one("max-loaded", options.max_loaded)?;
+        let room = Room {
+            // Each has an open file, and connections have most of them.
+            guests: guests_at_most.min((edge::open_files() / 4).max(1)),
+            bytes: size("max-loaded-size", options.max_loaded_size)?,
+        };
+        edge.leave_files_for(room.guests.min(guests.len()), workers);
         // No guest can take all of what is for several, and each can hold one body at least.
         let bodies = match guests.len() {
             0 | 1 => edge.bodies,
@@ -142,17 +150,14 @@ impl Config {
         Ok(Self {
             guests,
             watch: options.watch.unwrap_or_default(),
-            room: Room {
-                guests: at_least_one("max-loaded", options.max_loaded)?,
-                bytes: size("max-loaded-size", options.max_loaded_size)?,
-            },
+            room,
             load_ahead: options.load_ahead.unwrap_or_default(),
             strict: options.strict.unwrap_or_default(),
             guest_backtraces: options.guest_backtraces.or(options.watch).unwrap_or_default(),
             store: options.store.unwrap_or_default(),
             listen: options.listen.unwrap_or(options::LISTEN),
             admin: options.admin.unwrap_or(options::ADMIN),
-            workers: at_least_one("workers", options.workers)?,
+            workers,
             edge,
             state,
             store_wait: options.store_wait.map(|wait| wait.0).unwrap_or_default(),

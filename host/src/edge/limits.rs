@@ -28,6 +28,9 @@ pub(crate) const SMALLEST_HEAD: usize = 8_192;
 /// Open files that are not connections which are served: the store, libraries, logs.
 const OTHER_FILES: usize = 96;
 
+/// Connections by default, where there are files for them.
+const MOST_CONNECTIONS: usize = 10_000;
+
 /// And those of each worker: a runtime's five with the listener, a connection to the store and one that
 /// waits for its place, with room.
 const FILES_OF_A_WORKER: usize = 8;
@@ -47,14 +50,27 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// Leaves files for so many loaded guests, each of which has one.
+    pub(crate) fn leave_files_for(&mut self, guests: usize, workers: usize) {
+        let left = spare(open_files(), workers).saturating_sub(guests);
+        self.connections = self.connections.min(left.max(1));
+    }
+}
+
 /// Connections for which there are files.
 fn connections(files: usize, workers: usize) -> usize {
+    MOST_CONNECTIONS.min(spare(files, workers).max(1))
+}
+
+/// Files that are left for connections and guests.
+fn spare(files: usize, workers: usize) -> usize {
     let others = OTHER_FILES.saturating_add(FILES_OF_A_WORKER.saturating_mul(workers));
-    10_000.min(files.saturating_sub(others).max(1))
+    files.saturating_sub(others)
 }
 
 /// This process's limit on open files.
-fn open_files() -> usize {
+pub(crate) fn open_files() -> usize {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     limits
         .lines()

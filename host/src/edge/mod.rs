@@ -21,6 +21,7 @@ mod worker;
 mod writing;
 
 pub use self::limits::Limits;
+pub(crate) use self::limits::open_files;
 pub(crate) use self::{
     limits::SMALLEST_HEAD,
     metrics::Metrics,

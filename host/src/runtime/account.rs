@@ -14,22 +14,8 @@ use std::{
 /// out even; short against a client's patience, so that nobody pays long for what is over.
 const HALF_LIFE: u64 = 64;
 
-/// `2^(-1/64)`, in parts of 65,536.
-const FADED: u64 = 64_830;
-
-/// What is left of a whole after some milliseconds, in parts of 65,536.
-const LEFT: [u64; HALF_LIFE as usize] = {
-    let mut left = [1 << 16; HALF_LIFE as usize];
-    let mut at = 1;
-    while at < left.len() {
-        left[at] = (left[at - 1] * FADED) >> 16;
-        at += 1;
-    }
-    left
-};
-
-/// Usage of guests is compared in nanoseconds for this weight.
-const SCALE: u64 = 1_000;
+/// Usage of guests is compared in nanoseconds at this weight, the default.
+const SCALE: u64 = 100;
 
 /// The beginning of all moments here.
 static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -115,14 +101,11 @@ fn moment(at: Instant) -> u64 {
 
 /// What is left of an amount after some milliseconds.
 fn faded(amount: u64, milliseconds: u64) -> u64 {
-    if milliseconds == 0 {
-        return amount;
-    }
-    let halved = amount.checked_shr(u32::try_from(milliseconds / HALF_LIFE).unwrap_or(64));
-    let rest = usize::try_from(milliseconds % HALF_LIFE).unwrap_or(0);
-    let left = LEFT.get(rest).copied().unwrap_or(0);
-    // Amounts are of some milliseconds, far below where this would not fit.
-    halved.unwrap_or(0).saturating_mul(left) >> 16
+    let halved = amount.checked_shr(u32::try_from(milliseconds / HALF_LIFE).unwrap_or(u32::MAX));
+    let halved = halved.unwrap_or(0);
+    // In a straight line to the next half: of what is compared, all fades alike.
+    let part = halved.saturating_mul(milliseconds % HALF_LIFE) / (2 * HALF_LIFE);
+    halved.saturating_sub(part)
 }
 
 #[cfg(test)]
@@ -132,11 +115,9 @@ mod tests {
     #[test]
     fn what_was_used_counts_half_after_each_half_life() {
         assert_eq!(faded(1_000_000, 0), 1_000_000);
-        let about = |amount: u64, expected: u64| amount.abs_diff(expected) < expected / 50;
-        assert!(about(faded(1_000_000, 32), 707_107));
-        assert!(about(faded(1_000_000, 63), 505_430));
+        assert_eq!(faded(1_000_000, 32), 750_000);
         assert_eq!(faded(1_000_000, 64), 500_000);
-        assert!(about(faded(1_000_000, 160), 176_777));
+        assert_eq!(faded(1_000_000, 160), 187_500);
         assert_eq!(faded(1_000_000, 64 * 64), 0);
         assert_eq!(faded(1_000_000, u64::MAX), 0);
     }

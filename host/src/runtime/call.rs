@@ -13,7 +13,7 @@ use super::{
     guest::Guest,
     loaded::Loaded,
     memory::Memory,
-    turns,
+    turns::{self, Wants},
     usage::Trap,
 };
 use crate::interfaces::{AnsweredBefore, Context, Effects, Worker};
@@ -71,7 +71,7 @@ pub(super) fn store(loaded: &Loaded, context: Context) -> Store<Context> {
         if !cpu.check()? {
             return Ok(UpdateDeadline::Continue(1));
         }
-        let turn = turns::turn(Arc::clone(cpu.account()));
+        let turn = turns::turn(Arc::clone(cpu.account()), Wants::Slice);
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
     });
     store
@@ -83,9 +83,9 @@ pub(super) async fn within<T>(
     running: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, Cause> {
     let (wall, account) = (guest.limits().wall, guest.account());
-    if turns::has_waiting(account) {
-        // It computes long, as a rule.
-        let turn = tokio::time::timeout(wall, turns::turn(Arc::clone(account)));
+    if turns::is_to_wait(account) {
+        let turn = turns::turn(Arc::clone(account), Wants::Start);
+        let turn = tokio::time::timeout(wall, turn);
         turn.await.map_err(|_| Cause::WallLimit)?;
     }
     // In place: it is large, and each move of it takes as long as a small host call.

@@ -7,18 +7,27 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     thread::Thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use wasmtime::EngineWeak;
 
-/// How often a computing guest is looked at: a slice of one that computes long takes about as much, for which
-/// others wait. Short against a client's patience, long against the cost of a tick, which is some
-/// microseconds.
-pub(super) const TICK: Duration = Duration::from_millis(1);
+/// How often guests are looked at while none is known to compute long: short against the default limit on
+/// computing, long against the cost of a tick, which is some microseconds and interrupts a worker.
+const CALM: Duration = Duration::from_millis(10);
 
-/// Ticks so far.
+/// How often a guest that computes long is looked at: a slice of it takes about as much, for which others
+/// wait. Short against a client's patience.
+const HURRY: Duration = Duration::from_millis(1);
+
+/// For how many milliseconds it hurries, after a guest was seen to compute long.
+const HURRIES: u64 = 200;
+
+/// Milliseconds so far, about.
 static NOW: AtomicU64 = AtomicU64::new(0);
+
+/// Until when it hurries.
+static HURRY_UNTIL: AtomicU64 = AtomicU64::new(0);
 
 static CLOCK: LazyLock<Clock> = LazyLock::new(Clock::default);
 
@@ -56,9 +65,28 @@ pub(super) fn drive(
     Ok(())
 }
 
-/// The ticks so far: a time that goes on only while guests are at work.
+/// Milliseconds so far, about: a time that goes on only while guests are at work.
 pub(super) fn now() -> u64 {
     NOW.load(Ordering::Relaxed)
+}
+
+fn hurries() -> bool {
+    now() < HURRY_UNTIL.load(Ordering::Relaxed)
+}
+
+/// To be called when a guest was seen to compute long.
+pub(super) fn hurry() {
+    let did = hurries();
+    HURRY_UNTIL.store(now().saturating_add(HURRIES), Ordering::Relaxed);
+    if !did && let Some(thread) = &*lock(&CLOCK.thread) {
+        thread.unpark();
+    }
+}
+
+/// What a guest may take at a stretch, which is looked at at each tick, and more only if its thread had to wait
+/// for a core.
+pub(super) fn longest_stretch() -> Duration {
+    if hurries() { HURRY.saturating_mul(3) } else { CALM.saturating_mul(2) }
 }
 
 /// To be called when a guest was given a place to work, and before it does: the clock may sleep.
@@ -81,8 +109,12 @@ fn wake_thread() {
 
 fn tick() {
     loop {
-        std::thread::sleep(TICK);
-        NOW.fetch_add(1, Ordering::Relaxed);
+        let pause = if hurries() { HURRY } else { CALM };
+        // Woken early when it is to hurry.
+        let started = Instant::now();
+        std::thread::park_timeout(pause);
+        let passed = u64::try_from(started.elapsed().as_millis()).unwrap_or(1).max(1);
+        NOW.fetch_add(passed, Ordering::Relaxed);
         if is_anyone_at_work(true) {
             continue;
         }
@@ -125,10 +157,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{Arc, atomic::AtomicUsize},
-        time::Instant,
-    };
+    use std::sync::{Arc, atomic::AtomicUsize};
 
     use super::*;
 

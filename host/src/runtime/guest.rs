@@ -88,8 +88,7 @@ impl Guest {
     ) -> (Self, Option<LoadError>) {
         let source = Source::File(path);
         let looked = source.read().and_then(|bytes| {
-            let inspection = Inspection::of(&bytes)?;
-            let needs = inspection.needs(&limits)?;
+            let (inspection, needs) = runtime.look(&bytes, &limits)?;
             Ok((Facts::of(&inspection), needs.pool))
         });
         let (facts, pool, problem) = match looked {

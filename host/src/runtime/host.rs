@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use tokio::sync::Semaphore;
 
 use super::{
+    class::Needs,
     inspection::{Inspection, LoadError},
     limits::Limits,
     loaded::Loaded,
@@ -60,12 +61,24 @@ impl Runtime {
         compile_politely();
         let cores = std::thread::available_parallelism().map_or(1, Into::into);
         Arc::new(Self {
-            pools: Pools::new(most, backtraces),
+            pools: Pools::new(most, room, backtraces),
             workers,
             room,
             loaded: Mutex::default(),
             loading: Arc::new(Semaphore::new(cores)),
         })
+    }
+
+    /// Looks at a component, and at what it needs.
+    pub(super) fn look(
+        &self,
+        bytes: &[u8],
+        limits: &Limits,
+    ) -> Result<(Inspection, Needs), LoadError> {
+        let inspection = Inspection::of(bytes)?;
+        let needs = inspection.needs(limits)?;
+        self.pools.plan(needs.class)?;
+        Ok((inspection, needs))
     }
 
     /// Compiles and links a component. Takes long for a large one, unless it was compiled before, and

@@ -42,6 +42,9 @@ pub enum LoadError {
         "the WebAssembly engine cannot start: {0:#}; a smaller --pool or --memory-limit takes less address space"
     )]
     Engine(wasmtime::Error),
+    /// The kernel does not let a process have what it takes.
+    #[error("{0}")]
+    Kernel(String),
     /// Another kind of file.
     #[error(
         "the file is not WebAssembly; a guest is a component in binary form, usually with the ending .wasm"

@@ -29,6 +29,7 @@ mod guest;
 mod host;
 mod idempotency;
 mod inspection;
+mod kernel;
 mod limits;
 mod loaded;
 mod memory;

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use wasmtime::component::Linker;
 
-use super::{class::Class, clock, door::Door, engine::Engine, inspection::LoadError};
+use super::{
+    class::Class, clock, door::Door, engine::Engine, host::Room, inspection::LoadError, kernel,
+};
 use crate::interfaces::{self, Context, Draft2};
 
 /// An engine with its slots.
@@ -48,14 +50,33 @@ impl Pool {
 /// The pools there are, each made when its first guest is loaded.
 pub(super) struct Pools {
     pools: Mutex<Vec<Arc<Pool>>>,
+    /// Classes of the guests there are.
+    planned: Mutex<Vec<Class>>,
+    room: Room,
     /// Most instances at once that any guest is configured to have.
     most: Option<usize>,
     backtraces: bool,
 }
 
 impl Pools {
-    pub(super) fn new(most: Option<usize>, backtraces: bool) -> Self {
-        Self { pools: Mutex::default(), most, backtraces }
+    pub(super) fn new(most: Option<usize>, room: Room, backtraces: bool) -> Self {
+        Self { pools: Mutex::default(), planned: Mutex::default(), room, most, backtraces }
+    }
+
+    /// Notes that there is to be a pool of a class.
+    ///
+    /// # Errors
+    /// [`LoadError::Kernel`], when the kernel does not let a process have what all of them take.
+    pub(super) fn plan(&self, class: Class) -> Result<(), LoadError> {
+        let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        if planned.contains(&class) {
+            return Ok(());
+        }
+        let all = planned.iter().chain([&class]);
+        let of_slots = all.map(|class| kernel::mappings(class, class.slots(self.most))).sum();
+        kernel::check(of_slots, self.room).map_err(LoadError::Kernel)?;
+        planned.push(class);
+        Ok(())
     }
 
     /// The pool of a class.
@@ -67,6 +88,7 @@ impl Pools {
         if let Some(pool) = pools.iter().find(|pool| pool.class == class) {
             return Ok(Arc::clone(pool));
         }
+        self.plan(class)?;
         let pool = Pool::new(class, class.slots(self.most), self.backtraces);
         let pool = pool.map_err(LoadError::Engine)?;
         pools.push(Arc::clone(&pool));

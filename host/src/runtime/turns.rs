@@ -1,16 +1,17 @@
-//! Turns for guests that compute long.
+//! Turns for guests that have had more than others.
 //!
-//! Most calls of guests are over in microseconds, and run when they are ready. One that has computed
-//! for a slice is *long*: it waits for a turn, which is one more slice. Of the guests that wait on a
-//! worker, the one that has used least lately goes first, whatever the number of its calls; calls of
-//! one guest go round. Who is next lets all else that is ready on the worker run, and then goes if no
-//! other guest had anything to do, or if none that had has used less. So a guest that computes gets what others
-//! leave, and its share beside those who leave nothing.
+//! Most calls of guests are over in microseconds, and run when they are ready. Two kinds wait for a turn: one
+//! that has computed for a slice, which gets one more slice for it, and a new one of a guest that has used more
+//! lately than another one that is at work on the same worker. Of the guests that wait, the one that has used
+//! least goes first, whatever the number of its calls; calls of one guest go round. Who is next lets all
+//! else that is ready on the worker run, and then goes if no other guest had anything to do, or if none that
+//! had has used less. So a guest gets what others leave, and its share beside those who leave nothing.
 //!
 //! Usage is that of all workers ([`Account`]): a guest with one client, which one worker serves, gets
 //! more of that worker when others compute on all.
 //!
-//! All of this is of one thread, and takes no lock.
+//! All of this is of one thread, and takes no lock. Where one guest alone is at work, it costs two looks at
+//! memory of the thread's own.
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,14 +22,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::account::Account;
+use super::{account::Account, clock};
 
-/// How long who is next waits for requests of a guest that has used less, and has just had some: about as
-/// long as a client takes to ask again.
-const PATIENCE: Duration = Duration::from_micros(100);
+/// How long one that computes waits, when it is next and the worker has nothing else to do, for requests of a
+/// guest that has used less and has just had some: about as long as a client takes to ask again. The thread
+/// sleeps meanwhile, as clients may be on the same machine.
+const PATIENCE: Duration = Duration::from_micros(50);
 
-/// How long ago that is.
-const RECENT: Duration = Duration::from_millis(2);
+/// How long ago that is, in milliseconds of the clock.
+const RECENT: u64 = 2;
+
+/// A guest may have used so much more than another one at work before its new calls wait, in nanoseconds at the
+/// default weight.
+const SLACK: u64 = 2_000_000;
+
+/// Guests at work that are remembered.
+const MOST_SEEN: usize = 8;
 
 thread_local! {
     /// Calls that wait on this thread.
@@ -40,10 +49,20 @@ thread_local! {
     static TICKETS: Cell<u64> = const { Cell::new(0) };
     /// The least usage of the guests that ran since the one who is next last looked; `None` where none did.
     static RAN: Cell<Option<u64>> = const { Cell::new(None) };
-    /// When the last one ran, and its usage.
-    static LAST: Cell<Option<(Instant, u64)>> = const { Cell::new(None) };
+    /// The guest that ran last, and when another one had before it.
+    static GUEST: Cell<usize> = const { Cell::new(0) };
+    static MIXED: Cell<Option<u64>> = const { Cell::new(None) };
+    /// Guests that ran of late, where several do.
+    static SEEN: RefCell<Vec<Seen>> = const { RefCell::new(Vec::new()) };
     /// Whether all that a call did, when it was polled, was to wait for its turn.
     static ONLY_WAITED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A guest that ran: its account's place, its usage then, and when, by the clock.
+struct Seen {
+    guest: usize,
+    usage: u64,
+    at: u64,
 }
 
 /// The calls of one guest that wait, in order of arrival.
@@ -58,11 +77,35 @@ struct Call {
     waker: Option<Waker>,
 }
 
-/// Whether calls of this guest wait for a turn on this thread: a new one is to wait as well, as it would
-/// get a slice before its turn otherwise.
-pub(super) fn has_waiting(account: &Arc<Account>) -> bool {
-    COUNT.get() > 0
+/// Whether a new call of this guest is to wait for a turn: others of it do, or a guest is at work that has
+/// used less.
+pub(super) fn is_to_wait(account: &Arc<Account>) -> bool {
+    if COUNT.get() > 0
         && WAITING.with_borrow(|queues| queues.iter().any(|queue| is_of(queue, account)))
+    {
+        return true;
+    }
+    is_mixed()
+        && least_of_others(account)
+            .is_some_and(|least| least.saturating_add(SLACK) < account.usage(Instant::now()))
+}
+
+/// Whether several guests are at work on this thread.
+fn is_mixed() -> bool {
+    MIXED.get().is_some_and(|at| clock::now().saturating_sub(at) <= RECENT)
+}
+
+/// The least usage of the other guests at work.
+fn least_of_others(account: &Arc<Account>) -> Option<u64> {
+    let (guest, now) = (place(account), clock::now());
+    SEEN.with_borrow(|seen| {
+        let others = seen.iter().filter(|seen| seen.guest != guest);
+        others.filter(|seen| now.saturating_sub(seen.at) <= RECENT).map(|seen| seen.usage).min()
+    })
+}
+
+fn place(account: &Arc<Account>) -> usize {
+    Arc::as_ptr(account).addr()
 }
 
 /// To be told when a guest's call is about to be polled.
@@ -71,25 +114,48 @@ pub(super) fn runs() {
 }
 
 /// To be told when it was.
-pub(super) fn ran(account: &Arc<Account>) {
-    if ONLY_WAITED.take() || COUNT.get() == 0 {
+pub(super) fn ran(account: &Arc<Account>, until: Instant) {
+    if ONLY_WAITED.take() {
         return;
     }
-    let now = Instant::now();
-    let usage = account.usage(now);
+    let guest = place(account);
+    if GUEST.replace(guest) != guest {
+        MIXED.set(Some(clock::now()));
+    }
+    if COUNT.get() == 0 && !is_mixed() {
+        return;
+    }
+    let usage = account.usage(until);
     RAN.set(Some(RAN.get().map_or(usage, |least| least.min(usage))));
-    LAST.set(Some((now, usage)));
+    let new = Seen { guest, usage, at: clock::now() };
+    SEEN.with_borrow_mut(|seen| {
+        let known = seen.iter().position(|seen| seen.guest == guest);
+        let oldest = || seen.iter().enumerate().min_by_key(|(_, seen)| seen.at).map(|(at, _)| at);
+        let place = known.or_else(|| if seen.len() < MOST_SEEN { None } else { oldest() });
+        match place.and_then(|place| seen.get_mut(place)) {
+            Some(place) => *place = new,
+            None => seen.push(new),
+        }
+    });
+}
+
+/// Why a call waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wants {
+    /// It is new.
+    Start,
+    /// It has had a slice.
+    Slice,
 }
 
 /// Waits for a turn.
 ///
 /// # Cancel safety
 /// Who no longer waits has no place in the queue.
-pub(super) async fn turn(account: Arc<Account>) {
+pub(super) async fn turn(account: Arc<Account>, wants: Wants) {
     let waiting = Waiting::enter(account);
-    // The first time, it has just had a slice.
-    let mut has_run = true;
-    let mut idle_since = None;
+    let mut has_run = wants == Wants::Slice;
+    let mut is_patient = wants == Wants::Slice;
     loop {
         waiting.be_next(has_run).await;
         has_run = false;
@@ -100,21 +166,24 @@ pub(super) async fn turn(account: Arc<Account>) {
         if !waiting.is_still_next() {
             continue;
         }
-        let now = Instant::now();
-        let usage = waiting.account.usage(now);
-        let others_go_first = match (RAN.get(), LAST.get()) {
-            (Some(least), _) => least < usage,
-            // Their clients may be about to ask again.
-            (None, Some((last, least))) if least < usage && now - last < RECENT => {
-                now - *idle_since.get_or_insert(now) < PATIENCE
+        let usage = waiting.account.usage(Instant::now());
+        let others_go_first = match RAN.get() {
+            Some(least) => least < usage,
+            None => {
+                let least = least_of_others(&waiting.account);
+                let waits = is_patient && least.is_some_and(|least| least < usage);
+                if waits {
+                    is_patient = false;
+                    std::thread::sleep(PATIENCE);
+                }
+                waits
             }
-            (None, _) => false,
         };
         if !others_go_first {
             return;
         }
         if RAN.get().is_some() {
-            idle_since = None;
+            is_patient = wants == Wants::Slice;
         }
         ONLY_WAITED.set(true);
     }
@@ -182,14 +251,10 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         COUNT.set(COUNT.get().saturating_sub(1));
         WAITING.with_borrow_mut(|queues| {
-            if let Some(at) = queues.iter().position(|queue| is_of(queue, &self.account)) {
-                if let Some(queue) = queues.get_mut(at) {
-                    queue.calls.retain(|call| call.ticket != self.ticket);
-                    if queue.calls.is_empty() {
-                        queues.swap_remove(at);
-                    }
-                }
+            for queue in queues.iter_mut().filter(|queue| is_of(queue, &self.account)) {
+                queue.calls.retain(|call| call.ticket != self.ticket);
             }
+            queues.retain(|queue| !queue.calls.is_empty());
         });
         if NEXT.get() == Some(self.ticket) {
             choose();
@@ -237,7 +302,7 @@ mod tests {
         let computing = async {
             while Instant::now() < until {
                 spin(SLICE);
-                turn(Arc::clone(&account)).await;
+                turn(Arc::clone(&account), Wants::Slice).await;
             }
         };
         Metered::new(&account, computing).await;
@@ -308,13 +373,13 @@ mod tests {
     #[tokio::test]
     async fn who_goes_away_lets_the_next_one_go() {
         let account = Arc::new(Account::default());
-        let wait = || tokio::spawn(turn(Arc::clone(&account)));
+        let wait = || tokio::spawn(turn(Arc::clone(&account), Wants::Start));
         let (first, second, third) = (wait(), wait(), wait());
         first.abort();
         second.abort();
         let turn = tokio::time::timeout(Duration::from_secs(10), third).await;
         assert!(turn.expect("it is its turn").is_ok());
-        assert!(!has_waiting(&account));
+        assert!(!is_to_wait(&account));
         assert_eq!(NEXT.get(), None);
     }
 }

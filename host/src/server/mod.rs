@@ -2,6 +2,7 @@
 
 mod guests;
 mod listen;
+mod orphans;
 mod store;
 
 use std::{fmt::Write as _, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -140,6 +141,12 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     let accounting = tokio::spawn(account(Arc::clone(&routes), worker.clone()));
     let watching =
         config.watch.then(|| tokio::spawn(watch(watched, Arc::clone(&routes), worker.clone())));
+    let looking = {
+        let (guests, worker) = (config.guests.clone(), worker.clone());
+        // Others keep keys there, too, and to look through all of them may take long.
+        let is_shared = state.description().backend == "redis";
+        tokio::spawn(async move { orphans::report(&guests, &worker, is_shared).await })
+    };
     started(&banner(&config, &routes, &state, address, admin_address));
 
     tokio::select! {
@@ -160,6 +167,7 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     };
     let connections = workers.connections();
     accounting.abort();
+    looking.abort();
     if cut != Some(Duration::ZERO) {
         // What was recorded since the last account; a store that is away does not hold up the end.
         let _ = tokio::time::timeout(LAST_ACCOUNT, account_once(&routes, &worker)).await;

@@ -303,3 +303,38 @@ async fn a_trap_is_logged_with_the_guests_own_stack_where_that_is_asked_for() {
         assert!(log.contains("unreachable"), "{log}");
     }
 }
+
+#[tokio::test]
+async fn state_that_a_new_name_leaves_behind_is_said_at_the_start() {
+    let redis = tally_testkit::Redis::start().unwrap();
+    for store in ["sqlite:tally.db", &redis.url()] {
+        let folder = tempfile::tempdir().unwrap();
+        let place = match store.strip_prefix("sqlite:") {
+            Some(file) => format!("sqlite:{}", folder.path().join(file).display()),
+            None => store.to_owned(),
+        };
+        let start = |name: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::copy(guest("counter"), dir.path().join("counter.wasm")).unwrap();
+            let config = format!(
+                "store = '{place}'\n[[route]]\nprefix = '/hits'\nguest = 'counter.wasm'\n{name}\n"
+            );
+            Host::start_configured(dir, &config)
+        };
+        let host = start("");
+        let mut client = Client::connect(host.address).await;
+        // The counter has no route of this prefix, so the state is made beside it.
+        assert_eq!(client.get("/hits").await.status, 404);
+        let set = ["kv", "set", "--store", &place, "--bucket", "/hits/*", "key", "value"];
+        let made = tally(host.dir()).args(set).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        drop(host);
+        let host = start("name = 'hits'");
+        host.wait_for_log("buckets that no guest opens: '/hits/*'");
+        drop(host);
+        let host = start("name = 'hits'\nbuckets = [\"default=/hits/*\"]");
+        get(host.address, "/hits").await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(!host.log().contains("no guest opens"), "{}", host.log());
+    }
+}

@@ -1,0 +1,85 @@
+//! State that no guest can reach any more: a guest's default bucket is named after it, so that another name or
+//! route for it, or a guest less, leaves a bucket behind. The start says so, as it is easily done by
+//! mistake.
+
+use std::collections::HashSet;
+
+use tally_state::{Bucket, Handle};
+
+use crate::config::GuestConfig;
+
+/// Pages of buckets or keys that are looked at: enough for a thousand buckets.
+const PAGES: usize = 5;
+
+/// Buckets that are named.
+const MOST_NAMED: usize = 10;
+
+/// Looks for buckets with keys that no guest opens, and logs them. With `is_shared`, others keep keys in
+/// the store as well: then only buckets that routes would have had without a name are looked for.
+pub(super) async fn report(guests: &[GuestConfig], state: &Handle, is_shared: bool) {
+    let opened: HashSet<&str> =
+        guests.iter().flat_map(|guest| guest.buckets.stored()).map(Bucket::as_str).collect();
+    let orphans = match is_shared {
+        true => of_renamed_routes(guests, &opened, state).await,
+        false => all(&opened, state).await,
+    };
+    let orphans = orphans.unwrap_or_else(|error| {
+        tracing::debug!(%error, "buckets that no guest opens could not be looked for");
+        Vec::new()
+    });
+    if orphans.is_empty() {
+        return;
+    }
+    let more = orphans.len().saturating_sub(MOST_NAMED);
+    let mut named: Vec<String> =
+        orphans.iter().take(MOST_NAMED).map(|bucket| format!("'{bucket}'")).collect();
+    if more > 0 {
+        named.push(format!("and {more} more"));
+    }
+    tracing::warn!(
+        "the store has state in buckets that no guest opens: {}; a guest goes on with one by buckets = [\"default=BUCKET\"]",
+        named.join(", ")
+    );
+}
+
+/// The buckets that routes with a name would have without it, where they hold keys.
+async fn of_renamed_routes(
+    guests: &[GuestConfig],
+    opened: &HashSet<&str>,
+    state: &Handle,
+) -> Result<Vec<String>, tally_state::Error> {
+    let mut orphans = Vec::new();
+    for guest in guests {
+        let route = guest.pattern.to_string();
+        if opened.contains(route.as_str()) {
+            continue;
+        }
+        let Ok(bucket) = Bucket::new(&route) else { continue };
+        let mut cursor = None;
+        for _ in 0..PAGES {
+            let page = state.list(&bucket, "", cursor.as_deref()).await?;
+            if !page.keys.is_empty() {
+                orphans.push(route);
+                break;
+            }
+            match page.cursor {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+    }
+    Ok(orphans)
+}
+
+async fn all(opened: &HashSet<&str>, state: &Handle) -> Result<Vec<String>, tally_state::Error> {
+    let (mut orphans, mut cursor) = (Vec::new(), None);
+    for _ in 0..PAGES {
+        let page = state.buckets(cursor.as_deref()).await?;
+        orphans.extend(page.buckets.into_iter().filter(|bucket| !opened.contains(bucket.as_str())));
+        match page.cursor {
+            Some(next) => cursor = Some(next),
+            None => break,
+        }
+    }
+    Ok(orphans)
+}
