@@ -8,7 +8,7 @@
 //! joins after, and nobody is answered before the backend has.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -26,6 +26,7 @@ use crate::{
     health::Health,
     hold::HoldBack,
     metrics::Metrics,
+    name::Bucket,
     operation::Step,
     plan::{Pending, Plan, Reply},
     reconnect::Outage,
@@ -83,15 +84,65 @@ struct Queue {
     pending: VecDeque<Pending>,
     /// Bytes of the values in `pending`.
     bytes: usize,
+    /// What buckets have put into the queue when it was more than half full, of what is still in it.
+    crowd: HashMap<Bucket, Share>,
     /// Set when the last caller is gone: the loop empties the queue and ends.
     closed: bool,
     /// Somebody wants to know whether operations would succeed.
     check: bool,
 }
 
+/// Operations of a bucket and the bytes of their values.
+#[derive(Default)]
+struct Share {
+    operations: usize,
+    bytes: usize,
+}
+
+impl Queue {
+    /// Has a bucket put one more operation into a queue that is more than half full, unless the bucket has
+    /// a quarter of the queue in its second half already: what is left is for others, as buckets are those of
+    /// several guests.
+    fn join_crowd(&mut self, bucket: &Bucket, bytes: usize, options: &Options) -> bool {
+        let quarter = |most: usize| most.checked_div(4).unwrap_or_default().max(1);
+        let share = self.crowd.entry(bucket.clone()).or_default();
+        let total = share.bytes.saturating_add(bytes);
+        let is_over = share.operations >= quarter(options.queue_operations)
+            || (share.operations > 0 && total > quarter(options.queue_bytes));
+        if !is_over {
+            share.operations = share.operations.saturating_add(1);
+            share.bytes = total;
+        }
+        !is_over
+    }
+
+    /// Takes the first operation off the queue.
+    fn pop(&mut self) -> Option<Pending> {
+        let pending = self.pending.pop_front()?;
+        let bytes = pending.step.action.bytes();
+        self.bytes = self.bytes.saturating_sub(bytes);
+        if pending.is_of_crowd
+            && let Some(share) = self.crowd.get_mut(&pending.step.bucket)
+        {
+            share.operations = share.operations.saturating_sub(1);
+            share.bytes = share.bytes.saturating_sub(bytes);
+            if share.operations == 0 {
+                self.crowd.remove(&pending.step.bucket);
+            }
+        }
+        Some(pending)
+    }
+}
+
 impl Lane {
     pub(crate) fn new(role: Role, options: Options, metrics: Metrics) -> Arc<Self> {
-        let queue = Queue { pending: VecDeque::new(), bytes: 0, closed: false, check: false };
+        let queue = Queue {
+            pending: VecDeque::new(),
+            bytes: 0,
+            crowd: HashMap::new(),
+            closed: false,
+            check: false,
+        };
         Arc::new(Self {
             queue: Mutex::new(queue),
             work: Notify::new(),
@@ -135,9 +186,15 @@ impl Lane {
             {
                 return Err(Refusal::Full);
             }
+            let half = |most: usize| most.checked_div(2).unwrap_or_default();
+            let is_of_crowd = queue.pending.len() >= half(self.options.queue_operations).max(1)
+                || total > half(self.options.queue_bytes);
+            if is_of_crowd && !queue.join_crowd(&step.bucket, bytes, &self.options) {
+                return Err(Refusal::Full);
+            }
             let was_empty = queue.pending.is_empty();
             queue.bytes = total;
-            queue.pending.push_back(Pending { step, reply, asked: Instant::now() });
+            queue.pending.push_back(Pending { step, reply, asked: Instant::now(), is_of_crowd });
             was_empty
         };
         if was_empty {
@@ -193,6 +250,7 @@ impl Lane {
         let refused = {
             let mut queue = self.lock();
             queue.bytes = 0;
+            queue.crowd.clear();
             queue.check = false;
             std::mem::take(&mut queue.pending)
         };
@@ -243,9 +301,8 @@ impl Lane {
             let mut batch = Vec::with_capacity(queue.pending.len().min(MAX_BATCH_OPERATIONS));
             let mut bytes = 0_usize;
             while batch.len() < MAX_BATCH_OPERATIONS && bytes < MAX_BATCH_BYTES {
-                let Some(pending) = queue.pending.pop_front() else { break };
+                let Some(pending) = queue.pop() else { break };
                 let size = pending.step.action.bytes();
-                queue.bytes = queue.bytes.saturating_sub(size);
                 if pending.reply.is_closed() {
                     continue;
                 }

@@ -38,6 +38,8 @@ pub(crate) struct Pending {
     /// Closed when the caller has gone: then the operation is dropped, if it is not sealed yet.
     pub(crate) reply: oneshot::Sender<Reply>,
     pub(crate) asked: Instant,
+    /// Whether the queue was more than half full when it came.
+    pub(crate) is_of_crowd: bool,
 }
 
 /// A sealed batch: the steps for the backend, and who waits for which.

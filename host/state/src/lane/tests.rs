@@ -154,6 +154,25 @@ async fn a_full_queue_refuses_at_once_as_not_applied() {
 }
 
 #[tokio::test]
+async fn no_bucket_fills_the_queue_for_others() {
+    let of = |bucket: &str| Step { bucket: Bucket::new(bucket).unwrap(), ..increment() };
+    let bench = bench(Options { queue_operations: 100, ..Options::default() });
+    let mut kept = vec![bench.lane.push(of("greedy")).unwrap()];
+    settle().await;
+    // The first is on its way.
+    kept.extend(std::iter::from_fn(|| bench.lane.push(of("greedy")).ok()));
+    assert_eq!(kept.len(), 1 + 50 + 25);
+    kept.extend(std::iter::from_fn(|| bench.lane.push(of("other")).ok()));
+    assert_eq!(kept.len(), 1 + 100, "what is left is for others");
+    bench.gate.add_permits(100);
+    for answer in kept {
+        assert!(answer.await.unwrap().is_ok());
+    }
+    assert!(bench.lane.lock().crowd.is_empty(), "nothing is left of the crowd");
+    assert!(bench.lane.push(of("greedy")).is_ok());
+}
+
+#[tokio::test]
 async fn the_queue_is_bounded_in_bytes() {
     let bench = bench(Options { queue_bytes: 100, ..Options::default() });
     let large =
