@@ -129,8 +129,13 @@ impl Load {
         longest: Duration,
     ) -> Self {
         let requests = Requests::of(vec![request(host, path)]);
-        // Ends by itself: what it came to is of no interest.
-        let run = move || drop(closed_loop::run(address, requests, clients, longest));
+        // Ends by itself, and with the server. What it came to is of no interest, but that there was some.
+        let path = path.to_owned();
+        let run = move || match closed_loop::run(address, requests, clients, longest) {
+            Ok(traffic) if traffic.requests > 0 => {}
+            Ok(_) => eprintln!("  !! no request for {path} was answered"),
+            Err(error) => eprintln!("  !! the requests for {path} failed: {error:#}"),
+        };
         Self { threads: vec![thread::spawn(run)], ..Self::default() }
     }
 

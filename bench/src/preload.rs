@@ -169,8 +169,7 @@ pub(crate) fn sqlite(path: &Path, records: u64) -> Result<()> {
         let mut requests: Vec<u128> = (first..=last).map(|_| random.next_u128()).collect();
         requests.sort_unstable();
         for (number, request) in (first..=last).zip(requests) {
-            // As many bits as an int4 has, with the sign.
-            let fingerprint = i64::from(random.next_u64() as u32 as i32);
+            let fingerprint = i64::from(random.next_u64() as u32);
             let outcome = i64::try_from(number)?;
             insert.execute(params![run, request.to_be_bytes(), WRITE, fingerprint, outcome])?;
         }

@@ -286,6 +286,7 @@ impl GuestOptions {
             rate_limit: self.rate_limit,
             rate_burst: self.rate_burst,
             cpu_weight: self.cpu_weight,
+            keep_loaded: self.keep_loaded,
             cpu_limit: self.cpu_limit,
             wall_limit: self.wall_limit,
             memory_limit: self.memory_limit,

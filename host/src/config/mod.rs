@@ -133,16 +133,18 @@ impl Config {
         let guests_at_most = at_least_one("max-loaded", options.max_loaded)?;
         let room = Room {
             // Each has an open file, and connections have most of them.
-            guests: guests_at_most.min((edge::open_files() / 4).max(1)),
+            guests: guests_at_most.min((edge::open_files() / 4).max(1)).min(guests.len().max(1)),
             bytes: size("max-loaded-size", options.max_loaded_size)?,
         };
-        edge.leave_files_for(room.guests.min(guests.len()), workers);
+        edge.leave_files_for(room.guests, workers);
         // No guest can take all of what is for several, and each can hold one body at least.
         let bodies = match guests.len() {
             0 | 1 => edge.bodies,
             _ => edge.bodies.div_ceil(2).max(edge.body),
         };
         for guest in &mut guests {
+            // The file of one that is watched may be half written when it would be loaded again.
+            guest.keep_loaded |= options.watch.unwrap_or_default();
             guest.limits.bodies = bodies;
             guest.limits.window = state.idempotency_window;
             state.buckets.extend(guest.buckets.stored().cloned());

@@ -24,7 +24,8 @@ pub(super) struct Admission {
 /// A guest's place, and one of its class. Both are free again when it is dropped.
 pub(super) struct Permit {
     _slot: Place,
-    _own: Place,
+    /// `None` where the guest may have all slots, as a guest alone: one count is enough then.
+    _own: Option<Place>,
 }
 
 impl Admission {
@@ -40,7 +41,10 @@ impl Admission {
         }
         let _waiting = Waiting::begin(&self.waiting, self.most_waiting).ok_or(Cause::Busy)?;
         let entering = async {
-            let own = self.own.enter(0).await;
+            let own = match self.may_have_all(slots) {
+                true => None,
+                false => Some(self.own.enter(0).await),
+            };
             // Guests are told apart by where this is.
             let slot = slots.enter(std::ptr::from_ref(self).addr()).await;
             Permit { _slot: slot, _own: own }
@@ -50,8 +54,16 @@ impl Admission {
 
     /// A place, if one is free.
     pub(super) fn try_enter(&self, slots: &Arc<Door>) -> Option<Permit> {
-        let own = self.own.try_enter()?;
+        let own = match self.may_have_all(slots) {
+            true => None,
+            false => Some(self.own.try_enter()?),
+        };
         Some(Permit { _slot: slots.try_enter()?, _own: own })
+    }
+
+    /// Whether the guest may have all slots of its class.
+    fn may_have_all(&self, slots: &Door) -> bool {
+        self.own.places() >= slots.places()
     }
 
     /// Instances that may be at work at once.
@@ -59,8 +71,9 @@ impl Admission {
         self.own.places()
     }
 
-    pub(super) fn in_use(&self) -> usize {
-        self.own.in_use()
+    /// Instances at work, behind a door to their slots.
+    pub(super) fn in_use(&self, slots: &Door) -> usize {
+        if self.may_have_all(slots) { slots.in_use() } else { self.own.in_use() }
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -97,10 +110,20 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
+    async fn a_guest_that_may_have_all_slots_is_counted_once() {
+        let (slots, alone) = (Door::new(2), Admission::new(2, 0, Duration::from_secs(1)));
+        let permits = [(); 2].map(|()| alone.try_enter(&slots).unwrap());
+        assert_eq!((alone.in_use(&slots), alone.pool()), (2, 2));
+        assert_eq!(alone.enter(&slots).await.err(), Some(Cause::Busy));
+        drop(permits);
+        assert_eq!(alone.in_use(&slots), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn beyond_pool_and_queue_is_refused_at_once_and_the_queue_after_its_wait() {
         let (slots, admission) = (Door::new(5), Admission::new(1, 1, Duration::from_secs(1)));
         let first = admission.enter(&slots).await.unwrap();
-        assert_eq!(admission.in_use(), 1);
+        assert_eq!(admission.in_use(&slots), 1);
         let (second, third) = tokio::join!(admission.enter(&slots), async {
             tokio::task::yield_now().await;
             assert_eq!(admission.waiting(), 1);
@@ -115,15 +138,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_guest_that_waits_for_a_slot_of_its_class_keeps_its_own_place_meanwhile() {
-        let slots = Door::new(1);
-        let [one, other] = [(); 2].map(|()| Admission::new(1, 1, Duration::from_secs(1)));
+        let slots = Door::new(2);
+        let [one, other, third] = [(); 3].map(|()| Admission::new(1, 1, Duration::from_secs(1)));
         let taken = one.enter(&slots).await.unwrap();
+        let _third = third.enter(&slots).await.unwrap();
         assert!(other.try_enter(&slots).is_none());
-        assert_eq!(other.in_use(), 0, "who found no slot gave its own place back");
+        assert_eq!(other.in_use(&slots), 0, "who found no slot gave its own place back");
         let entering = other.enter(&slots);
         let (entered, ()) = tokio::join!(entering, async {
             tokio::task::yield_now().await;
-            assert_eq!(other.in_use(), 1);
+            assert_eq!(other.in_use(&slots), 1);
             drop(taken);
         });
         assert!(entered.is_ok());

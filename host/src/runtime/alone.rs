@@ -5,7 +5,7 @@ use tally_state::{Handle, State};
 
 use std::sync::Arc;
 
-use super::{Body, Guest, Limits, LoadError, Request, Room, Runtime};
+use super::{Body, Guest, Limits, LoadError, Request, Runtime, Sizes};
 use crate::interfaces::{Buckets, Settings};
 
 /// A guest that is called from here, with the bucket `default`.
@@ -24,7 +24,7 @@ impl Alone {
         let buckets = Buckets::parse(["default"]).map_err(|e| LoadError::Start(e.to_string()))?;
         let settings = Settings { name: "alone".into(), buckets, ..Settings::default() };
         let limits = Limits { pool: Some(2), ..Limits::default() };
-        let runtime = Runtime::new(1, limits.pool, Room::default(), false);
+        let runtime = Runtime::new(Sizes { most: limits.pool, ..Sizes::default() });
         let guest = Guest::from_bytes(&runtime, component, limits, settings)?;
         Ok(Self { guest, state: state.worker() })
     }

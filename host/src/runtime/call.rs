@@ -1,6 +1,6 @@
 //! What calls of both worlds have in common: a fresh store, and an end to everything a guest does.
 
-use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Instant};
 
 use futures_util::FutureExt as _;
 use tally_state::Handle;
@@ -83,14 +83,19 @@ pub(super) async fn within<T>(
     running: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, Cause> {
     let (wall, account) = (guest.limits().wall, guest.account());
+    let mut left = wall;
     if turns::is_to_wait(account) {
+        let started = Instant::now();
         let turn = turns::turn(Arc::clone(account), Wants::Start);
-        let turn = tokio::time::timeout(wall, turn);
-        turn.await.map_err(|_| Cause::WallLimit)?;
+        if tokio::time::timeout(wall, turn).await.is_err() {
+            guest.usage().trapped(Trap::Wall);
+            return Err(Cause::WallLimit);
+        }
+        left = wall.saturating_sub(started.elapsed());
     }
     // In place: it is large, and each move of it takes as long as a small host call.
     let running = pin!(Metered::new(account, AssertUnwindSafe(running).catch_unwind()));
-    let (cause, trap) = match tokio::time::timeout(wall, running).await {
+    let (cause, trap) = match tokio::time::timeout(left, running).await {
         Ok(Ok(Ok(result))) => return Ok(result),
         Ok(Ok(Err(error))) => cause(&error),
         Ok(Err(_)) => (Cause::Trap("a host function panicked".into()), Some(Trap::Host)),

@@ -71,9 +71,31 @@ pub(super) struct Needs {
 
 impl Class {
     /// How many slots the class has, where the guest that may have most has `most` instances at once.
-    pub(super) fn slots(&self, most: Option<usize>) -> usize {
+    pub(super) fn slots(&self, most: Option<usize>, several: bool) -> usize {
         let pool = if self.large { LARGE_POOL } else { SMALL_POOL };
-        pool.max(most.unwrap_or_default()).saturating_mul(GUESTS)
+        pool.max(most.unwrap_or_default()).saturating_mul(if several { GUESTS } else { 1 })
+    }
+
+    /// The classes that nearly all guests are of.
+    pub(super) fn usual() -> [Self; 2] {
+        [false, true].map(|large| Self::with(large, 0, 1, 0, 0))
+    }
+
+    /// The class of guests that need so much. They differ by a few: rounded, they share their class.
+    fn with(large: bool, memory: usize, memories: u32, tables: u32, table_elements: u64) -> Self {
+        let (least_memory, least_tables, least_elements) = match large {
+            true => (LARGE_MEMORY, LARGE_TABLES, LARGE_TABLE_ELEMENTS),
+            false => (SMALL_MEMORY, SMALL_TABLES, SMALL_TABLE_ELEMENTS),
+        };
+        let elements = table_elements.max(least_elements).next_power_of_two();
+        Self {
+            memory: memory.max(least_memory).next_power_of_two(),
+            memories: memories.max(1).next_power_of_two(),
+            tables: tables.max(least_tables).next_power_of_two(),
+            // At most a million.
+            table_elements: usize::try_from(elements).unwrap_or(usize::MAX),
+            large,
+        }
     }
 }
 
@@ -105,20 +127,8 @@ impl Needs {
                 takes.core_instances, takes.memories, takes.tables, anatomy.table_elements
             )));
         }
-        let (tables, elements) = match large {
-            true => (LARGE_TABLES, LARGE_TABLE_ELEMENTS),
-            false => (SMALL_TABLES, SMALL_TABLE_ELEMENTS),
-        };
-        // Guests differ by a few: rounded, they share their class.
-        let elements = anatomy.table_elements.max(elements).next_power_of_two();
-        let class = Class {
-            memory: memory.max(slot).next_power_of_two(),
-            memories: takes.memories.max(1).next_power_of_two(),
-            tables: takes.tables.max(tables).next_power_of_two(),
-            // At most a million.
-            table_elements: usize::try_from(elements).unwrap_or(usize::MAX),
-            large,
-        };
+        let elements = anatomy.table_elements;
+        let class = Class::with(large, memory, takes.memories, takes.tables, elements);
         let pool = limits.pool.unwrap_or(if large { LARGE_POOL } else { SMALL_POOL });
         Ok(Self { class, pool, memory })
     }
@@ -179,8 +189,10 @@ mod tests {
     #[test]
     fn no_guest_can_take_all_slots_of_its_class() {
         let needs = Needs::of(&compiled(), &Limits::default()).unwrap();
-        assert!(needs.class.slots(None) > needs.pool);
-        assert!(needs.class.slots(Some(5_000)) > 5_000);
+        assert!(needs.class.slots(None, true) > needs.pool);
+        assert!(needs.class.slots(Some(5_000), true) > 5_000);
+        assert_eq!(needs.class.slots(None, false), needs.pool, "where there is no other");
+        assert!(Class::usual().contains(&needs.class));
     }
 
     #[test]

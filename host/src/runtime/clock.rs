@@ -83,11 +83,9 @@ pub(super) fn hurry() {
     }
 }
 
-/// What a guest may take at a stretch, which is looked at at each tick, and more only if its thread had to wait
-/// for a core.
-pub(super) fn longest_stretch() -> Duration {
-    if hurries() { HURRY.saturating_mul(3) } else { CALM.saturating_mul(2) }
-}
+/// What a guest takes at a stretch, which is looked at at each tick, and more only if its thread had to wait
+/// for a core, or for one long instruction of the guest.
+pub(super) const LONGEST_STRETCH: Duration = CALM.saturating_mul(2);
 
 /// To be called when a guest was given a place to work, and before it does: the clock may sleep.
 pub(super) fn wake() {

@@ -68,7 +68,7 @@ impl Meter {
 
 /// What a poll is charged that began then.
 fn stretch(since: Instant) -> Duration {
-    since.elapsed().min(clock::longest_stretch())
+    since.elapsed().min(clock::LONGEST_STRETCH)
 }
 
 pin_project! {
@@ -99,9 +99,7 @@ impl<F: Future> Future for Metered<'_, F> {
         let polled = this.future.poll(context);
         RUNNING.set(None);
         let until = Instant::now();
-        let stretch = until.saturating_duration_since(since);
-        // Nearly always it takes microseconds.
-        let stretch = if stretch < SLICE { stretch } else { stretch.min(clock::longest_stretch()) };
+        let stretch = until.saturating_duration_since(since).min(clock::LONGEST_STRETCH);
         *this.used = this.used.saturating_add(stretch);
         this.account.charge(stretch, until);
         turns::ran(this.account, until);

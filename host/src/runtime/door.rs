@@ -72,7 +72,7 @@ impl Door {
 
     fn take(&self) -> bool {
         let taken = |free: usize| free.checked_sub(1);
-        self.free.fetch_update(Ordering::SeqCst, Ordering::Relaxed, taken).is_ok()
+        self.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken).is_ok()
     }
 
     fn give_back(&self) {
@@ -199,7 +199,8 @@ mod tests {
         const PLACES: usize = 3;
         let door = Door::new(PLACES);
         let inside = AtomicUsize::new(0);
-        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime =
+            || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         std::thread::scope(|scope| {
             for guest in 0..4 {
                 let (door, inside) = (&door, &inside);
@@ -211,7 +212,9 @@ mod tests {
                                 continue;
                             }
                             if round % 3 != 0 {
-                                let _place = entering.await;
+                                let longest = Duration::from_secs(30);
+                                let entered = tokio::time::timeout(longest, entering).await;
+                                let _place = entered.expect("a place is free in time");
                                 let others = inside.fetch_add(1, Ordering::SeqCst);
                                 assert!(others < PLACES);
                                 tokio::task::yield_now().await;

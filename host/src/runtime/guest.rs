@@ -229,7 +229,8 @@ impl Guest {
 
     /// Instances at work, of [`Guest::pool`].
     pub(crate) fn in_use(&self) -> usize {
-        self.admission.load().in_use()
+        let loaded = self.current.load().loaded();
+        loaded.map_or(0, |loaded| self.admission.load().in_use(&loaded.pool.slots))
     }
 
     /// Requests waiting for an instance.
@@ -322,24 +323,30 @@ impl Guest {
         if let Some(cause) = failed() {
             return Err(cause);
         }
-        let loading = async {
-            let held = Arc::clone(&self.loading).lock_owned().await;
-            if let Some(loaded) = release.use_loaded() {
-                return Ok(loaded);
-            }
-            if let Some(cause) = failed() {
-                return Err(cause);
-            }
+        if let Ok(held) = Arc::clone(&self.loading).try_lock_owned() {
             let (guest, release) = (Arc::clone(self), Arc::clone(release));
             // Goes on when this request is given up: others wait for it as well.
-            let loaded = self.runtime.work(move || {
-                let _held = held;
-                guest.load_now(&release)
+            tokio::spawn(async move {
+                let runtime = Arc::clone(&guest.runtime);
+                let load = move || match release.use_loaded() {
+                    Some(_) => {}
+                    // What became of it is told by the release.
+                    None => drop(guest.load_now(&release)),
+                };
+                if let Err(error) = runtime.work(load).await {
+                    tracing::error!(%error, "a guest could not be loaded");
+                }
+                drop(held);
             });
-            let loaded = loaded.await.flatten();
-            loaded.map_err(|error| Cause::Unavailable(error.to_string()))
+        }
+        let loaded = async {
+            drop(self.loading.lock().await);
+            match release.use_loaded() {
+                Some(loaded) => Ok(loaded),
+                None => Err(failed().unwrap_or(Cause::Loading)),
+            }
         };
-        self.admission.load_full().wait(loading).await.ok_or(Cause::Loading)?
+        self.admission.load_full().wait(loaded).await.ok_or(Cause::Loading)?
     }
 
     /// Loads a release now. Blocks.
@@ -357,18 +364,20 @@ impl Guest {
             }
             release.set_failure(error);
         })?;
-        self.fit(loaded.needs.pool);
         if release.is_of(&facts) {
             self.keep(release, &loaded);
             return Ok(loaded);
         }
-        // Its file has changed since it was looked at, or can be read only now.
+        // Its file has changed since it was looked at, or can be read only now. Those who wait for what it was
+        // get this; it is gone with them.
+        release.set_loaded(Arc::clone(&loaded));
         let next = Arc::new(Release::new(release.source.clone(), Some(facts)));
         self.keep(&next, &loaded);
         let (version, previous) = (next.version(), release.version());
         // Unless another was deployed meanwhile.
         let before = self.current.compare_and_swap(release, next);
         if Arc::ptr_eq(&before, release) {
+            self.fit(loaded.needs.pool);
             tracing::info!(guest = %self.name(), %version, %previous, "its file has changed and was loaded");
         }
         Ok(loaded)
@@ -428,7 +437,11 @@ impl Guest {
         let (guest, release) = (Arc::clone(self), self.release());
         let loaded = self.runtime.work(move || guest.load_now(&release)).await.flatten()?;
         let started = self.warm(&loaded, state).await;
-        started.inspect_err(|error| self.release().set_failure(error))
+        started.inspect_err(|error| {
+            let release = self.release();
+            release.unload();
+            release.set_failure(error);
+        })
     }
 
     /// Makes one instance and throws it away.

@@ -45,6 +45,29 @@ impl Default for Room {
     }
 }
 
+/// How much there is of everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Workers that serve requests.
+    pub workers: usize,
+    /// Whether there are several guests, of which none may take all.
+    pub several: bool,
+    /// Most instances at once that any guest is configured to have.
+    pub most: Option<usize>,
+    /// How much loaded code there may be.
+    pub room: Room,
+    /// Whether a trap's error has the guest's own stack.
+    pub backtraces: bool,
+}
+
+impl Default for Sizes {
+    /// For one guest without a server.
+    fn default() -> Self {
+        let room = Room { guests: 1, ..Room::default() };
+        Self { workers: 1, several: false, most: None, room, backtraces: false }
+    }
+}
+
 /// A release that is loaded.
 struct Entry {
     release: Weak<Release>,
@@ -54,16 +77,15 @@ struct Entry {
 }
 
 impl Runtime {
-    /// For so many workers, and guests of which none is configured to have more than `most`
-    /// instances at once.
+    /// What guests share, by how much there is of all.
     #[must_use]
-    pub fn new(workers: usize, most: Option<usize>, room: Room, backtraces: bool) -> Arc<Self> {
+    pub fn new(sizes: Sizes) -> Arc<Self> {
         compile_politely();
         let cores = std::thread::available_parallelism().map_or(1, Into::into);
         Arc::new(Self {
-            pools: Pools::new(most, room, backtraces),
-            workers,
-            room,
+            workers: sizes.workers,
+            room: sizes.room,
+            pools: Pools::new(sizes),
             loaded: Mutex::default(),
             loading: Arc::new(Semaphore::new(cores)),
         })
@@ -98,17 +120,26 @@ impl Runtime {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LoadError> {
-        let failed = |reason: &dyn std::fmt::Display| LoadError::Start(reason.to_string());
-        let turn = Arc::clone(&self.loading).acquire_owned().await.map_err(|e| failed(&e))?;
-        let (done, result) = tokio::sync::oneshot::channel();
-        let run = move || {
-            let result = work();
-            drop(turn);
-            // Whoever wanted it may have gone.
-            let _ = done.send(result);
+        let loading = Arc::clone(&self.loading);
+        let working = async move {
+            let failed = |reason: &dyn std::fmt::Display| LoadError::Start(reason.to_string());
+            let turn = loading.acquire_owned().await.map_err(|error| failed(&error))?;
+            let (done, result) = tokio::sync::oneshot::channel();
+            let run = move || {
+                let result = work();
+                drop(turn);
+                // Whoever wanted it may have gone.
+                let _ = done.send(result);
+            };
+            let thread = std::thread::Builder::new().name("load".into());
+            thread.spawn(run).map_err(|error| failed(&error))?;
+            result.await.map_err(|_| failed(&"loading panicked"))
         };
-        std::thread::Builder::new().name("load".into()).spawn(run).map_err(|e| failed(&e))?;
-        result.await.map_err(|_| failed(&"loading panicked"))
+        // A task, so that its place among those who want a core is not given up either.
+        match tokio::spawn(working).await {
+            Ok(result) => result,
+            Err(error) => Err(LoadError::Start(error.to_string())),
+        }
     }
 
     /// Notes what was loaded, and drops what was not used for longest where there is no more room.
@@ -144,6 +175,11 @@ impl Runtime {
             }
         }
         loaded.push(Entry { release: this, usage: Arc::downgrade(usage), bytes, is_kept });
+    }
+
+    /// Whether any guest is at work, also for a release that was replaced since.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.pools.are_at_work()
     }
 
     /// Guests that are loaded, and the bytes of their compiled code.

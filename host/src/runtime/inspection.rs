@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     anatomy::Anatomy,
     class::Needs,
-    host::{Room, Runtime},
+    host::{Runtime, Sizes},
     limits::Limits,
 };
 use crate::interfaces::{Draft2, OFFERED};
@@ -155,7 +155,7 @@ pub struct Inspection {
 pub fn inspect(bytes: &[u8], limits: &Limits) -> Result<Inspection, LoadError> {
     let mut inspection = Inspection::of(bytes)?;
     if inspection.can_run() {
-        let runtime = Runtime::new(1, limits.pool, Room::default(), false);
+        let runtime = Runtime::new(Sizes { most: limits.pool, ..Sizes::default() });
         let loaded = runtime.load(&inspection, limits, bytes)?;
         inspection.needs = Some(loaded.needs);
         inspection.draft2 = loaded.draft2;

@@ -60,7 +60,7 @@ mod tests {
             Needs::of(&anatomy, &Limits::default()).unwrap().class
         };
         let (small, large) = (class(1 << 20), class(8 << 20));
-        let slots = |class: &Class| mappings(class, class.slots(None));
+        let slots = |class: &Class| mappings(class, class.slots(None, true));
         let both = slots(&small) + slots(&large);
         // Linux's default.
         assert_eq!(within(65_530, both, Room::default()), Ok(()));

@@ -57,7 +57,7 @@ pub(crate) use self::{
     usage::Refused,
 };
 pub use self::{
-    host::{Room, Runtime},
+    host::{Room, Runtime, Sizes},
     idempotency::Recordings,
     inspection::{Inspection, LoadError, inspect},
     limits::Limits,

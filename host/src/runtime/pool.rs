@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use wasmtime::component::Linker;
 
 use super::{
-    class::Class, clock, door::Door, engine::Engine, host::Room, inspection::LoadError, kernel,
+    class::Class, clock, door::Door, engine::Engine, host::Sizes, inspection::LoadError, kernel,
 };
 use crate::interfaces::{self, Context, Draft2};
 
@@ -52,15 +52,23 @@ pub(super) struct Pools {
     pools: Mutex<Vec<Arc<Pool>>>,
     /// Classes of the guests there are.
     planned: Mutex<Vec<Class>>,
-    room: Room,
-    /// Most instances at once that any guest is configured to have.
-    most: Option<usize>,
-    backtraces: bool,
+    sizes: Sizes,
 }
 
 impl Pools {
-    pub(super) fn new(most: Option<usize>, room: Room, backtraces: bool) -> Self {
-        Self { pools: Mutex::default(), planned: Mutex::default(), room, most, backtraces }
+    pub(super) fn new(sizes: Sizes) -> Self {
+        // What an unusual guest takes must leave room for all usual ones.
+        Self { pools: Mutex::default(), planned: Mutex::new(Class::usual().into()), sizes }
+    }
+
+    fn slots(&self, class: &Class) -> usize {
+        class.slots(self.sizes.most, self.sizes.several)
+    }
+
+    /// Whether any instance is at work.
+    pub(super) fn are_at_work(&self) -> bool {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().any(|pool| pool.slots.in_use() > 0)
     }
 
     /// Notes that there is to be a pool of a class.
@@ -73,8 +81,8 @@ impl Pools {
             return Ok(());
         }
         let all = planned.iter().chain([&class]);
-        let of_slots = all.map(|class| kernel::mappings(class, class.slots(self.most))).sum();
-        kernel::check(of_slots, self.room).map_err(LoadError::Kernel)?;
+        let of_slots = all.map(|class| kernel::mappings(class, self.slots(class))).sum();
+        kernel::check(of_slots, self.sizes.room).map_err(LoadError::Kernel)?;
         planned.push(class);
         Ok(())
     }
@@ -89,7 +97,7 @@ impl Pools {
             return Ok(Arc::clone(pool));
         }
         self.plan(class)?;
-        let pool = Pool::new(class, class.slots(self.most), self.backtraces);
+        let pool = Pool::new(class, self.slots(&class), self.sizes.backtraces);
         let pool = pool.map_err(LoadError::Engine)?;
         pools.push(Arc::clone(&pool));
         Ok(pool)

@@ -102,6 +102,11 @@ impl Release {
         self.loaded.load().is_some()
     }
 
+    /// What is loaded of it.
+    pub(super) fn loaded(&self) -> Option<Arc<Loaded>> {
+        self.loaded.load_full()
+    }
+
     /// What is loaded of it, to be used now.
     pub(super) fn use_loaded(&self) -> Option<Arc<Loaded>> {
         let loaded = self.loaded.load();

@@ -46,8 +46,10 @@ thread_local! {
     static COUNT: Cell<usize> = const { Cell::new(0) };
     /// The ticket of the call that is next.
     static NEXT: Cell<Option<u64>> = const { Cell::new(None) };
+    /// And the place of its guest's account.
+    static NEXT_GUEST: Cell<usize> = const { Cell::new(0) };
     static TICKETS: Cell<u64> = const { Cell::new(0) };
-    /// The least usage of the guests that ran since the one who is next last looked; `None` where none did.
+    /// The least usage of other guests that ran since the one who is next last looked; `None` where none did.
     static RAN: Cell<Option<u64>> = const { Cell::new(None) };
     /// The guest that ran last, and when another one had before it.
     static GUEST: Cell<usize> = const { Cell::new(0) };
@@ -77,16 +79,16 @@ struct Call {
     waker: Option<Waker>,
 }
 
-/// Whether a new call of this guest is to wait for a turn: others of it do, or a guest is at work that has
-/// used less.
+/// Whether a new call of this guest is to wait for a turn: another guest is at work, and calls of this one wait, or
+/// it has used more.
 pub(super) fn is_to_wait(account: &Arc<Account>) -> bool {
-    if COUNT.get() > 0
-        && WAITING.with_borrow(|queues| queues.iter().any(|queue| is_of(queue, account)))
-    {
-        return true;
+    if !is_mixed() {
+        return false;
     }
-    is_mixed()
-        && least_of_others(account)
+    let others_wait = COUNT.get() > 0
+        && WAITING.with_borrow(|queues| queues.iter().any(|queue| is_of(queue, account)));
+    others_wait
+        || least_of_others(account)
             .is_some_and(|least| least.saturating_add(SLACK) < account.usage(Instant::now()))
 }
 
@@ -126,7 +128,9 @@ pub(super) fn ran(account: &Arc<Account>, until: Instant) {
         return;
     }
     let usage = account.usage(until);
-    RAN.set(Some(RAN.get().map_or(usage, |least| least.min(usage))));
+    if NEXT_GUEST.get() != guest {
+        RAN.set(Some(RAN.get().map_or(usage, |least| least.min(usage))));
+    }
     let new = Seen { guest, usage, at: clock::now() };
     SEEN.with_borrow_mut(|seen| {
         let known = seen.iter().position(|seen| seen.guest == guest);
@@ -211,6 +215,7 @@ impl Waiting {
         });
         if NEXT.get().is_none() {
             NEXT.set(Some(ticket));
+            NEXT_GUEST.set(place(&account));
         }
         Self { account, ticket }
     }
@@ -267,6 +272,7 @@ fn choose() {
     let (ticket, waker) = WAITING.with_borrow_mut(|queues| {
         let now = Instant::now();
         let least = queues.iter_mut().min_by_key(|queue| queue.account.usage(now));
+        NEXT_GUEST.set(least.as_ref().map_or(0, |queue| place(&queue.account)));
         match least.and_then(|queue| queue.calls.front_mut()) {
             Some(call) => (Some(call.ticket), call.waker.take()),
             None => (None, None),

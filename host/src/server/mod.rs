@@ -20,7 +20,7 @@ use crate::{
     admin::Admin,
     config::Config,
     edge::{self, Routes, Workers, WorkersError},
-    runtime::{LoadError, Runtime},
+    runtime::{LoadError, Runtime, Sizes},
 };
 
 /// How often it is looked whether guests are done.
@@ -119,7 +119,13 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
             false => Vec::new(),
         };
         let most = config.guests.iter().filter_map(|guest| guest.limits.pool).max();
-        let runtime = Runtime::new(config.workers, most, config.room, config.guest_backtraces);
+        let runtime = Runtime::new(Sizes {
+            workers: config.workers,
+            several: config.guests.len() > 1,
+            most,
+            room: config.room,
+            backtraces: config.guest_backtraces,
+        });
         let routes = prepare(&config, &runtime, &worker).await?;
         Ok::<_, ServerError>((state, worker, runtime, routes, watched))
     };
@@ -133,8 +139,13 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     let workers =
         Workers::start(config.workers, listeners, &routes, &state, &config.edge, &metrics)?;
     let workers = Arc::new(workers);
-    let admin =
-        Admin::new(registry, runtime, Arc::clone(&routes), Arc::clone(&workers), state.clone());
+    let admin = Admin::new(
+        registry,
+        Arc::clone(&runtime),
+        Arc::clone(&routes),
+        Arc::clone(&workers),
+        state.clone(),
+    );
     let admin = Arc::new(admin?);
 
     let mut admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener));
@@ -161,7 +172,7 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     }
     admin.start_draining();
     let cut = tokio::select! {
-        () = drain(&workers, &routes) => None,
+        () = drain(&workers, &runtime) => None,
         () = tokio::time::sleep(config.drain_timeout) => Some(config.drain_timeout),
         () = stop.next() => Some(Duration::ZERO),
     };
@@ -181,11 +192,11 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
 
 /// Takes no more connections, and waits until none is open and no guest is at work: one may go on after
 /// its answer.
-async fn drain(workers: &Workers, routes: &Routes) {
+async fn drain(workers: &Workers, runtime: &Runtime) {
     workers.stop_listening().await;
     workers.start_draining();
     workers.drained().await;
-    while routes.iter().any(|(_, guest)| guest.in_use() > 0) {
+    while runtime.is_at_work() {
         tokio::time::sleep(DRAIN_LOOK).await;
     }
 }

@@ -28,6 +28,7 @@ pub(super) async fn report(guests: &[GuestConfig], state: &Handle, is_shared: bo
         Vec::new()
     });
     if orphans.is_empty() {
+        tracing::debug!("no bucket is left that no guest opens");
         return;
     }
     let more = orphans.len().saturating_sub(MOST_NAMED);

@@ -100,20 +100,26 @@ struct Share {
 }
 
 impl Queue {
-    /// Has a bucket put one more operation into a queue that is more than half full, unless the bucket has
-    /// a quarter of the queue in its second half already: what is left is for others, as buckets are those of
-    /// several guests.
+    /// Has a bucket put one more operation into a queue that is more than half full. Refuses it where the bucket
+    /// has put in a quarter of the queue like that, and other buckets have as well or only a quarter is
+    /// left: that is for them, as buckets are those of several guests.
     fn join_crowd(&mut self, bucket: &Bucket, bytes: usize, options: &Options) -> bool {
         let quarter = |most: usize| most.checked_div(4).unwrap_or_default().max(1);
+        let left = |most: usize, used: usize| most.saturating_sub(used);
+        let is_late = left(options.queue_operations, self.pending.len())
+            <= quarter(options.queue_operations)
+            || left(options.queue_bytes, self.bytes) <= quarter(options.queue_bytes);
+        let is_shared = self.crowd.keys().any(|other| other != bucket);
         let share = self.crowd.entry(bucket.clone()).or_default();
         let total = share.bytes.saturating_add(bytes);
         let is_over = share.operations >= quarter(options.queue_operations)
             || (share.operations > 0 && total > quarter(options.queue_bytes));
-        if !is_over {
+        let is_refused = is_over && (is_late || is_shared);
+        if !is_refused {
             share.operations = share.operations.saturating_add(1);
             share.bytes = total;
         }
-        !is_over
+        !is_refused
     }
 
     /// Takes the first operation off the queue.

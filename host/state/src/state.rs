@@ -44,6 +44,10 @@ pub struct Options {
     /// How often what has expired is removed, where the backend does not do so by itself. It is
     /// missing at once; this is about its room.
     pub sweep_every: Duration,
+    /// Records of writes after which SQLite begins another run of them, which is at most 6 MiB by default. Fewer
+    /// make more runs, which are all looked through for each write; for more, pages are written for fewer
+    /// records each.
+    pub run_records: u64,
     /// Whether the store is only read: writes are refused, nothing is created, and no lock that a
     /// writer has is waited for.
     pub read_only: bool,
@@ -63,6 +67,7 @@ impl Default for Options {
             max_keys: 1_000,
             idempotency_window: Duration::from_secs(24 * 60 * 60),
             sweep_every: Duration::from_secs(10),
+            run_records: 1 << 17,
             read_only: false,
             buckets: Vec::new(),
         }

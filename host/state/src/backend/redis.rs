@@ -86,7 +86,7 @@ impl Redis {
     /// A connection for one lane, made when first used.
     pub(crate) fn connection(&self) -> RedisConnection {
         let (target, window) = (Arc::clone(&self.target), self.window);
-        RedisConnection { target, window, live: None }
+        RedisConnection { target, window, live: None, probed: 0 }
     }
 }
 
@@ -175,6 +175,8 @@ pub(crate) struct RedisConnection {
     window: Duration,
     /// Taken while a batch is on its way: if that is given up, so is the connection.
     live: Option<Live>,
+    /// How far the keys are tried that show whether writes are taken.
+    probed: usize,
 }
 
 impl Connection for RedisConnection {
@@ -193,8 +195,13 @@ impl Connection for RedisConnection {
 
     async fn check(&mut self) -> Result<(), Error> {
         let Some(mut live) = self.live.take() else { return Ok(()) };
-        let checked =
-            setup::check(&mut live, self.target.is_only_read(), self.target.probes()).await;
+        let checked = setup::check(
+            &mut live,
+            self.target.is_only_read(),
+            self.target.probes(),
+            &mut self.probed,
+        )
+        .await;
         self.live = Some(live);
         checked
     }

@@ -31,7 +31,7 @@ pub use self::place::sqlite_path;
 use self::{
     open::{create_tables, has_tables, old_records, patiently},
     place::{Mode, Place},
-    records::{Filters, RUN_RECORDS, Records},
+    records::{Filters, Records},
     watch::Watch,
 };
 use crate::{
@@ -89,6 +89,8 @@ pub(crate) struct Sqlite {
     place: Place,
     /// How long records of requests are kept.
     window: Duration,
+    /// Records after which another run of them begins.
+    run_records: u64,
     /// How long to wait for another process that writes.
     busy: Duration,
     filters: Filters,
@@ -108,8 +110,13 @@ impl Sqlite {
             place.mode = Mode::ReadOnly;
         }
         let busy = options.timeout.checked_div(2).unwrap_or_default().min(LONGEST_BUSY);
-        let sqlite =
-            Self { place, window: options.idempotency_window, busy, filters: Filters::default() };
+        let sqlite = Self {
+            place,
+            window: options.idempotency_window,
+            run_records: options.run_records,
+            busy,
+            filters: Filters::default(),
+        };
         // Fails now rather than at the first request, with the path in the message.
         let opened = patiently(|| {
             let mut database = sqlite.database()?;
@@ -156,7 +163,7 @@ impl Sqlite {
             OpenError::Backend(format!("cannot find the SQLite file {}: {error}", path.display()))
         })?;
         let is_reader = role == Role::Read || self.place.mode == Mode::ReadOnly;
-        let records = Records::new(self.window, RUN_RECORDS, Arc::clone(&self.filters));
+        let records = Records::new(self.window, self.run_records, Arc::clone(&self.filters));
         Ok(SqliteConnection { database, records, watch, is_reader })
     }
 

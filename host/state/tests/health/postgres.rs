@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tally_state::{Error, Metrics, Options, State};
+use tally_state::{Error, Metrics, Options, Scope, State};
 use tally_testkit::{Durability, Postgres, Proxy, Way};
 use tokio_postgres::{Client, NoTls};
 
@@ -53,6 +53,32 @@ fn a_session_that_was_made_while_there_was_nothing_to_write_to_is_not_kept() {
             until_health(&state, says.map(|_| "read")).await;
         }
         assert!(increment(&handle).await.is_ok());
+    });
+}
+
+/// In this encoding ő comes before ü, and in UTF-8 behind it.
+#[test]
+fn keys_have_their_own_numbers_whatever_the_order_of_the_databases_encoding() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    run(async {
+        let admin = session(&server.url()).await;
+        let create = "CREATE DATABASE latin ENCODING 'LATIN2' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
+        admin.batch_execute(create).await.unwrap();
+        let state = open(&server.url().replace("/test_db", "/latin")).await;
+        let (handle, bucket) = (state.worker(), bucket());
+        assert_eq!(handle.increment(&bucket, "ü", 1_000).await, Ok(1_000));
+        let requests = (0..200_u8).map(|number| {
+            let handle = handle.scoped(&Scope::new([number; 16], [number; 16]));
+            let (key, bucket) = (if number % 2 == 0 { "ü" } else { "ő" }, bucket.clone());
+            async move { (key, handle.increment(&bucket, key, 1).await.unwrap()) }
+        });
+        let mut counts = join_all(requests).await;
+        counts.sort_unstable();
+        let of =
+            |key: &'static str, first: i64| (first..first + 100).map(move |count| (key, count));
+        let mut expected: Vec<_> = of("ü", 1_001).chain(of("ő", 1)).collect();
+        expected.sort_unstable();
+        assert_eq!(counts, expected);
     });
 }
 

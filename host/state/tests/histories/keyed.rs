@@ -64,6 +64,7 @@ pub(crate) async fn open_unlike(url: &str, options: &Options) -> Vec<Handle> {
         // Longer than any history takes, and short enough for runs and generations of records to
         // end while histories run.
         idempotency_window: Duration::from_mins(4),
+        run_records: 30,
         sweep_every: Duration::from_millis(30),
         max_value_bytes: 1 << 10,
         ..options.clone()

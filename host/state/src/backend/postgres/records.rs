@@ -359,6 +359,10 @@ impl Records {
             self.doubted.fetch_sub(1, Relaxed);
             return Ok(None);
         }
+        // Keys are told apart by their order, which beyond ASCII depends on the database's encoding.
+        if !steps.iter().all(|(_, step)| step.bucket.as_str().is_ascii() && step.key.is_ascii()) {
+            return Ok(None);
+        }
         let (mut columns, mut sums, mut behind, mut places) =
             (Columns::default(), Vec::new(), Vec::new(), Vec::new());
         let mut key_ttls = Vec::new();

@@ -57,8 +57,9 @@ pub(super) fn probes(buckets: &[Bucket]) -> Vec<String> {
 /// Buckets that are tried in one exchange when the host starts.
 const PROBED_AT_ONCE: usize = 500;
 
-/// Buckets that are tried each time an idle connection is checked.
-const PROBED_IDLE: usize = 16;
+/// Buckets that are tried each time an idle connection is checked: all that most hosts have, in less than a
+/// millisecond.
+const PROBED_IDLE: usize = 500;
 
 /// Checks that a user may write the keys of all buckets.
 async fn prepare_buckets(live: &mut Live, probes: &[String]) -> Result<(), Unconnected> {
@@ -170,24 +171,28 @@ pub(super) async fn recheck(live: &mut Live) -> Result<(), Unconnected> {
     }
 }
 
-/// Whether a write would be taken.
+/// Whether a write would be taken. `probed` is the place of the first key that is to be tried.
 pub(super) async fn check(
     live: &mut Live,
     read_only: bool,
     probes: &[String],
+    probed: &mut usize,
 ) -> Result<(), Error> {
     if read_only {
         let mut pipeline = redis::pipe();
         pipeline.cmd("EXISTS").arg(PROBE);
         return settle(live.send(&pipeline).await?.pop());
     }
-    // There may be thousands of buckets: some by chance each time.
-    let last = probes.len().saturating_sub(PROBED_IDLE);
-    let probes = probes.iter().skip(fastrand::usize(..=last)).take(PROBED_IDLE);
-    let probes: Vec<String> = probes.cloned().collect();
-    match probe(live, &probes).await?.first() {
+    // There may be thousands of buckets: some at a time, and the same again while one of them is refused.
+    let from = if *probed < probes.len() { *probed } else { 0 };
+    let next = probes.len().min(from.saturating_add(PROBED_IDLE));
+    let refusals = probe(live, probes.get(from..next).unwrap_or_default()).await?;
+    match refusals.first() {
         Some((_, error)) => Err(refused(error)),
-        None => Ok(()),
+        None => {
+            *probed = next;
+            Ok(())
+        }
     }
 }
 

@@ -24,11 +24,6 @@ use crate::{
     semantics::{Found, Moment, milliseconds},
 };
 
-/// Records after which a run ends: 6 MiB, of which a batch writes some pages. Fewer make more runs,
-/// whose filters are all asked for each request; for more, pages are written for fewer records each.
-/// Processes that share a file count their own, so a run may have as many of each.
-pub(super) const RUN_RECORDS: u64 = 1 << 17;
-
 /// A run ends after this part of the time that records are kept, which they are kept longer at most.
 const RUNS_PER_WINDOW: i64 = 8;
 
@@ -67,15 +62,17 @@ const REMOVE: &str = "DELETE FROM tally_write WHERE run = ?1 AND request <= coal
     (SELECT request FROM tally_write WHERE run = ?1 ORDER BY request LIMIT 1 OFFSET ?2),
     x'ffffffffffffffffffffffffffffffffff')";
 
-/// Filters that were read, for all connections of a process.
-pub(super) type Filters = Arc<Mutex<HashMap<i64, Arc<Filter>>>>;
+/// Filters that were read, for all connections of a process: by the number of their run, and when the next one
+/// began. In a file that was put back to what it had been, the same run ends at another moment.
+pub(super) type Filters = Arc<Mutex<HashMap<(i64, Moment), Arc<Filter>>>>;
 
 /// The runs as one connection knows them.
 #[derive(Debug)]
 pub(super) struct Records {
     /// How long records are kept at least, in milliseconds.
     window: i64,
-    /// How many records end a run.
+    /// How many records end a run. Processes that share a file count their own, so a run may have as many of
+    /// each.
     most: u64,
     /// In order; the last one takes records.
     runs: Vec<Run>,
@@ -130,7 +127,8 @@ impl Records {
         };
         self.size = Some(size);
         let longest = self.window.checked_div(RUNS_PER_WINDOW).unwrap_or_default().max(1);
-        if size >= self.most || now.saturating_sub(began) >= longest {
+        // One that began in the future did so before the clock was put right.
+        if size >= self.most || now.saturating_sub(began).saturating_abs() >= longest {
             set_filter(database, number)?;
             self.begin(database, number.saturating_add(1), now)?;
         }
@@ -143,22 +141,19 @@ impl Records {
             Ok(Run { number: row.get(0)?, began: row.get(1)?, filter: None })
         })?;
         let mut runs = runs.collect::<rusqlite::Result<Vec<_>>>()?;
-        let last = |runs: &[Run]| runs.last().map(|run| run.number);
+        let ends: Vec<(i64, Moment)> = runs
+            .windows(2)
+            .filter_map(|pair| Some((pair.first()?.number, pair.get(1)?.began)))
+            .collect();
         let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
-        if last(&runs) < last(&self.runs) {
-            // An older state of the file came back, and its runs go on in another way.
-            filters.clear();
-        }
-        if let Some((_, ended)) = runs.split_last_mut() {
-            filters.retain(|number, _| ended.iter().any(|run| run.number == *number));
-            for run in ended {
-                if !filters.contains_key(&run.number)
-                    && let Some(filter) = stored_filter(database, run.number)?
-                {
-                    filters.insert(run.number, Arc::new(filter));
-                }
-                run.filter = filters.get(&run.number).cloned();
+        filters.retain(|end, _| ends.contains(end));
+        for (run, end) in runs.iter_mut().zip(ends) {
+            if !filters.contains_key(&end)
+                && let Some(filter) = stored_filter(database, run.number)?
+            {
+                filters.insert(end, Arc::new(filter));
             }
+            run.filter = filters.get(&end).cloned();
         }
         drop(filters);
         self.runs = runs;
@@ -178,14 +173,14 @@ impl Records {
 
     /// The runs whose records count, the newest first.
     fn live(&self, now: Moment) -> impl Iterator<Item = &Run> {
-        let expired = self.runs.windows(2).take_while(move |pair| self.is_over(pair, now)).count();
-        self.runs.iter().skip(expired).rev()
+        self.runs.iter().skip(self.expired(now)).rev()
     }
 
-    /// Whether all records of the first of two runs that follow one another have expired: the last
-    /// of them was made when the next run began.
-    fn is_over(&self, pair: &[Run], now: Moment) -> bool {
-        pair.get(1).is_some_and(|next| now.saturating_sub(next.began) >= self.window)
+    /// How many of the runs have only records that have expired: those before the last one that began a window
+    /// ago. A clock that was ahead for a while holds up only the run that began then.
+    fn expired(&self, now: Moment) -> usize {
+        let is_old = |run: &Run| now.saturating_sub(run.began) >= self.window;
+        self.runs.iter().rposition(is_old).unwrap_or(0)
     }
 
     /// What is recorded of a write.
@@ -245,7 +240,9 @@ impl Records {
     /// Removes records that have expired, up to a number of them; whether there are more. Sees to a
     /// run that has no filter, one at a time.
     pub(super) fn sweep(&mut self, database: &Database, now: Moment) -> rusqlite::Result<bool> {
-        while let Some(first) = self.runs.first().filter(|_| self.is_over(&self.runs, now)) {
+        while self.expired(now) > 0
+            && let Some(first) = self.runs.first()
+        {
             let number = first.number;
             let rows = i64::try_from(SWEEP_RECORDS).unwrap_or(i64::MAX);
             let removed = database.prepare_cached(REMOVE)?.execute(params![number, rows])?;

@@ -178,6 +178,55 @@ fn connections_of_a_process_share_filters_of_runs_that_have_ended() {
     }
 }
 
+/// A backup is put back while the host runs, and another process goes on from there with other
+/// records, until the runs have the same numbers as before.
+#[test]
+fn a_file_that_was_put_back_has_no_filters_of_its_future() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = Database::open(dir.path().join("records.db")).unwrap();
+    file.execute_batch(TABLES).unwrap();
+    let mut one = Process::new(&file, 10);
+    let mut other = Process::new(&file, 12);
+    for number in 0..15 {
+        one.write(number, 0);
+    }
+    let copy = |table: &str| format!("CREATE TABLE copy_{table} AS SELECT * FROM {table};");
+    let back = |table: &str| {
+        format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM copy_{table};")
+    };
+    let tables = ["tally_write", "tally_write_run", "tally_write_filter"];
+    file.execute_batch(&tables.map(copy).concat()).unwrap();
+    for number in 15..25 {
+        one.write(number, 1);
+    }
+    assert_eq!(one.reads(15, 1), Found::Record(Record::Count(15)));
+    file.execute_batch(&tables.map(back).concat()).unwrap();
+    for number in 100..115 {
+        other.write(number, 2);
+    }
+    assert_eq!(one.count("tally_write_run"), 3);
+    for number in 100..115 {
+        assert_eq!(one.reads(number, 2), Found::Record(Record::Count(number)), "{number}");
+    }
+    assert_eq!(one.reads(15, 2), Found::Nothing);
+}
+
+#[test]
+fn a_clock_that_was_ahead_for_a_while_keeps_nothing_for_ever() {
+    let database = database();
+    let mut process = Process::new(&database, 1_000);
+    for number in 0..10 {
+        process.write(number, number);
+    }
+    process.write(10, 1_000_000);
+    for number in 11..1_000 {
+        process.write(number, number);
+        process.sweep(number);
+    }
+    assert!(process.count("tally_write") <= 115, "{}", process.count("tally_write"));
+    assert_eq!(process.find(990, 999), Found::Record(Record::Count(990)));
+}
+
 #[test]
 fn a_missing_filter_is_made_by_the_sweep() {
     let database = database();
