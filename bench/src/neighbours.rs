@@ -130,13 +130,20 @@ impl Load {
     ) -> Self {
         let requests = Requests::of(vec![request(host, path)]);
         // Ends by itself, and with the server. What it came to is of no interest, but that there was some.
-        let path = path.to_owned();
-        let run = move || match closed_loop::run(address, requests, clients, longest) {
-            Ok(traffic) if traffic.requests > 0 => {}
-            Ok(_) => eprintln!("  !! no request for {path} was answered"),
-            Err(error) => eprintln!("  !! the requests for {path} failed: {error:#}"),
+        let (path, stop) = (path.to_owned(), Arc::<AtomicBool>::default());
+        let stopping = Arc::clone(&stop);
+        let run = move || {
+            let ran = closed_loop::run(address, requests, clients, longest);
+            let failure = match ran {
+                Ok(traffic) if traffic.requests > 0 => return,
+                Ok(_) => "no request was answered".to_owned(),
+                Err(error) => format!("{error:#}"),
+            };
+            if !stopping.load(Ordering::Relaxed) {
+                eprintln!("  !! {path}: {failure}");
+            }
         };
-        Self { threads: vec![thread::spawn(run)], ..Self::default() }
+        Self { stop, threads: vec![thread::spawn(run)] }
     }
 
     fn slow_readers(address: SocketAddr) -> Self {
@@ -160,14 +167,24 @@ impl Load {
             let mut number = u64::from(std::process::id()) << 32;
             while !stopping.load(Ordering::Relaxed) {
                 number += 1;
-                let _ = deploy(admin, &with_number(&component, number));
+                if let Err(error) = deploy(admin, &with_number(&component, number))
+                    && !stopping.load(Ordering::Relaxed)
+                {
+                    eprintln!("  !! a deployment failed: {error:#}");
+                    thread::sleep(Duration::from_millis(100));
+                }
             }
         };
         Self { stop, threads: vec![thread::spawn(run)] }
     }
 
-    fn end(self) {
+    /// To be called before the server ends, which its clients would take for a failure.
+    fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    fn end(self) {
+        self.stop();
         for thread in self.threads {
             // One that panicked did less than it should have, which its output says.
             let _ = thread.join();
@@ -201,8 +218,7 @@ fn deploy(admin: SocketAddr, component: &[u8]) -> Result<()> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     if !answer.starts_with("HTTP/1.1 200") {
-        eprintln!("  !! a deployment was refused: {answer}");
-        thread::sleep(Duration::from_millis(100));
+        bail!("it was answered with {answer:?}");
     }
     Ok(())
 }
@@ -305,6 +321,7 @@ impl Bench<'_> {
             });
             let traffic = measured.await??;
             // Its clients go with the server, so that nobody waits for what is under way.
+            load.stop();
             server.kill().await?;
             load.end();
             if let Some(failure) = traffic.failures("measuring").first() {
@@ -334,6 +351,7 @@ impl Bench<'_> {
             let (started, before) = (Instant::now(), cpu(server.admin()).await?);
             tokio::time::sleep(self.window).await;
             let (took, after) = (started.elapsed(), cpu(server.admin()).await?);
+            loads.iter().for_each(Load::stop);
             server.kill().await?;
             loads.into_iter().for_each(Load::end);
             let used = |name: &str| {

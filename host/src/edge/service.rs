@@ -109,11 +109,11 @@ impl Service {
         }
         let trouble = Trouble::default();
         // The one that answers, whatever is deployed meanwhile.
-        let release = guest.release();
+        let chosen = guest.choose();
         let answer = async {
             let limits = &self.0.limits;
             let bodies = body::Room { own: guest.bodies(), all: &self.0.bodies };
-            let whole = release.takes_whole_bodies() || keyed;
+            let whole = chosen.takes_whole_bodies() || keyed;
             // For guests that answer for themselves what went wrong, or ask others.
             parts.headers.insert(REQUEST_ID, id.header());
             let (headers, version) = (&parts.headers, parts.version);
@@ -130,7 +130,7 @@ impl Service {
                 headers: parts.headers,
                 body,
             };
-            let answer = guest.handle(&release, self.0.state.clone(), request).await;
+            let answer = guest.handle(chosen, self.0.state.clone(), request).await;
             // A guest that failed over its client's body has not failed by itself; what it changed
             // before stays changed.
             let refused = answer.as_ref().err().and_then(|failure| match failure.cause {

@@ -63,6 +63,9 @@ const RELEASE: &[&str] = &["0.2."];
 /// The drafts of `wasi:keyvalue` that are in use.
 const KEYVALUE: &[&str] = &["0.2.0-draft", "0.2.0-draft2"];
 
+/// Of so many instances, the memory of one is looked at where it has no limit of its own.
+const SAMPLED: u64 = 16;
+
 /// What one request brings along.
 pub(crate) struct Context {
     pub(crate) state: Handle,
@@ -117,6 +120,11 @@ impl Context {
             journal: None,
             wasi: None,
         }
+    }
+
+    /// Whether it is one of those whose memory is looked at.
+    pub(crate) fn is_sample(&self) -> bool {
+        self.worker.instance.is_multiple_of(SAMPLED)
     }
 
     /// With headers for `tally:plugin/request-headers` to answer from.
@@ -197,8 +205,7 @@ mod tests {
         let settings = Arc::new(Settings { buckets, ..Settings::default() });
         let (worker, effects) =
             (Worker { instance: 1, guest_version: "1".into() }, Effects::default());
-        let (id, meter) =
-            (HeaderValue::from_static("test"), Meter::new(Duration::from_secs(1), Arc::default()));
+        let (id, meter) = (HeaderValue::from_static("test"), Meter::of_test());
         let made = effects.clone();
         (
             Context::new(state.worker(), settings, id, worker, made, meter, Memory::new(1 << 20)),

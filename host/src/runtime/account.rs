@@ -50,15 +50,14 @@ struct Share {
     at: AtomicU64,
 }
 
-impl Default for Account {
-    fn default() -> Self {
-        Self::new(1, 0)
-    }
-}
-
 impl Account {
-    /// An account of a guest that is to have `weight` parts of the time, beside others with theirs.
-    pub(crate) fn new(weight: u32, workers: usize) -> Self {
+    /// An account of a guest that is to have `weight` parts of the time, beside others with theirs. It stays until
+    /// the process ends, as guests do, so that no request has to count who holds on to it.
+    pub(crate) fn open(weight: u32, workers: usize) -> &'static Self {
+        Box::leak(Box::new(Self::new(weight, workers)))
+    }
+
+    fn new(weight: u32, workers: usize) -> Self {
         let shares = std::iter::repeat_with(Share::default);
         let shares = shares.take(workers.saturating_add(1)).collect();
         Self { weight: u64::from(weight.max(1)), shares }

@@ -47,7 +47,7 @@ impl Call {
             id,
             worker,
             self.effects.clone(),
-            Meter::new(self.guest.limits().cpu, Arc::clone(self.guest.account())),
+            Meter::new(self.guest.limits().cpu, self.guest.account()),
             Memory::new(self.loaded.needs.memory),
         )
     }
@@ -61,8 +61,12 @@ impl Call {
 
 /// A store with the limits that wasmtime keeps.
 pub(super) fn store(loaded: &Loaded, context: Context) -> Store<Context> {
+    // The slot's own limit costs nothing, and is the guest's as a rule. What instances have is then known of some.
+    let context_is_limited = loaded.needs.is_limited() || context.is_sample();
     let mut store = Store::new(loaded.engine(), context);
-    store.limiter(|context| &mut context.memory);
+    if context_is_limited {
+        store.limiter(|context| &mut context.memory);
+    }
     store.set_hostcall_fuel(HOSTCALL_BYTES);
     store.set_max_component_handles(MAX_HANDLES);
     store.set_epoch_deadline(1);
@@ -71,7 +75,7 @@ pub(super) fn store(loaded: &Loaded, context: Context) -> Store<Context> {
         if !cpu.check()? {
             return Ok(UpdateDeadline::Continue(1));
         }
-        let turn = turns::turn(Arc::clone(cpu.account()), Wants::Slice);
+        let turn = turns::turn(cpu.account(), Wants::Slice);
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
     });
     store
@@ -86,7 +90,7 @@ pub(super) async fn within<T>(
     let mut left = wall;
     if turns::is_to_wait(account) {
         let started = Instant::now();
-        let turn = turns::turn(Arc::clone(account), Wants::Start);
+        let turn = turns::turn(account, Wants::Start);
         if tokio::time::timeout(wall, turn).await.is_err() {
             guest.usage().trapped(Trap::Wall);
             return Err(Cause::WallLimit);

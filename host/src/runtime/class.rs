@@ -100,6 +100,11 @@ impl Class {
 }
 
 impl Needs {
+    /// Whether the guest may have less memory than its slot has.
+    pub(super) fn is_limited(&self) -> bool {
+        self.memory < self.class.memory || self.class.memories > 1
+    }
+
     /// What a component needs, within what its limits say.
     ///
     /// # Errors

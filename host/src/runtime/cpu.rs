@@ -11,7 +11,6 @@
 use std::{
     cell::Cell,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -33,7 +32,7 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct Meter {
     limit: Duration,
-    account: Arc<Account>,
+    account: &'static Account,
 }
 
 /// The guest computed longer than it may.
@@ -42,12 +41,18 @@ pub(crate) struct Meter {
 pub(super) struct CpuLimitReached(Duration);
 
 impl Meter {
-    pub(crate) fn new(limit: Duration, account: Arc<Account>) -> Self {
+    pub(crate) fn new(limit: Duration, account: &'static Account) -> Self {
         Self { limit, account }
     }
 
-    pub(super) fn account(&self) -> &Arc<Account> {
-        &self.account
+    /// One of nobody in particular.
+    #[cfg(test)]
+    pub(crate) fn of_test() -> Self {
+        Self::new(Duration::from_secs(1), Account::open(1, 0))
+    }
+
+    pub(super) fn account(&self) -> &'static Account {
+        self.account
     }
 
     /// Checks what the guest that runs on this thread has used. Called on a tick. Whether it has had a
@@ -73,22 +78,22 @@ fn stretch(since: Instant) -> Duration {
 
 pin_project! {
     /// A guest's future, which notes when it has the thread and for how long.
-    pub(super) struct Metered<'a, F> {
+    pub(super) struct Metered<F> {
         #[pin]
         future: F,
-        account: &'a Arc<Account>,
+        account: &'static Account,
         // The time of all polls so far.
         used: Duration,
     }
 }
 
-impl<'a, F: Future> Metered<'a, F> {
-    pub(super) fn new(account: &'a Arc<Account>, future: F) -> Self {
+impl<F: Future> Metered<F> {
+    pub(super) fn new(account: &'static Account, future: F) -> Self {
         Self { future, account, used: Duration::ZERO }
     }
 }
 
-impl<F: Future> Future for Metered<'_, F> {
+impl<F: Future> Future for Metered<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
@@ -115,19 +120,19 @@ mod tests {
 
     #[test]
     fn waiting_is_not_charged_and_computing_is() {
-        let account = Arc::new(Account::new(1, 1));
-        let meter = Meter::new(Duration::from_millis(2), Arc::clone(&account));
+        let account = Account::open(1, 1);
+        let meter = Meter::new(Duration::from_millis(2), account);
         std::thread::sleep(Duration::from_millis(10));
-        let just_begun = Metered::new(&account, async { meter.check().is_ok() });
+        let just_begun = Metered::new(account, async { meter.check().is_ok() });
         assert_eq!(just_begun.now_or_never(), Some(true), "it has only just been resumed");
-        let computing = Metered::new(&account, async {
+        let computing = Metered::new(account, async {
             std::thread::sleep(Duration::from_millis(10));
             meter.check().is_err()
         });
         assert_eq!(computing.now_or_never(), Some(true), "ten milliseconds since it was resumed");
-        let preempted = Metered::new(&account, async {
+        let preempted = Metered::new(account, async {
             std::thread::sleep(Duration::from_millis(90));
-            Meter::new(Duration::from_millis(30), Arc::clone(&account)).check()
+            Meter::new(Duration::from_millis(30), account).check()
         });
         let checked = preempted.now_or_never().unwrap();
         assert_eq!(
@@ -140,9 +145,9 @@ mod tests {
 
     #[tokio::test]
     async fn many_short_stretches_add_up() {
-        let account = Arc::new(Account::new(1, 1));
-        let meter = Meter::new(Duration::from_millis(20), Arc::clone(&account));
-        let stretches = Metered::new(&account, async {
+        let account = Account::open(1, 1);
+        let meter = Meter::new(Duration::from_millis(20), account);
+        let stretches = Metered::new(account, async {
             let mut stretches = 0;
             while meter.check().is_ok() {
                 std::thread::sleep(Duration::from_millis(2));

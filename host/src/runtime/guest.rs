@@ -55,7 +55,7 @@ pub(crate) struct Guest {
     rate: Option<RateLimit>,
     /// Bytes that the bodies of its requests may still take.
     bodies: Semaphore,
-    account: Arc<Account>,
+    account: &'static Account,
     usage: Arc<Usage>,
     /// Held while a new release is on its way, so that the last one asked for is the last to come.
     deploying: tokio::sync::Mutex<()>,
@@ -65,6 +65,25 @@ pub(crate) struct Guest {
     instances: AtomicU64,
     in_flight: InFlight,
     budget: Budget,
+}
+
+/// The release that answers a request, whatever is deployed meanwhile.
+pub(crate) struct Chosen(Choice);
+
+enum Choice {
+    Loaded(Arc<Loaded>),
+    /// It has to be loaded.
+    Release(Arc<Release>),
+}
+
+impl Chosen {
+    /// Whether it wants bodies in full, before it is given a place in the pool.
+    pub(crate) fn takes_whole_bodies(&self) -> bool {
+        match &self.0 {
+            Choice::Loaded(loaded) => matches!(loaded.handler, Handler::Plugin(_)),
+            Choice::Release(release) => release.takes_whole_bodies(),
+        }
+    }
 }
 
 /// What became of a new release.
@@ -138,7 +157,7 @@ impl Guest {
             admission: ArcSwap::from_pointee(Admission::new(pool, limits.waiting, limits.wait)),
             rate: limits.rate.map(RateLimit::new),
             bodies: Semaphore::new(limits.bodies.min(Semaphore::MAX_PERMITS)),
-            account: Arc::new(Account::new(limits.weight, runtime.workers)),
+            account: Account::open(limits.weight, runtime.workers),
             usage: Arc::default(),
             deploying: tokio::sync::Mutex::new(()),
             loading: Arc::default(),
@@ -190,8 +209,8 @@ impl Guest {
     }
 
     /// The time that it has computed.
-    pub(crate) fn account(&self) -> &Arc<Account> {
-        &self.account
+    pub(crate) fn account(&self) -> &'static Account {
+        self.account
     }
 
     /// What is counted of it.
@@ -217,9 +236,19 @@ impl Guest {
         &self.settings.name
     }
 
-    /// The release that new requests are given to. Each request asks once.
+    /// The release that new requests are given to.
     pub(crate) fn release(&self) -> Arc<Release> {
         self.current.load_full()
+    }
+
+    /// What a new request is answered by. Each request asks once.
+    pub(crate) fn choose(&self) -> Chosen {
+        let current = self.current.load();
+        match current.use_loaded() {
+            // The count of references to the release is written by nobody then.
+            Some(loaded) => Chosen(Choice::Loaded(loaded)),
+            None => Chosen(Choice::Release(Arc::clone(&current))),
+        }
     }
 
     /// Instances that may be at work at once.
@@ -248,30 +277,33 @@ impl Guest {
     /// withdrawn if it was not sent yet.
     pub(crate) async fn handle(
         self: &Arc<Self>,
-        release: &Arc<Release>,
+        chosen: Chosen,
         state: Handle,
         request: Request,
     ) -> Result<Response, Failure> {
         if idempotency::applies(&request.method, &request.headers) {
             // In a box, as it would double the size of every request's future, and few have a key.
-            return Box::pin(idempotency::answer(self, release, state, request)).await;
+            return Box::pin(idempotency::answer(self, chosen, state, request)).await;
         }
-        self.run(release, state, request, Effects::default()).await
+        self.run(chosen, state, request, Effects::default()).await
     }
 
     /// Answers one request. When this has failed, the guest is gone and changes nothing any more.
     pub(super) async fn run(
         self: &Arc<Self>,
-        release: &Arc<Release>,
+        chosen: Chosen,
         state: Handle,
         request: Request,
         effects: Effects,
     ) -> Result<Response, Failure> {
         // The one place where a failure learns what is known of its effect.
         let failed = |cause| Failure { cause, applied: effects.applied() };
-        let loaded = match release.use_loaded() {
-            Some(loaded) => loaded,
-            None => Box::pin(self.load(release)).await.map_err(failed)?,
+        let loaded = match chosen.0 {
+            Choice::Loaded(loaded) => loaded,
+            Choice::Release(release) => match release.use_loaded() {
+                Some(loaded) => loaded,
+                None => Box::pin(self.load(&release)).await.map_err(failed)?,
+            },
         };
         let permit = self.enter(&loaded).await.map_err(failed)?;
         let call = Call {
@@ -297,7 +329,7 @@ impl Guest {
         let worker = Worker { instance: 0, guest_version: Arc::clone(&next.version) };
         let id = HeaderValue::from_static("warm");
         let settings = Arc::clone(&self.settings);
-        let meter = Meter::new(self.limits.cpu, Arc::clone(&self.account));
+        let meter = Meter::new(self.limits.cpu, self.account);
         let memory = Memory::new(next.needs.memory);
         Context::new(state.clone(), settings, id, worker, Effects::default(), meter, memory)
     }

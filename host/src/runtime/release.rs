@@ -94,7 +94,7 @@ impl Release {
     }
 
     /// Whether it wants bodies in full, before it is given a place in the pool.
-    pub(crate) fn takes_whole_bodies(&self) -> bool {
+    pub(super) fn takes_whole_bodies(&self) -> bool {
         self.world() != World::Http
     }
 

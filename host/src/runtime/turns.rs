@@ -17,7 +17,6 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     future::poll_fn,
-    sync::Arc,
     task::{Poll, Waker},
     time::{Duration, Instant},
 };
@@ -69,7 +68,7 @@ struct Seen {
 
 /// The calls of one guest that wait, in order of arrival.
 struct Queue {
-    account: Arc<Account>,
+    account: &'static Account,
     calls: VecDeque<Call>,
 }
 
@@ -81,7 +80,7 @@ struct Call {
 
 /// Whether a new call of this guest is to wait for a turn: another guest is at work, and calls of this one wait, or
 /// it has used more.
-pub(super) fn is_to_wait(account: &Arc<Account>) -> bool {
+pub(super) fn is_to_wait(account: &'static Account) -> bool {
     if !is_mixed() {
         return false;
     }
@@ -98,7 +97,7 @@ fn is_mixed() -> bool {
 }
 
 /// The least usage of the other guests at work.
-fn least_of_others(account: &Arc<Account>) -> Option<u64> {
+fn least_of_others(account: &'static Account) -> Option<u64> {
     let (guest, now) = (place(account), clock::now());
     SEEN.with_borrow(|seen| {
         let others = seen.iter().filter(|seen| seen.guest != guest);
@@ -106,8 +105,8 @@ fn least_of_others(account: &Arc<Account>) -> Option<u64> {
     })
 }
 
-fn place(account: &Arc<Account>) -> usize {
-    Arc::as_ptr(account).addr()
+fn place(account: &'static Account) -> usize {
+    std::ptr::from_ref(account).addr()
 }
 
 /// To be told when a guest's call is about to be polled.
@@ -116,7 +115,7 @@ pub(super) fn runs() {
 }
 
 /// To be told when it was.
-pub(super) fn ran(account: &Arc<Account>, until: Instant) {
+pub(super) fn ran(account: &'static Account, until: Instant) {
     if ONLY_WAITED.take() {
         return;
     }
@@ -156,7 +155,7 @@ pub(super) enum Wants {
 ///
 /// # Cancel safety
 /// Who no longer waits has no place in the queue.
-pub(super) async fn turn(account: Arc<Account>, wants: Wants) {
+pub(super) async fn turn(account: &'static Account, wants: Wants) {
     let waiting = Waiting::enter(account);
     let mut has_run = wants == Wants::Slice;
     let mut is_patient = wants == Wants::Slice;
@@ -174,7 +173,7 @@ pub(super) async fn turn(account: Arc<Account>, wants: Wants) {
         let others_go_first = match RAN.get() {
             Some(least) => least < usage,
             None => {
-                let least = least_of_others(&waiting.account);
+                let least = least_of_others(waiting.account);
                 let waits = is_patient && least.is_some_and(|least| least < usage);
                 if waits {
                     is_patient = false;
@@ -195,27 +194,27 @@ pub(super) async fn turn(account: Arc<Account>, wants: Wants) {
 
 /// A call's place in the queue of its guest, until dropped.
 struct Waiting {
-    account: Arc<Account>,
+    account: &'static Account,
     ticket: u64,
 }
 
 impl Waiting {
-    fn enter(account: Arc<Account>) -> Self {
+    fn enter(account: &'static Account) -> Self {
         let ticket = TICKETS.get();
         TICKETS.set(ticket.wrapping_add(1));
         COUNT.set(COUNT.get().saturating_add(1));
         WAITING.with_borrow_mut(|queues| {
             let call = Call { ticket, waker: None };
-            match queues.iter_mut().find(|queue| is_of(queue, &account)) {
+            match queues.iter_mut().find(|queue| is_of(queue, account)) {
                 Some(queue) => queue.calls.push_back(call),
                 None => {
-                    queues.push(Queue { account: Arc::clone(&account), calls: [call].into() });
+                    queues.push(Queue { account, calls: [call].into() });
                 }
             }
         });
         if NEXT.get().is_none() {
             NEXT.set(Some(ticket));
-            NEXT_GUEST.set(place(&account));
+            NEXT_GUEST.set(place(account));
         }
         Self { account, ticket }
     }
@@ -237,7 +236,7 @@ impl Waiting {
 
     fn wake_by(&self, waker: &Waker) {
         WAITING.with_borrow_mut(|queues| {
-            let queue = queues.iter_mut().find(|queue| is_of(queue, &self.account));
+            let queue = queues.iter_mut().find(|queue| is_of(queue, self.account));
             let calls = queue.into_iter().flat_map(|queue| queue.calls.iter_mut());
             for call in calls.filter(|call| call.ticket == self.ticket) {
                 call.waker = Some(waker.clone());
@@ -256,7 +255,7 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         COUNT.set(COUNT.get().saturating_sub(1));
         WAITING.with_borrow_mut(|queues| {
-            for queue in queues.iter_mut().filter(|queue| is_of(queue, &self.account)) {
+            for queue in queues.iter_mut().filter(|queue| is_of(queue, self.account)) {
                 queue.calls.retain(|call| call.ticket != self.ticket);
             }
             queues.retain(|queue| !queue.calls.is_empty());
@@ -272,7 +271,7 @@ fn choose() {
     let (ticket, waker) = WAITING.with_borrow_mut(|queues| {
         let now = Instant::now();
         let least = queues.iter_mut().min_by_key(|queue| queue.account.usage(now));
-        NEXT_GUEST.set(least.as_ref().map_or(0, |queue| place(&queue.account)));
+        NEXT_GUEST.set(least.as_ref().map_or(0, |queue| place(queue.account)));
         match least.and_then(|queue| queue.calls.front_mut()) {
             Some(call) => (Some(call.ticket), call.waker.take()),
             None => (None, None),
@@ -285,8 +284,8 @@ fn choose() {
     }
 }
 
-fn is_of(queue: &Queue, account: &Arc<Account>) -> bool {
-    Arc::ptr_eq(&queue.account, account)
+fn is_of(queue: &Queue, account: &'static Account) -> bool {
+    std::ptr::eq(queue.account, account)
 }
 
 #[cfg(test)]
@@ -304,25 +303,25 @@ mod tests {
     }
 
     /// A call that computes all the time, and waits for a turn after each slice.
-    async fn computes(account: Arc<Account>, until: Instant) {
+    async fn computes(account: &'static Account, until: Instant) {
         let computing = async {
             while Instant::now() < until {
                 spin(SLICE);
-                turn(Arc::clone(&account), Wants::Slice).await;
+                turn(account, Wants::Slice).await;
             }
         };
-        Metered::new(&account, computing).await;
+        Metered::new(account, computing).await;
     }
 
     /// The times of guests with so many calls and weights, on one thread.
     fn shares<const N: usize>(guests: [(usize, u32); N]) -> [f64; N] {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let accounts = guests.map(|(_, weight)| Arc::new(Account::new(weight, 0)));
+        let accounts = guests.map(|(_, weight)| Account::open(weight, 0));
         runtime.block_on(async {
             let until = Instant::now() + Duration::from_millis(600);
             let mut calls = Vec::new();
-            for ((count, _), account) in guests.iter().zip(&accounts) {
-                let call = || tokio::spawn(computes(Arc::clone(account), until));
+            for ((count, _), account) in guests.iter().zip(accounts) {
+                let call = || tokio::spawn(computes(account, until));
                 calls.extend(std::iter::repeat_with(call).take(*count));
             }
             for call in calls {
@@ -354,14 +353,13 @@ mod tests {
     #[test]
     fn short_calls_do_not_wait_for_long_ones() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (long, short) = (Arc::new(Account::default()), Arc::new(Account::default()));
+        let [long, short] = [(); 2].map(|()| Account::open(1, 0));
         let answered = runtime.block_on(async {
             let until = Instant::now() + Duration::from_millis(400);
-            let calls: Vec<_> =
-                (0..32).map(|_| tokio::spawn(computes(Arc::clone(&long), until))).collect();
+            let calls: Vec<_> = (0..32).map(|_| tokio::spawn(computes(long, until))).collect();
             let mut answered = 0;
             while Instant::now() < until {
-                Metered::new(&short, async { spin(Duration::from_micros(20)) }).await;
+                Metered::new(short, async { spin(Duration::from_micros(20)) }).await;
                 answered += 1;
                 tokio::task::yield_now().await;
             }
@@ -378,14 +376,14 @@ mod tests {
 
     #[tokio::test]
     async fn who_goes_away_lets_the_next_one_go() {
-        let account = Arc::new(Account::default());
-        let wait = || tokio::spawn(turn(Arc::clone(&account), Wants::Start));
+        let account = Account::open(1, 0);
+        let wait = || tokio::spawn(turn(account, Wants::Start));
         let (first, second, third) = (wait(), wait(), wait());
         first.abort();
         second.abort();
         let turn = tokio::time::timeout(Duration::from_secs(10), third).await;
         assert!(turn.expect("it is its turn").is_ok());
-        assert!(!is_to_wait(&account));
+        assert!(!is_to_wait(account));
         assert_eq!(NEXT.get(), None);
     }
 }

@@ -37,8 +37,7 @@ pub use self::budget::Recordings;
 use super::{
     Body, Request, Response,
     failure::{Cause, Failure},
-    guest::Guest,
-    release::Release,
+    guest::{Chosen, Guest},
 };
 use crate::interfaces::Effects;
 
@@ -78,7 +77,7 @@ impl Drop for Entered<'_> {
 /// Answers a request whose writes are applied once. Its body is here in full.
 pub(super) async fn answer(
     guest: &Arc<Guest>,
-    release: &Arc<Release>,
+    chosen: Chosen,
     state: Handle,
     request: Request,
 ) -> Result<Response, Failure> {
@@ -104,7 +103,7 @@ pub(super) async fn answer(
         }
     }
     let effects = Effects::default();
-    let answer = guest.run(release, scoped, request, effects.clone()).await;
+    let answer = guest.run(chosen, scoped, request, effects.clone()).await;
     if let Some(response) = scope.response().filter(|_| !effects.streams()) {
         return given_before(response);
     }
