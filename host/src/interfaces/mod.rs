@@ -175,7 +175,6 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Context>, shape: Draft2) -> wasm
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use tally_state::{Metrics, Options, State};
     use wasmtime::component::Resource;
