@@ -16,6 +16,8 @@ use crate::log::Disk;
 struct Counter {
     asked: Vec<(usize, i64)>,
     acknowledged: Vec<(usize, i64)>,
+    /// Those acknowledged that are to be made once, by the names of their requests.
+    once: Vec<(usize, i64, u64)>,
 }
 
 /// A value that one caller puts in place of another, `None` for its absence.
@@ -47,13 +49,22 @@ impl Ledger {
         Self { disk, counters: Mutex::new(counters), replaced: Mutex::new(vec![absent]) }
     }
 
-    /// One addition to a counter, done by `add`, entered into the account.
-    pub(crate) async fn count(&self, counter: usize, delta: i64, add: impl Future<Output = i64>) {
+    /// One addition to a counter, done by `add`, entered into the account; with the name of its request, if it
+    /// is to be made once.
+    pub(crate) async fn count(
+        &self,
+        counter: usize,
+        delta: i64,
+        request: Option<u64>,
+        add: impl Future<Output = i64>,
+    ) {
         let asked = self.disk.position();
         self.counters.lock().unwrap()[counter].asked.push((asked, delta));
         let value = add.await;
         let acknowledged = self.disk.position();
-        self.counters.lock().unwrap()[counter].acknowledged.push((acknowledged, delta));
+        let account = &mut self.counters.lock().unwrap()[counter];
+        account.acknowledged.push((acknowledged, delta));
+        account.once.extend(request.map(|request| (acknowledged, delta, request)));
         assert!(value >= delta, "{value} was given after {delta} was added");
     }
 
@@ -72,6 +83,17 @@ impl Ledger {
         }
         let acknowledged = self.disk.position();
         self.replaced.lock().unwrap().push(Placed { value, asked, acknowledged });
+    }
+
+    /// What was acknowledged up to a position and is to be made once: the counter, what was added, and the
+    /// request.
+    pub(crate) fn once(&self, position: usize) -> Vec<(usize, i64, u64)> {
+        let counters = self.counters.lock().unwrap();
+        let of = |(number, counter): (usize, &Counter)| {
+            let known = counter.once.iter().filter(|(at, ..)| *at <= position);
+            known.map(|(_, delta, request)| (number, *delta, *request)).collect::<Vec<_>>()
+        };
+        counters.iter().enumerate().flat_map(of).collect()
     }
 
     /// The position of the first acknowledgement and of the last.

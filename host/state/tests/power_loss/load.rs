@@ -1,11 +1,15 @@
 //! Work that is under way when the power goes.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fastrand::Rng;
 use futures_util::future::join_all;
 use rusqlite::Connection;
-use tally_state::{Bucket, Handle, State};
+use tally_state::{Bucket, Handle, Scope, State};
 
 use crate::{
     BUCKET, COUNTERS, REPLACED,
@@ -52,6 +56,15 @@ impl Place {
         uri(self.folder.path(), self.vfs)
     }
 
+    /// Waits until the store is closed, with which its log is copied to the database and removed.
+    fn until_closed(&self) {
+        let (log, started) = (self.folder.path().join("tally.db-wal"), Instant::now());
+        while log.exists() {
+            assert!(started.elapsed() < crate::LIMIT, "the store is not closed");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     fn run(&self, ledger: Ledger) -> Run {
         Run { ledger, events: self.disk.take(), vfs: self.vfs }
     }
@@ -74,6 +87,8 @@ pub(crate) async fn callers(vfs: &'static str, disk: Disk, random: &mut Rng) -> 
         let counting = forks.iter_mut().map(|random| count(&state, &bucket, &ledger, random));
         let replacing = replace(&state, &bucket, &ledger, session);
         tokio::join!(join_all(counting), replacing);
+        drop(state);
+        place.until_closed();
     }
     place.run(ledger)
 }
@@ -82,9 +97,17 @@ async fn count(state: &State, bucket: &Bucket, ledger: &Ledger, random: &mut Rng
     let handle = state.worker();
     for _ in 0..ADDITIONS {
         let (counter, delta) = (random.usize(..COUNTERS.len()), random.i64(1..10));
+        let request = random.bool().then(|| random.u64(..));
+        let handle = request.map_or_else(|| handle.clone(), |request| once(&handle, request));
         let add = async { handle.increment(bucket, COUNTERS[counter], delta).await.unwrap() };
-        ledger.count(counter, delta, add).await;
+        ledger.count(counter, delta, request, add).await;
     }
+}
+
+/// A handle whose writes are those of a request, to be made once.
+fn once(handle: &Handle, request: u64) -> Handle {
+    let name = u128::from(request).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    handle.scoped(&Scope::new(name.to_be_bytes(), [0; 16]))
 }
 
 async fn replace(state: &State, bucket: &Bucket, ledger: &Ledger, session: usize) {
@@ -113,13 +136,16 @@ pub(crate) async fn plain(vfs: &'static str, synchronous: &str, random: &mut Rng
             let row = (BUCKET, COUNTERS[counter], delta);
             database.query_row(add, row, |row| row.get(0)).unwrap()
         };
-        ledger.count(counter, delta, add).await;
+        ledger.count(counter, delta, None, add).await;
     }
     place.run(ledger)
 }
 
-/// What a store holds, which must be whole and go on counting.
-pub(crate) async fn recover(uri: &str) -> Result<Contents, String> {
+/// What a store holds, which must be whole and go on counting, and its counters when requests were asked again.
+pub(crate) async fn recover(
+    uri: &str,
+    asked_again: Vec<(usize, i64, u64)>,
+) -> Result<(Contents, Vec<i64>), String> {
     let url = uri.replacen("file:", "sqlite:", 1);
     let state =
         State::open(&url, crate::patient(), tally_state::Metrics::default()).await.map_err(text)?;
@@ -131,11 +157,19 @@ pub(crate) async fn recover(uri: &str) -> Result<Contents, String> {
     if found != "ok" {
         return Err(found);
     }
-    let next = handle.increment(&bucket, COUNTERS[0], 1).await.map_err(text)?;
-    if next - 1 != contents.counters[0] {
-        return Err(format!("{next} after {}", contents.counters[0]));
+    let again = asked_again.into_iter().map(|(counter, delta, request)| {
+        let (handle, bucket) = (once(&handle, request), bucket.clone());
+        async move { handle.increment(&bucket, COUNTERS[counter], delta).await }
+    });
+    for answer in join_all(again).await {
+        answer.map_err(text)?;
     }
-    Ok(contents)
+    let after = self::contents(&handle, &bucket).await?.counters;
+    let next = handle.increment(&bucket, COUNTERS[0], 1).await.map_err(text)?;
+    if next - 1 != after[0] {
+        return Err(format!("{next} after {}", after[0]));
+    }
+    Ok((contents, after))
 }
 
 async fn contents(handle: &Handle, bucket: &Bucket) -> Result<Contents, String> {
