@@ -130,7 +130,7 @@ impl Service {
                 headers: parts.headers,
                 body,
             };
-            let answer = guest.handle(chosen, self.0.state.clone(), request).await;
+            let answer = runtime::answer(guest, chosen, self.0.state.clone(), request).await;
             // A guest that failed over its client's body has not failed by itself; what it changed
             // before stays changed.
             let refused = answer.as_ref().err().and_then(|failure| match failure.cause {

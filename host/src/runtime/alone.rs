@@ -51,7 +51,8 @@ impl Alone {
             headers,
             body: Body::Whole(bytes::Bytes::new()),
         };
-        match self.guest.handle(self.guest.choose(), self.state.clone(), request).await {
+        let chosen = self.guest.choose();
+        match super::answer(&self.guest, chosen, self.state.clone(), request).await {
             Ok(response) => Ok(response.status.as_u16()),
             Err(failure) => Err(failure.cause.to_string()),
         }

@@ -1,7 +1,7 @@
 //! Running guests: one fresh instance for one request, out of a bounded pool.
 //!
-//! The way of a request through here: a `Guest` is asked for its current `release` once. A request that
-//! is to be made once is first looked up (`idempotency`). The release is loaded if it is not (`host`
+//! The way of a request through here: a `Guest` is asked for its current `release` once. `answer` is the way in.
+//! A request that is to be made once goes through `idempotency`, a layer around the guest. The release is loaded if it is not (`host`
 //! has what all guests share), the request waits for a place (`admission`, and the `door` of its class),
 //! and `plugin` or `standard` calls a fresh instance of what was `loaded` (`call`). A guest that computes
 //! long waits for its `turns`; what it used is on its `account`. A `Failure` says what went wrong in
@@ -18,6 +18,7 @@ mod admission;
 #[cfg(feature = "alone")]
 mod alone;
 mod anatomy;
+mod answer;
 mod call;
 mod class;
 mod clock;
@@ -47,6 +48,7 @@ mod usage;
 pub use self::alone::Alone;
 pub(crate) use self::{
     account::take_seat,
+    answer::answer,
     cpu::Meter,
     failure::{Cause, Failure},
     guest::Guest,
