@@ -1,12 +1,12 @@
 //! Running guests: one fresh instance for one request, out of a bounded pool.
 //!
-//! The way of a request through here: a `Guest` is asked for its current `release` once. `answer` is the way in.
-//! A request that is to be made once goes through `idempotency`, a layer around the guest. The release is loaded if it is not (`host`
-//! has what all guests share), the request waits for a place (`admission`, and the `door` of its class),
-//! and `plugin` or `standard` calls a fresh instance of what was `loaded` (`call`). A guest that computes
-//! long waits for its `turns`; what it used is on its `account`. A `Failure` says what went wrong in
-//! the terms of the edge, which decides status codes. `alone` does without the rest of the server, for
-//! measurements.
+//! The way of a request through here: a `Guest` is asked for its current `release` once, and `answer` is the way
+//! in. A request that is to be made once goes through `idempotency`, a layer around the guest. The release is
+//! loaded if it is not (`host` has what all guests share), the request waits for a place (`admission`, and the
+//! `door` of its class), and `plugin` or `standard` calls a fresh instance of what was `loaded` (`call`). A guest
+//! that has had more of the machine than others waits for its `turns`; what it used is on its `account`, and
+//! what is counted of it besides is its `usage`. A `Failure` says what went wrong in the terms of the edge, which
+//! decides status codes. `alone` does without the rest of the server, for measurements.
 //!
 //! The way of a guest: its bytes are taken apart (`anatomy`), which says what it is (`inspection`)
 //! and which `class` of slots it needs; the `engine` of that class's `pool` compiles it.
