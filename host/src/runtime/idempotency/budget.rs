@@ -79,11 +79,17 @@ impl Budget {
         self.limits
     }
 
-    /// Whether there is room for another record.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether the store has told how much is recorded. The first request with a key asks, so that a host that
+    /// was started again takes no more than there may be.
+    pub(super) fn is_known(&self) -> bool {
         if !self.is_used.load(Relaxed) {
             self.is_used.store(true, Relaxed);
         }
+        self.was_told.load(Relaxed)
+    }
+
+    /// Whether there is room for another record.
+    pub(super) fn has_room(&self) -> bool {
         let used = self.used();
         used.records < self.limits.records && used.bytes < self.limits.bytes
     }
@@ -161,12 +167,17 @@ mod tests {
         for host in [&hosts[0], &hosts[1], &hosts[0]] {
             host.report("guest", &handle).await.unwrap();
         }
+        // One that is started again knows with its first request.
+        let again = Budget::new(LIMITS, window);
+        assert!(!again.is_known());
+        again.report("guest", &handle).await.unwrap();
+        assert!(again.is_known() && !again.has_room());
         for host in &hosts {
             assert_eq!(host.used().records, 5);
             assert!(host.used().bytes > 5 * 64 && !host.has_room());
         }
         let other = Budget::new(LIMITS, window);
-        assert!(other.has_room());
+        assert!(!other.is_known());
         other.report("another guest", &handle).await.unwrap();
         assert!(other.has_room());
         let emptied = async {

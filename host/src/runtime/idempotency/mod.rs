@@ -87,6 +87,11 @@ pub(super) async fn answer(
     let scope = scope(key, &request, guest.budget().meter());
     let in_flight = guest.in_flight().enter(scope.name());
     let _entered = in_flight.ok_or_else(|| failed(Cause::IdempotencyInFlight, Applied::Unknown))?;
+    if !guest.budget().is_known()
+        && let Err(error) = guest.report_records(&state).await
+    {
+        tracing::debug!(guest = %guest.name(), %error, "it is not known how much is recorded");
+    }
     if !guest.budget().has_room() {
         return Err(failed(Cause::IdempotencyFull, Applied::Unknown));
     }

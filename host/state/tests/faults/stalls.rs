@@ -131,7 +131,8 @@ async fn sweep(
                 assert!(served.unknown_applied <= 1, "{served:?}");
             }
             (Way::Requests, End::Release) => {
-                assert!(served.unknown_applied > 20, "it comes late: {served:?}");
+                // Most of it; some is overtaken by the host's cancelling, sent when it gave up.
+                assert!(served.unknown_applied > 10, "it comes late: {served:?}");
             }
             (Way::Replies, _) => assert!(served.unknown_applied > 0, "{served:?}"),
         }

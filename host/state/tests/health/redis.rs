@@ -65,8 +65,12 @@ fn missing_rights_are_named_and_the_documented_ones_are_enough() {
         handle.increment_within(&bucket, "key", 1, 0..=9).await.unwrap();
         assert!(handle.expire(&bucket, "key", None).await.unwrap());
         until_health(&state, None).await;
-        tell("ACL SETUSER tally -set");
-        until_health(&state, Some("NOPERM")).await;
+        for right in ["set", "incrby", "evalsha", "hset"] {
+            tell(&format!("ACL SETUSER tally -{right}"));
+            until_health(&state, Some("NOPERM")).await;
+            tell(&documented());
+            until_health(&state, None).await;
+        }
     });
 }
 

@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Unconnected},
 };
 
-/// A key of the host's own that never exists for longer than a check at the start takes.
+/// A key of the host's own that never exists for longer than a check takes.
 const PROBE: &str = "tally.probe";
 
 /// What a user must be able to run, as it is tried: without effect, but for two commands that create
@@ -92,11 +92,7 @@ pub(super) async fn prepare(
         .filter(|words| !read_only || words.first().is_some_and(|name| READING.contains(name)));
     let wanted: Vec<&[&str]> = wanted.copied().collect();
     for words in &wanted {
-        let mut command = redis::Cmd::new();
-        words.iter().for_each(|word| {
-            command.arg(word);
-        });
-        pipeline.add_command(command);
+        pipeline.add_command(command(words));
     }
     let answers =
         live.send(&pipeline).await.map_err(|error| Unconnected::passing(error.to_string()))?;
@@ -187,13 +183,31 @@ pub(super) async fn check(
     let from = if *probed < probes.len() { *probed } else { 0 };
     let next = probes.len().min(from.saturating_add(PROBED_IDLE));
     let refusals = probe(live, probes.get(from..next).unwrap_or_default()).await?;
-    match refusals.first() {
-        Some((_, error)) => Err(refused(error)),
-        None => {
-            *probed = next;
-            Ok(())
+    if let Some((_, error)) = refusals.first() {
+        return Err(refused(error));
+    }
+    *probed = next;
+    // Rights may have been taken away from single commands.
+    let mut pipeline = redis::pipe();
+    for words in COMMANDS {
+        pipeline.add_command(command(words));
+    }
+    for answer in live.send(&pipeline).await? {
+        if let Value::ServerError(error) = answer
+            && lacks(&error)
+        {
+            return Err(refused(&error));
         }
     }
+    Ok(())
+}
+
+fn command(words: &[&str]) -> redis::Cmd {
+    let mut command = redis::Cmd::new();
+    words.iter().for_each(|word| {
+        command.arg(word);
+    });
+    command
 }
 
 /// Writes nothing to each of some keys; gives those that are refused, with the errors.
