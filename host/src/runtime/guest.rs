@@ -13,7 +13,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use tally_state::Handle;
 use tokio::sync::Semaphore;
 
@@ -26,7 +25,7 @@ use super::{
     failure::{Cause, Failure},
     host::Runtime,
     idempotency::{Budget, InFlight},
-    inspection::{Inspection, LoadError},
+    inspection::LoadError,
     limits::Limits,
     loaded::{Handler, Loaded},
     plugin,
@@ -118,11 +117,10 @@ impl Guest {
         limits: Limits,
         settings: Settings,
     ) -> Result<Arc<Self>, LoadError> {
-        let inspection = Inspection::of(bytes)?;
-        let pool = inspection.needs(&limits)?.pool;
-        let source = Source::Bytes(Bytes::copy_from_slice(bytes));
+        let (inspection, needs) = runtime.look(bytes, &limits)?;
+        let source = Source::Bytes(bytes.to_vec().into());
         let release = Release::new(source, Some(Facts::of(&inspection)));
-        let guest = Arc::new(Self::new(runtime, release, pool, limits, settings, true));
+        let guest = Arc::new(Self::new(runtime, release, needs.pool, limits, settings, true));
         guest.load_now(&guest.release())?;
         Ok(guest)
     }
