@@ -32,7 +32,7 @@ pub(crate) struct DensityOptions {
     cold: usize,
 }
 
-/// A component with a custom section of its own, so that it is none of the others.
+/// A copy of a component with a numbered custom section, so that its content is unique.
 pub(crate) fn with_number(component: &[u8], number: u64) -> Vec<u8> {
     let mut bytes = component.to_vec();
     // A section's id and length, and its name's length and name.
@@ -41,7 +41,7 @@ pub(crate) fn with_number(component: &[u8], number: u64) -> Vec<u8> {
     bytes
 }
 
-/// Measures what was asked for, and prints it.
+/// Runs the measurement and prints its table.
 pub(crate) async fn run(files: &Files, options: &DensityOptions) -> Result<()> {
     let component = options.component.clone().unwrap_or_else(|| files.built("counter"));
     let component = fs::read(&component)

@@ -46,7 +46,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The options of `neighbours`.
 #[derive(Args)]
 pub(crate) struct NeighboursOptions {
-    /// Windows of each, of which medians are shown.
+    /// Windows of each; medians are shown.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Length of each window.
@@ -243,7 +243,7 @@ struct Bench<'a> {
     rounds: u32,
 }
 
-/// Measures what was asked for, and prints it.
+/// Runs the measurement and prints its tables.
 pub(crate) async fn run(files: &Files, options: &NeighboursOptions) -> Result<()> {
     let dir = tempfile::tempdir().context("cannot make a folder for the configuration")?;
     let window = Duration::from_secs(options.seconds.into());
@@ -320,7 +320,7 @@ impl Bench<'_> {
                 closed_loop::run(address, requests, CONNECTIONS, window)
             });
             let traffic = measured.await??;
-            // Its clients go with the server, so that nobody waits for what is under way.
+            // Ends the neighbour's clients too, so that their pending requests need not be waited for.
             load.stop();
             server.kill().await?;
             load.end();

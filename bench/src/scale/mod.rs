@@ -38,7 +38,7 @@ pub(crate) enum Dimension {
     Pool,
     /// Connections that are kept busy
     Connections,
-    /// Guests, of which each is as likely to be asked for
+    /// Guests; requests go to all of them at random
     Guests,
     /// Counters that requests go to
     Keys,

@@ -43,7 +43,7 @@ impl Call {
             Worker { instance: self.instance, guest_version: Arc::clone(&self.loaded.version) };
         Context::new(
             self.state.clone(),
-            Arc::clone(self.guest.shared_settings()),
+            Arc::clone(self.guest.settings()),
             id,
             worker,
             self.effects.clone(),
@@ -62,9 +62,9 @@ impl Call {
 /// A store with the limits that wasmtime keeps.
 pub(super) fn store(loaded: &Loaded, context: Context) -> Store<Context> {
     // The slot's own limit costs nothing, and is the guest's as a rule. What instances have is then known of some.
-    let context_is_limited = loaded.needs.is_limited() || context.is_sample();
+    let is_limited = loaded.needs.is_limited() || context.is_sample();
     let mut store = Store::new(loaded.engine(), context);
-    if context_is_limited {
+    if is_limited {
         store.limiter(|context| &mut context.memory);
     }
     store.set_hostcall_fuel(HOSTCALL_BYTES);

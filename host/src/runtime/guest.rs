@@ -174,11 +174,7 @@ impl Guest {
     }
 
     /// What is configured for it.
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    pub(super) fn shared_settings(&self) -> &Arc<Settings> {
+    pub(super) fn settings(&self) -> &Arc<Settings> {
         &self.settings
     }
 

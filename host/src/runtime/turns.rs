@@ -84,9 +84,9 @@ pub(super) fn is_to_wait(account: &'static Account) -> bool {
     if !is_mixed() {
         return false;
     }
-    let others_wait = COUNT.get() > 0
+    let own_wait = COUNT.get() > 0
         && WAITING.with_borrow(|queues| queues.iter().any(|queue| is_of(queue, account)));
-    others_wait
+    own_wait
         || least_of_others(account)
             .is_some_and(|least| least.saturating_add(SLACK) < account.usage(Instant::now()))
 }

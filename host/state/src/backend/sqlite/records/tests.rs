@@ -1,3 +1,5 @@
+//! Runs of records: how they begin, end and expire, with filters, rollbacks and several processes.
+
 use super::*;
 
 const WINDOW: Duration = Duration::from_millis(100);
