@@ -117,7 +117,8 @@ async fn sweep(proxied_url: &str, proxy: &Proxy, mut observer: Observer, step: u
     )
     .await;
     assert!(replies.not_applied > 0, "{replies:?}");
-    assert_eq!(replies.unknown_lost, 0, "what is answered was applied");
+    // A cut right behind the last reply of the log-in may meet the increment on its way.
+    assert!(replies.unknown_lost <= 1, "{replies:?}");
     drop(state);
     observer.alone().await;
 
