@@ -17,7 +17,7 @@ use std::{fs, hint::black_box, path::PathBuf, process::Command};
 
 use criterion::Criterion;
 use http::Method;
-use tally::runtime::Alone;
+use tally::registry::Alone;
 use tally_state::{Metrics, Options, State};
 use tokio::runtime::Runtime;
 

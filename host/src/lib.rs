@@ -1,7 +1,7 @@
 //! The host: runs HTTP handlers as WebAssembly plugins over shared, exact state.
 //!
 //! ```text
-//! client ─▶ edge ─▶ runtime ─▶ guest ─▶ interfaces ─▶ tally-state ─▶ SQLite | Redis | PostgreSQL
+//! client ─▶ edge ─▶ registry ─▶ runtime ─▶ guest ─▶ interfaces ─▶ tally-state ─▶ SQLite | Redis | PostgreSQL
 //! ```
 //!
 //! Each room knows only the next one. [`config`] is what all of it is told, [`server`] starts the
@@ -26,5 +26,6 @@ pub mod deploy;
 pub mod edge;
 mod interfaces;
 pub mod kv;
+pub mod registry;
 pub mod runtime;
 pub mod server;

@@ -5,8 +5,9 @@ use prometheus::{
 };
 
 use crate::{
-    edge::{Routes, Workers},
-    runtime::{Guest, Runtime},
+    edge::Workers,
+    registry::{Guest, Routes},
+    runtime::Runtime,
 };
 
 /// The values, most of them by guest. A guest that was never asked for and is not loaded has none: there
@@ -144,8 +145,8 @@ impl Gauges {
         set(&self.loaded, guests);
         set(&self.loaded_bytes, bytes);
         for (_, guest) in routes.iter() {
-            let (loads, _, _) = guest.usage().loads();
-            let was_refused = guest.usage().refusals().any(|(_, count)| count > 0);
+            let (loads, _, _) = guest.tenant().usage().loads();
+            let was_refused = guest.tenant().usage().refusals().any(|(_, count)| count > 0);
             if loads > 0 || was_refused {
                 self.of_guest(guest);
             }
@@ -156,14 +157,15 @@ impl Gauges {
         let name = &**guest.name();
         let gauges =
             |gauges: &IntGaugeVec, value: usize| set(&gauges.with_label_values(&[name]), value);
-        gauges(&self.pool, guest.pool());
+        gauges(&self.pool, guest.tenant().pool());
         gauges(&self.in_use, guest.in_use());
-        gauges(&self.waiting, guest.waiting());
+        gauges(&self.waiting, guest.tenant().waiting());
         gauges(&self.is_loaded, usize::from(guest.release().is_loaded()));
-        gauges(&self.highest_memory, guest.usage().highest_memory());
+        gauges(&self.highest_memory, guest.tenant().usage().highest_memory());
         let weight = self.weight.with_label_values(&[name]);
-        weight.set(f64::from(guest.weight()));
-        let (used, limits) = (guest.budget().used(), guest.budget().limits());
+        weight.set(f64::from(guest.tenant().limits().weight));
+        let budget = guest.idempotency().budget();
+        let (used, limits) = (budget.used(), budget.limits());
         for (vec, value) in [
             (&self.records, used.records),
             (&self.record_bytes, used.bytes),
@@ -180,8 +182,8 @@ impl Gauges {
             let counter = counters.with_label_values(labels);
             counter.inc_by(total.saturating_sub(counter.get()));
         };
-        seconds(&self.cpu, guest.account().total().as_secs_f64());
-        let usage = guest.usage();
+        seconds(&self.cpu, guest.tenant().account().total().as_secs_f64());
+        let usage = guest.tenant().usage();
         let (loads, failed, took) = usage.loads();
         count(&self.loads, &[name, "loaded"], loads.saturating_sub(failed));
         count(&self.loads, &[name, "failed"], failed);

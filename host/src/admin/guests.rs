@@ -16,6 +16,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use super::{Admin, text};
+use crate::runtime::World;
 
 /// Bytes of a component that are taken: more than any that can be loaded.
 const MAX_BYTES: usize = 65 << 20;
@@ -34,8 +35,8 @@ impl Admin {
                 "name": **guest.name(),
                 "route": pattern.to_string(),
                 "version": *release.version(),
-                "world": release.world().name(),
-                "pool": guest.pool(),
+                "world": release.world().map(World::name),
+                "pool": guest.tenant().pool(),
                 "loaded": release.is_loaded(),
                 "failure": release.failure().as_deref(),
             })

@@ -33,10 +33,7 @@ use tally_state::{Handle, Part, State};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use self::gauges::Gauges;
-use crate::{
-    edge::{Routes, Workers},
-    runtime::Runtime,
-};
+use crate::{edge::Workers, registry::Routes, runtime::Runtime};
 
 /// The pause after a failed accept, as at the edge.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -14,8 +14,8 @@ use super::{
     units::{Size, Span},
 };
 use crate::{
-    edge::{self, Pattern},
     interfaces::{Buckets, Outgoing},
+    registry::{Path as Paths, Pattern},
     runtime::{Limits, Rate, Recordings},
 };
 
@@ -185,7 +185,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RouteOptions {
-    /// Its name in logs, metrics and `tally deploy`; by default its pattern.
+    /// The guest's name in logs, metrics and `tally deploy`, after which its bucket is called; by default
+    /// that of its file, without the ending.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The host; any, where none is given.
@@ -386,7 +387,9 @@ pub(super) fn resolve(
         let place = format!("route {}", number.saturating_add(1));
         let failed = |reason: String| ConfigError(format!("{place}: {reason}"));
         let pattern = pattern(&route).map_err(failed)?;
-        let name = route.name.unwrap_or_else(|| pattern.to_string());
+        // Not after its route: state stays with a guest that moves to another.
+        let of_file = || Some(route.guest.file_stem()?.to_string_lossy().into_owned());
+        let name = route.name.clone().or_else(of_file).unwrap_or_else(|| pattern.to_string());
         // A route's guest has a bucket of its own, unless it is told to share one.
         let own = vec![format!("default={name}")];
         let mut options = route.options.or(limits.clone());
@@ -406,7 +409,7 @@ pub(super) fn resolve(
         }
         if !names.insert(&guest.name) {
             return Err(ConfigError(format!(
-                "two routes are named '{}'; give one another name",
+                "two guests are named '{0}', which would make their state one; give one of them another, as in name = \"{0}-2\" (a guest without a name has that of its file)",
                 guest.name
             )));
         }
@@ -423,15 +426,15 @@ pub(super) fn resolve(
 
 fn pattern(route: &RouteOptions) -> Result<Pattern, String> {
     let path = match (&route.path, &route.prefix) {
-        (Some(path), None) => edge::Path::Exact(path.clone()),
-        (None, Some(prefix)) => edge::Path::Prefix(prefix.clone()),
-        (None, None) if route.host.is_some() => edge::Path::Prefix("/".into()),
+        (Some(path), None) => Paths::Exact(path.clone()),
+        (None, Some(prefix)) => Paths::Prefix(prefix.clone()),
+        (None, None) if route.host.is_some() => Paths::Prefix("/".into()),
         (None, None) => {
             return Err("it takes no requests; give it a path, a prefix or a host".into());
         }
         (Some(_), Some(_)) => return Err("give it a path or a prefix, not both".into()),
     };
-    let (edge::Path::Exact(text) | edge::Path::Prefix(text)) = &path;
+    let (Paths::Exact(text) | Paths::Prefix(text)) = &path;
     if text.ends_with("/...") {
         return Err(format!("'{text}': write prefix = \"/api\" for a path and all below it"));
     }
@@ -487,9 +490,9 @@ mod tests {
         )
         .unwrap();
         let [a, b] = guests.as_slice() else { panic!("{guests:?}") };
-        assert_eq!((a.name.as_str(), a.limits.pool), ("/a/*", Some(3)));
+        assert_eq!((a.name.as_str(), a.limits.pool), ("a", Some(3)), "named after its file");
         assert_eq!((&*a.env["A"], &*a.settings["greeting"]), ("1", "hi"));
-        assert_eq!(a.buckets.stored().map(|bucket| bucket.as_str()).collect::<Vec<_>>(), ["/a/*"]);
+        assert_eq!(a.buckets.stored().map(|bucket| bucket.as_str()).collect::<Vec<_>>(), ["a"]);
         assert_eq!((b.name.as_str(), b.limits.pool), ("b", None));
         assert_eq!(b.pattern.to_string(), "b.example.com/b");
         assert_eq!(
@@ -521,6 +524,10 @@ mod tests {
             (
                 "[[route]]\nname='x'\nguest = 'a'\npath = '/a'\n[[route]]\nname='x'\nguest = 'b'\npath = '/b'\n",
                 "named 'x'",
+            ),
+            (
+                "[[route]]\nguest = 'x/a.wasm'\npath = '/a'\n[[route]]\nguest = 'y/a.wasm'\npath = '/b'\n",
+                "named 'a'",
             ),
             ("[[route]]\nguest = 'a'\npath = '/a'\npool = 0\n", "route 1: pool"),
             ("[[route]]\nguest = 'a'\npath = '/a'\ncpu-weight = 0\n", "cpu-weight: from 1"),

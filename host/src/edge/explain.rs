@@ -110,7 +110,7 @@ fn guest(cause: &Cause) -> Explanation<'_> {
             "invalid_response",
             "The handler gave a response that cannot be sent.".into(),
         ),
-        // One that was answered before has its response: see `runtime/idempotency`.
+        // One that was answered before has its response: see `registry/idempotency`.
         Cause::Internal(_) | Cause::AnsweredBefore => {
             (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The handler failed.".into())
         }

@@ -2,7 +2,7 @@
 //!
 //! `worker`s are threads with a runtime of their own each, on which they `accept` connections;
 //! `connection` speaks HTTP/1.1 and HTTP/2 on them; `service` turns one HTTP request into
-//! one call of the guest that `routes` finds, `body` reads what the client sends; `problem` is the
+//! one call of the guest that the registry finds, `body` reads what the client sends; `problem` is the
 //! one place that decides status codes, for what `explain` calls by name.
 //!
 //! This room knows no WebAssembly.
@@ -15,7 +15,6 @@ mod limits;
 mod metrics;
 mod problem;
 mod request_id;
-mod routes;
 mod service;
 mod worker;
 mod writing;
@@ -25,6 +24,5 @@ pub(crate) use self::limits::open_files;
 pub(crate) use self::{
     limits::SMALLEST_HEAD,
     metrics::Metrics,
-    routes::{Path, Pattern, Routes},
     worker::{Workers, WorkersError},
 };

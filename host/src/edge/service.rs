@@ -10,13 +10,15 @@ use tally_state::Handle;
 use tokio::sync::Semaphore;
 
 use super::{
-    Limits, Metrics, Routes,
+    Limits, Metrics,
     body::{self, Trouble},
     problem::Problem,
     request_id::RequestId,
-    routes::without_port,
 };
-use crate::runtime::{self, Body, BodyError, Cause, Failure, Refused};
+use crate::{
+    registry::{self, Guest, Routes},
+    runtime::{self, Body, BodyError, Cause, Failure, Refused},
+};
 
 /// The header of a request's id, in the request as guests see it and in the response.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -61,7 +63,7 @@ impl Service {
         let method = request.method().clone();
         let version = request.version();
         let id = RequestId::of(request.headers());
-        let keyed = runtime::is_to_be_made_once(&method, request.headers());
+        let keyed = registry::is_to_be_made_once(&method, request.headers());
         let (answer, route) = self.answer(request, &id, keyed, started).await;
         let mut response = match answer {
             Ok(answer) => {
@@ -103,8 +105,8 @@ impl Service {
             Ok(guest) => guest,
             Err(problem) => return (Err(problem), Arc::clone(&self.0.nowhere)),
         };
-        if let Err(over) = guest.take_request(started) {
-            guest.usage().refused(Refused::Rate);
+        if let Err(over) = guest.tenant().take_request(started) {
+            guest.tenant().usage().refused(Refused::Rate);
             return (Err(Problem::Rate(over)), Arc::clone(guest.name()));
         }
         let trouble = Trouble::default();
@@ -112,7 +114,7 @@ impl Service {
         let chosen = guest.choose();
         let answer = async {
             let limits = &self.0.limits;
-            let bodies = body::Room { own: guest.bodies(), all: &self.0.bodies };
+            let bodies = body::Room { own: guest.tenant().bodies(), all: &self.0.bodies };
             let whole = chosen.takes_whole_bodies() || keyed;
             // For guests that answer for themselves what went wrong, or ask others.
             parts.headers.insert(REQUEST_ID, id.header());
@@ -120,7 +122,7 @@ impl Service {
             let taking = body::take(body, headers, version, whole, limits, bodies, &trouble);
             let taken = taking.await;
             if matches!(taken, Err(BodyError::TooMany)) {
-                guest.usage().refused(Refused::Bodies);
+                guest.tenant().usage().refused(Refused::Bodies);
             }
             let (body, _held) = taken?;
             let request = runtime::Request {
@@ -130,7 +132,7 @@ impl Service {
                 headers: parts.headers,
                 body,
             };
-            let answer = runtime::answer(guest, chosen, self.0.state.clone(), request).await;
+            let answer = guest.answer(chosen, self.0.state.clone(), request).await;
             // A guest that failed over its client's body has not failed by itself; what it changed
             // before stays changed.
             let refused = answer.as_ref().err().and_then(|failure| match failure.cause {
@@ -138,7 +140,7 @@ impl Service {
                 Cause::Loading | Cause::Unavailable(_) => Some(Refused::Load),
                 _ => None,
             });
-            refused.inspect(|reason| guest.usage().refused(*reason));
+            refused.inspect(|reason| guest.tenant().usage().refused(*reason));
             answer.map_err(|failure| match trouble.get() {
                 Some(error) => {
                     Problem::Guest(Failure { cause: Cause::Body(error.clone()), ..failure })
@@ -150,7 +152,7 @@ impl Service {
     }
 
     /// Checks a request's head, and finds the guest it is for.
-    fn route(&self, parts: &mut http::request::Parts) -> Result<&Arc<runtime::Guest>, Problem> {
+    fn route(&self, parts: &mut http::request::Parts) -> Result<&Arc<Guest>, Problem> {
         let target = parts.uri.path_and_query();
         let length = target.map_or(0, |target| target.as_str().len());
         if length > MAX_TARGET {
@@ -195,6 +197,17 @@ fn settle_host(parts: &mut http::request::Parts) -> Result<(), Problem> {
     Ok(())
 }
 
+/// The host of a `Host` header without its port (RFC 9110, 7.2).
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        // The last colon of an address of IPv6 is inside its brackets.
+        Some((name, port)) if !port.ends_with(']') => name,
+        _ => host,
+    }
+    // The root's dot says no more than its absence.
+    .trim_end_matches('.')
+}
+
 /// The answer to `HEAD`: the length that `GET` would have, and no body (RFC 9110, 9.3.2). hyper does
 /// this for HTTP/1 alone.
 fn leave_out_body(response: &mut Response<Body>) {
@@ -207,4 +220,18 @@ fn leave_out_body(response: &mut Response<Body>) {
         response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }
     *response.body_mut() = Body::Whole(Bytes::new());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_told_from_its_port() {
+        assert_eq!(without_port("a:80"), "a");
+        assert_eq!(without_port("[::1]:80"), "[::1]");
+        assert_eq!(without_port("[::1]"), "[::1]");
+        assert_eq!(without_port("a"), "a");
+        assert_eq!(without_port("a.:80"), "a");
+    }
 }

@@ -16,7 +16,8 @@ use std::{
 use tally_state::State;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::{Limits, Metrics, Routes, accept::accept, connection, service::Service};
+use super::{Limits, Metrics, accept::accept, connection, service::Service};
+use crate::registry::Routes;
 use crate::runtime::take_seat;
 
 /// How often each worker's timer fires for nothing. Tokio wakes its own thread, by a write to the

@@ -10,6 +10,7 @@ mod buckets;
 mod effects;
 mod keyvalue;
 mod logging;
+mod offered;
 mod outgoing;
 mod output;
 mod settings;
@@ -28,40 +29,11 @@ pub(crate) use self::{
     buckets::{Buckets, RESERVED},
     effects::Effects,
     keyvalue::AnsweredBefore,
+    offered::{Interface, advice, is_offered},
     outgoing::Outgoing,
     settings::Settings,
 };
 use crate::runtime::{Memory, Meter};
-
-/// The interfaces every guest may import: a package or an interface, and the versions of it that
-/// match. Releases match by their compatible range, drafts to the letter.
-pub(crate) const OFFERED: [(&str, &[&str]); 18] = [
-    ("tally:plugin/request-headers", &["0.1."]),
-    ("tally:plugin/worker", &["0.1."]),
-    ("tally:keyvalue/extensions", &["0.1."]),
-    ("wasi:keyvalue/store", KEYVALUE),
-    ("wasi:keyvalue/atomics", KEYVALUE),
-    ("wasi:keyvalue/batch", KEYVALUE),
-    ("fermyon:spin/key-value", &["2.0.0"]),
-    ("wasi:config/store", &["0.2.0-rc.1"]),
-    ("wasi:logging/logging", &["", "0.1.0-draft"]),
-    ("wasi:http/types", RELEASE),
-    ("wasi:http/outgoing-handler", RELEASE),
-    ("wasi:cli", RELEASE),
-    ("wasi:clocks/monotonic-clock", RELEASE),
-    ("wasi:clocks/wall-clock", RELEASE),
-    ("wasi:io", RELEASE),
-    ("wasi:random", RELEASE),
-    // Linked so that standard libraries load; they give access to nothing.
-    ("wasi:filesystem", RELEASE),
-    ("wasi:sockets", RELEASE),
-];
-
-/// WASI 0.2, any patch version.
-const RELEASE: &[&str] = &["0.2."];
-
-/// The drafts of `wasi:keyvalue` that are in use.
-const KEYVALUE: &[&str] = &["0.2.0-draft", "0.2.0-draft2"];
 
 /// Of so many instances, the memory of one is looked at where it has no limit of its own.
 const SAMPLED: u64 = 16;

@@ -9,7 +9,7 @@ use wasmparser::{
     Instance, Parser, Payload,
 };
 
-use super::inspection::LoadError;
+use super::load_error::LoadError;
 
 /// Bytes of a page of linear memory.
 const PAGE_BYTES: u64 = 64 << 10;

@@ -10,9 +10,9 @@ use super::{
     admission::Permit,
     cpu::{CpuLimitReached, Meter, Metered},
     failure::Cause,
-    guest::Guest,
     loaded::Loaded,
     memory::Memory,
+    tenant::Tenant,
     turns::{self, Wants},
     usage::Trap,
 };
@@ -26,8 +26,8 @@ const HOSTCALL_BYTES: usize = 9 << 20;
 const MAX_HANDLES: usize = 1_000;
 
 /// One request's call of a guest: its place, and all it needs.
-pub(super) struct Call {
-    pub(super) guest: Arc<Guest>,
+pub(crate) struct Call {
+    pub(super) tenant: Arc<Tenant>,
     pub(super) loaded: Arc<Loaded>,
     pub(super) state: Handle,
     pub(super) effects: Effects,
@@ -43,11 +43,11 @@ impl Call {
             Worker { instance: self.instance, guest_version: Arc::clone(&self.loaded.version) };
         Context::new(
             self.state.clone(),
-            Arc::clone(self.guest.settings()),
+            Arc::clone(&self.tenant.settings),
             id,
             worker,
             self.effects.clone(),
-            Meter::new(self.guest.limits().cpu, self.guest.account()),
+            Meter::new(self.tenant.limits.cpu, self.tenant.account()),
             Memory::new(self.loaded.needs.memory),
         )
     }
@@ -55,7 +55,7 @@ impl Call {
     /// To be called when the guest has returned, while its memory is as it left it.
     pub(super) fn returned(&self, store: &Store<Context>) {
         self.loaded.pool.engine.called();
-        self.guest.usage().had_memory(store.data().memory.highest());
+        self.tenant.usage().had_memory(store.data().memory.highest());
     }
 }
 
@@ -83,16 +83,16 @@ pub(super) fn store(loaded: &Loaded, context: Context) -> Store<Context> {
 
 /// Runs a guest for as long as it may, and says why it did not come to its end.
 pub(super) async fn within<T>(
-    guest: &Guest,
+    tenant: &Tenant,
     running: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, Cause> {
-    let (wall, account) = (guest.limits().wall, guest.account());
+    let (wall, account) = (tenant.limits.wall, tenant.account());
     let mut left = wall;
     if turns::is_to_wait(account) {
         let started = Instant::now();
         let turn = turns::turn(account, Wants::Start);
         if tokio::time::timeout(wall, turn).await.is_err() {
-            guest.usage().trapped(Trap::Wall);
+            tenant.usage().trapped(Trap::Wall);
             return Err(Cause::WallLimit);
         }
         left = wall.saturating_sub(started.elapsed());
@@ -106,7 +106,7 @@ pub(super) async fn within<T>(
         Err(_) => (Cause::WallLimit, Some(Trap::Wall)),
     };
     if let Some(trap) = trap {
-        guest.usage().trapped(trap);
+        tenant.usage().trapped(trap);
     }
     Err(cause)
 }

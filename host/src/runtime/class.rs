@@ -4,7 +4,7 @@
 //! A handler compiled from Rust, C or Go takes little. A handler that carries an interpreter or a
 //! JavaScript engine takes much, and gets fewer slots that are larger.
 
-use super::{anatomy::Anatomy, inspection::LoadError, limits::Limits};
+use super::{anatomy::Anatomy, limits::Limits, load_error::LoadError};
 
 /// Memory a component may begin with and still be counted as small: compiled code begins with one
 /// or two mebibytes, engines and interpreters with more than five.

@@ -1,16 +1,20 @@
 //! What all guests of a host share: classes of slots, threads that load, and room for loaded code.
 
-use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
+use std::{
+    sync::{Arc, Mutex, Once, PoisonError, Weak},
+    time::Instant,
+};
 
 use tokio::sync::Semaphore;
 
 use super::{
-    class::Needs,
-    inspection::{Inspection, LoadError},
+    inspection::Inspection,
     limits::Limits,
+    load_error::LoadError,
     loaded::Loaded,
     pool::Pools,
-    release::Release,
+    release::{Facts, Release},
+    tenant::Tenant,
     usage::Usage,
 };
 
@@ -21,7 +25,7 @@ const NICE: i32 = 10;
 pub struct Runtime {
     pools: Pools,
     /// Workers that serve requests.
-    pub(super) workers: usize,
+    workers: usize,
     room: Room,
     loaded: Mutex<Vec<Entry>>,
     /// Loading takes a core each.
@@ -91,21 +95,42 @@ impl Runtime {
         })
     }
 
-    /// Looks at a component, and at what it needs.
-    pub(super) fn look(
-        &self,
-        bytes: &[u8],
-        limits: &Limits,
-    ) -> Result<(Inspection, Needs), LoadError> {
+    /// Workers that serve requests.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Looks at a component: what it is, and how many instances of it may be at work at once.
+    ///
+    /// # Errors
+    /// [`LoadError`], when this host cannot run it.
+    pub(crate) fn look(&self, bytes: &[u8], limits: &Limits) -> Result<(Facts, usize), LoadError> {
         let inspection = Inspection::of(bytes)?;
         let needs = inspection.needs(limits)?;
         self.pools.plan(needs.class)?;
-        Ok((inspection, needs))
+        Ok((Facts::of(&inspection)?, needs.pool))
     }
 
-    /// Compiles and links a component. Takes long for a large one, unless it was compiled before, and
-    /// blocks.
-    pub(super) fn load(
+    /// Loads a component of a guest. Takes long for a large one, unless it was compiled before, and blocks.
+    ///
+    /// # Errors
+    /// [`LoadError`], when this host cannot run it.
+    pub(crate) fn load(
+        &self,
+        tenant: &Tenant,
+        bytes: &[u8],
+    ) -> Result<(Facts, Arc<Loaded>), LoadError> {
+        let started = Instant::now();
+        let loaded = Inspection::of(bytes).and_then(|inspection| {
+            let loaded = self.compile(&inspection, tenant.limits(), bytes)?;
+            Ok((Facts::of(&inspection)?, Arc::new(loaded)))
+        });
+        tenant.usage().loaded(started.elapsed(), loaded.is_ok());
+        loaded
+    }
+
+    /// Compiles and links a component. Blocks.
+    pub(super) fn compile(
         &self,
         inspection: &Inspection,
         limits: &Limits,
@@ -116,7 +141,7 @@ impl Runtime {
     }
 
     /// Does work that takes a core, on a thread of its own. It goes on when nobody waits any more.
-    pub(super) async fn work<T: Send + 'static>(
+    pub(crate) async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LoadError> {
@@ -143,13 +168,14 @@ impl Runtime {
     }
 
     /// Notes what was loaded, and drops what was not used for longest where there is no more room.
-    pub(super) fn note(
+    pub(crate) fn note(
         &self,
         release: &Arc<Release>,
         usage: &Arc<Usage>,
-        bytes: usize,
+        now_loaded: &Loaded,
         is_kept: bool,
     ) {
+        let bytes = now_loaded.bytes;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         let this = Arc::downgrade(release);
         loaded.retain(|entry| {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Rate, Recordings};
+use super::rate::Rate;
 
 /// Limits of a guest, of each instance of it and of all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,15 @@ pub struct Limits {
     pub recordings: Recordings,
     /// How long records are kept.
     pub window: Duration,
+}
+
+/// Records of requests with an `Idempotency-Key`, and the bytes that they take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recordings {
+    /// Records of writes, and stored responses.
+    pub records: u64,
+    /// The bytes that they take in the store, about.
+    pub bytes: u64,
 }
 
 impl Default for Limits {

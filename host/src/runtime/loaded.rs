@@ -6,35 +6,31 @@ use wasmtime::component::{
     Component, InstancePre,
     types::{ComponentItem, Type},
 };
-use wasmtime_wasi_http::p2::bindings::ProxyIndices;
 
 use super::{
     class::Needs,
-    inspection::{Inspection, LoadError, World},
+    inspection::Inspection,
+    load_error::LoadError,
     pool::Pool,
+    worlds::{Handler, World},
 };
-use crate::interfaces::{Context, Draft2, PluginIndices};
+use crate::interfaces::{Context, Draft2};
 
 /// The interface whose type tells the shape of `wasi:keyvalue` 0.2.0-draft2.
 const BATCH: &str = "wasi:keyvalue/batch@0.2.0-draft2";
 
 /// A version of a guest that can be instantiated.
-pub(super) struct Loaded {
+pub(crate) struct Loaded {
     pub(super) pool: Arc<Pool>,
     pub(super) pre: InstancePre<Context>,
-    pub(super) handler: Handler,
+    world: &'static dyn World,
+    pub(super) handler: Arc<dyn Handler>,
     pub(super) version: Arc<str>,
     pub(super) needs: Needs,
     /// The shape of `wasi:keyvalue` it was built for, if it imports what tells.
     pub(super) draft2: Option<Draft2>,
     /// Bytes of its compiled code.
     pub(super) bytes: usize,
-}
-
-/// Where a component has its handler, looked up once.
-pub(super) enum Handler {
-    Plugin(PluginIndices),
-    Http(Arc<ProxyIndices>),
 }
 
 impl Loaded {
@@ -46,24 +42,35 @@ impl Loaded {
         needs: Needs,
         bytes: &[u8],
     ) -> Result<Self, LoadError> {
+        let world = inspection.world()?;
         let component =
             Component::from_binary(pool.engine.wasmtime(), bytes).map_err(LoadError::Invalid)?;
         let draft2 = draft2(&component);
         let linker = pool.linker(draft2.unwrap_or_default())?;
         let pre = linker.instantiate_pre(&component).map_err(LoadError::Link)?;
-        let handler = match inspection.world {
-            World::Http => {
-                Handler::Http(Arc::new(ProxyIndices::new(&pre).map_err(LoadError::Link)?))
-            }
-            _ => Handler::Plugin(PluginIndices::new(&pre).map_err(LoadError::Link)?),
-        };
+        let handler = world.find(&pre).map_err(LoadError::Link)?;
         // Otherwise made when the first request arrives.
         component.initialize_copy_on_write_image().map_err(LoadError::Link)?;
         pool.engine.loaded();
         let image = component.image_range();
         let bytes = image.end.addr().saturating_sub(image.start.addr());
         let version = Arc::clone(&inspection.version);
-        Ok(Self { pool, pre, handler, version, needs, draft2, bytes })
+        Ok(Self { pool, pre, world, handler, version, needs, draft2, bytes })
+    }
+
+    /// The first digits of its component's digest.
+    pub(crate) fn version(&self) -> &Arc<str> {
+        &self.version
+    }
+
+    /// Instances that may be at work at once.
+    pub(crate) fn instances(&self) -> usize {
+        self.needs.pool
+    }
+
+    /// Whether it wants bodies in full, before it is given a place in the pool.
+    pub(crate) fn takes_whole_bodies(&self) -> bool {
+        self.world.takes_whole_bodies()
     }
 
     pub(super) fn engine(&self) -> &wasmtime::Engine {

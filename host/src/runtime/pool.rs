@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use wasmtime::component::Linker;
 
 use super::{
-    class::Class, clock, door::Door, engine::Engine, host::Sizes, inspection::LoadError, kernel,
+    class::Class, clock, door::Door, engine::Engine, host::Sizes, kernel, load_error::LoadError,
 };
 use crate::interfaces::{self, Context, Draft2};
 

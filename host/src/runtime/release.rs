@@ -15,18 +15,14 @@ use std::{
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
-use super::{
-    clock,
-    inspection::{Inspection, LoadError, World},
-    loaded::Loaded,
-};
+use super::{clock, inspection::Inspection, load_error::LoadError, loaded::Loaded, worlds::World};
 
 /// How long a failure to load is remembered: requests that come meanwhile do not try again.
 const REMEMBERED: Duration = Duration::from_secs(1);
 
 /// Where a component is.
 #[derive(Clone, Debug)]
-pub(super) enum Source {
+pub(crate) enum Source {
     File(PathBuf),
     /// It was sent.
     Bytes(Bytes),
@@ -34,7 +30,7 @@ pub(super) enum Source {
 
 impl Source {
     /// Its bytes. Blocks on the file.
-    pub(super) fn read(&self) -> Result<Bytes, LoadError> {
+    pub(crate) fn read(&self) -> Result<Bytes, LoadError> {
         match self {
             Self::File(path) => std::fs::read(path).map(Bytes::from).map_err(|reason| {
                 LoadError::File { path: path.clone(), reason: reason.to_string() }
@@ -45,21 +41,23 @@ impl Source {
 }
 
 /// What is known of a component before it is loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Facts {
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Facts {
     pub(super) version: Arc<str>,
-    pub(super) world: World,
+    pub(super) world: &'static dyn World,
 }
 
 impl Facts {
-    pub(super) fn of(inspection: &Inspection) -> Self {
-        Self { version: Arc::clone(&inspection.version), world: inspection.world }
+    /// # Errors
+    /// [`LoadError`], when this host cannot run it.
+    pub(super) fn of(inspection: &Inspection) -> Result<Self, LoadError> {
+        Ok(Self { version: Arc::clone(&inspection.version), world: inspection.world()? })
     }
 }
 
 /// A release of a guest.
 pub(crate) struct Release {
-    pub(super) source: Source,
+    pub(crate) source: Source,
     /// `None` for one that could not be read when the host started.
     facts: Option<Facts>,
     loaded: ArcSwapOption<Loaded>,
@@ -69,7 +67,7 @@ pub(crate) struct Release {
 }
 
 impl Release {
-    pub(super) fn new(source: Source, facts: Option<Facts>) -> Self {
+    pub(crate) fn new(source: Source, facts: Option<Facts>) -> Self {
         Self {
             source,
             facts,
@@ -85,17 +83,18 @@ impl Release {
     }
 
     /// Whether it is the release that this is known of.
-    pub(super) fn is_of(&self, facts: &Facts) -> bool {
+    pub(crate) fn is_of(&self, facts: &Facts) -> bool {
         self.facts.as_ref() == Some(facts)
     }
 
-    pub(crate) fn world(&self) -> World {
-        self.facts.as_ref().map_or(World::Other, |facts| facts.world)
+    /// The world of its component, if it is known.
+    pub(crate) fn world(&self) -> Option<&'static dyn World> {
+        self.facts.as_ref().map(|facts| facts.world)
     }
 
     /// Whether it wants bodies in full, before it is given a place in the pool.
-    pub(super) fn takes_whole_bodies(&self) -> bool {
-        self.world() != World::Http
+    pub(crate) fn takes_whole_bodies(&self) -> bool {
+        self.world().is_none_or(World::takes_whole_bodies)
     }
 
     pub(crate) fn is_loaded(&self) -> bool {
@@ -103,12 +102,12 @@ impl Release {
     }
 
     /// What is loaded of it.
-    pub(super) fn loaded(&self) -> Option<Arc<Loaded>> {
+    pub(crate) fn loaded(&self) -> Option<Arc<Loaded>> {
         self.loaded.load_full()
     }
 
     /// What is loaded of it, to be used now.
-    pub(super) fn use_loaded(&self) -> Option<Arc<Loaded>> {
+    pub(crate) fn use_loaded(&self) -> Option<Arc<Loaded>> {
         let loaded = self.loaded.load();
         let loaded = loaded.as_ref()?;
         let now = clock::now();
@@ -119,22 +118,22 @@ impl Release {
         Some(Arc::clone(loaded))
     }
 
-    pub(super) fn last_used(&self) -> u64 {
+    pub(crate) fn last_used(&self) -> u64 {
         self.used.load(Relaxed)
     }
 
-    pub(super) fn set_loaded(&self, loaded: Arc<Loaded>) {
+    pub(crate) fn set_loaded(&self, loaded: Arc<Loaded>) {
         self.used.store(clock::now(), Relaxed);
         self.loaded.store(Some(loaded));
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Drops what is loaded. Requests under way keep it until they end.
-    pub(super) fn unload(&self) {
+    pub(crate) fn unload(&self) {
         self.loaded.store(None);
     }
 
-    pub(super) fn set_failure(&self, reason: &LoadError) {
+    pub(crate) fn set_failure(&self, reason: &LoadError) {
         let failure = (Instant::now(), reason.to_string().into());
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
     }
@@ -146,7 +145,7 @@ impl Release {
     }
 
     /// The same, if that was just now.
-    pub(super) fn failed_just_now(&self) -> Option<Arc<str>> {
+    pub(crate) fn failed_just_now(&self) -> Option<Arc<str>> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         let (when, reason) = failure.as_ref()?;
         (when.elapsed() < REMEMBERED).then(|| Arc::clone(reason))

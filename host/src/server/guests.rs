@@ -15,9 +15,9 @@ use tally_state::Handle;
 use super::ServerError;
 use crate::{
     config::{Config, GuestConfig},
-    edge::{Pattern, Routes},
     interfaces::Settings,
-    runtime::{Guest, LoadError, Runtime},
+    registry::{Guest, Pattern, Routes},
+    runtime::{LoadError, Runtime},
 };
 
 /// When the start says that it is compiling: small guests are done by then.
@@ -164,7 +164,7 @@ pub(super) async fn account(routes: Arc<Routes>, state: Handle) {
     loop {
         tokio::time::sleep(ACCOUNTING).await;
         for (_, guest) in routes.iter() {
-            let budget = guest.budget();
+            let budget = guest.idempotency().budget();
             if let Err(error) = guest.report_records(&state).await {
                 tracing::debug!(guest = %guest.name(), %error, "records could not be accounted for");
                 continue;

@@ -19,8 +19,9 @@ use self::{
 use crate::{
     admin::Admin,
     config::Config,
-    edge::{self, Routes, Workers, WorkersError},
-    runtime::{LoadError, Runtime, Sizes},
+    edge::{self, Workers, WorkersError},
+    registry::Routes,
+    runtime::{LoadError, Runtime, Sizes, World},
 };
 
 /// How often it is looked whether guests are done.
@@ -224,8 +225,8 @@ fn banner(
                 text,
                 "route    {pattern}  to {file} (version {}, {}, pool of {})",
                 release.version(),
-                release.world().name(),
-                guest.pool(),
+                release.world().map_or("unknown", World::name),
+                guest.tenant().pool(),
             ),
         };
     }

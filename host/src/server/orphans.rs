@@ -15,12 +15,13 @@ const PAGES: usize = 5;
 const MOST_NAMED: usize = 10;
 
 /// Looks for buckets with keys that no guest opens, and logs them. With `is_shared`, others keep keys in
-/// the store as well: then only buckets that routes would have had without a name are looked for.
+/// the store as well: then only buckets are looked for that guests would have without a name of their own, or
+/// had when they were named after their routes.
 pub(super) async fn report(guests: &[GuestConfig], state: &Handle, is_shared: bool) {
     let opened: HashSet<&str> =
         guests.iter().flat_map(|guest| guest.buckets.stored()).map(Bucket::as_str).collect();
     let orphans = match is_shared {
-        true => of_renamed_routes(guests, &opened, state).await,
+        true => of_renamed(guests, &opened, state).await,
         false => all(&opened, state).await,
     };
     let orphans = orphans.unwrap_or_else(|error| {
@@ -43,24 +44,27 @@ pub(super) async fn report(guests: &[GuestConfig], state: &Handle, is_shared: bo
     );
 }
 
-/// The buckets that routes with a name would have without it, where they hold keys.
-async fn of_renamed_routes(
+/// The buckets that guests would have without a name of their own, or had when they were named after their
+/// routes, where they hold keys.
+async fn of_renamed(
     guests: &[GuestConfig],
     opened: &HashSet<&str>,
     state: &Handle,
 ) -> Result<Vec<String>, tally_state::Error> {
-    let mut orphans = Vec::new();
-    for guest in guests {
-        let route = guest.pattern.to_string();
-        if opened.contains(route.as_str()) {
+    let file = |guest: &GuestConfig| Some(guest.file.file_stem()?.to_str()?.to_owned());
+    let mut names: Vec<String> = guests.iter().map(|guest| guest.pattern.to_string()).collect();
+    names.extend(guests.iter().filter_map(file));
+    let mut orphans: Vec<String> = Vec::new();
+    for name in names {
+        if opened.contains(name.as_str()) || orphans.contains(&name) {
             continue;
         }
-        let Ok(bucket) = Bucket::new(&route) else { continue };
+        let Ok(bucket) = Bucket::new(&name) else { continue };
         let mut cursor = None;
         for _ in 0..PAGES {
             let page = state.list(&bucket, "", cursor.as_deref()).await?;
             if !page.keys.is_empty() {
-                orphans.push(route);
+                orphans.push(name);
                 break;
             }
             match page.cursor {

@@ -69,7 +69,7 @@ fn guests_that_cannot_be_served_are_explained() {
         ("empty.wasm", ["empty.wasm", "not WebAssembly"]),
         ("module.wasm", ["core WebAssembly module", "wasm32-wasip2"]),
         ("broken.wasm", ["broken.wasm", "not a valid component"]),
-        ("no-world.wasm", ["exports neither tally:plugin/handler", "exports nothing"]),
+        ("no-world.wasm", ["does not export tally:plugin/handler", "exports nothing"]),
         ("import.wasm", ["example:other/thing@1.0.0", "tally check"]),
         ("http3.wasm", ["wasi:http/handler@0.3.0", "toolchain for WASI 0.2"]),
         ("command.wasm", ["runs once", "wasi:http/incoming-handler"]),

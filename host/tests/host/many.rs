@@ -12,7 +12,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 
 use crate::{
-    client::{Client, Response, get, until_metrics_say},
+    client::{Client, Response, get, post, until_metrics_say},
     host::{Host, guest, tally},
     swapping::standard_handler,
 };
@@ -339,26 +339,30 @@ async fn state_that_a_new_name_leaves_behind_is_said_at_the_start() {
             Some(file) => format!("sqlite:{}", folder.path().join(file).display()),
             None => store.to_owned(),
         };
-        let start = |name: &str| {
+        let start = |more: &str| {
             let dir = tempfile::tempdir().unwrap();
             std::fs::copy(guest("counter"), dir.path().join("counter.wasm")).unwrap();
             let config = format!(
-                "store = '{place}'\nlog = 'info,tally=debug'\n[[route]]\nprefix = '/hits'\nguest = 'counter.wasm'\n{name}\n"
+                "store = '{place}'\nlog = 'info,tally=debug'\n[[route]]\nguest = 'counter.wasm'\n{more}\n"
             );
             Host::start_configured(dir, &config)
         };
-        let host = start("");
-        let mut client = Client::connect(host.address).await;
-        // The counter has no route of this prefix, so the state is made beside it.
-        assert_eq!(client.get("/hits").await.status, 404);
-        let set = ["kv", "set", "--store", &place, "--bucket", "/hits/*", "key", "value"];
+        let host = start("prefix = '/'");
+        assert_eq!(post(host.address, "/increment").await.count(), 1);
+        // What a guest had that was named after its route.
+        let set = ["kv", "set", "--store", &place, "--bucket", "/old/*", "key", "value"];
         let made = tally(host.dir()).args(set).output().unwrap();
         assert!(made.status.success(), "{made:?}");
         drop(host);
-        let host = start("name = 'hits'");
-        host.wait_for_log("buckets that no guest opens: '/hits/*'");
+        let host = start("path = '/increment'");
+        assert_eq!(post(host.address, "/increment").await.count(), 2, "under another route");
         drop(host);
-        let host = start("name = 'hits'\nbuckets = [\"default=/hits/*\"]");
-        host.wait_for_log("no bucket is left that no guest opens");
+        let host = start("prefix = '/old'\nname = 'hits'");
+        host.wait_for_log("buckets that no guest opens: ");
+        let log = host.log();
+        assert!(log.contains("'/old/*'") && log.contains("'counter'"), "{log}");
+        drop(host);
+        let host = start("prefix = '/'\nname = 'hits'\nbuckets = [\"default=counter\"]");
+        assert_eq!(post(host.address, "/increment").await.count(), 3);
     }
 }

@@ -5,8 +5,11 @@ use tally_state::{Handle, State};
 
 use std::sync::Arc;
 
-use super::{Body, Guest, Limits, LoadError, Request, Runtime, Sizes};
-use crate::interfaces::{Buckets, Settings};
+use super::Guest;
+use crate::{
+    interfaces::{Buckets, Settings},
+    runtime::{Body, Limits, LoadError, Request, Runtime, Sizes},
+};
 
 /// A guest that is called from here, with the bucket `default`.
 pub struct Alone {
@@ -52,7 +55,7 @@ impl Alone {
             body: Body::Whole(bytes::Bytes::new()),
         };
         let chosen = self.guest.choose();
-        match super::answer(&self.guest, chosen, self.state.clone(), request).await {
+        match self.guest.answer(chosen, self.state.clone(), request).await {
             Ok(response) => Ok(response.status.as_u16()),
             Err(failure) => Err(failure.cause.to_string()),
         }

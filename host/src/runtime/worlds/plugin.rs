@@ -1,19 +1,61 @@
-//! Calling a guest of the plugin world: one instance, one call, within its limits.
+//! `tally:plugin/plugin`: the project's own world. One instance, one call, the body in full both ways.
 
-use super::{
-    Request, Response,
-    call::{self, Call},
-    failure::Cause,
-    limits::Limits,
-    message::Body,
-    response,
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use wasmtime::component::InstancePre;
+
+use super::{Handler, World};
+use crate::{
+    interfaces::{Context, Effects, Interface, PluginIndices, handler},
+    runtime::{
+        Request, Response,
+        call::{self, Call},
+        failure::Cause,
+        limits::Limits,
+        message::Body,
+        response,
+    },
 };
-use crate::interfaces::{Context, Effects, PluginIndices, handler};
 
-/// Answers a request in a fresh instance, or says why not.
-pub(super) async fn answer(
-    call: &Call,
-    indices: &PluginIndices,
+/// The world.
+pub(super) struct Plugin;
+
+impl World for Plugin {
+    fn name(&self) -> &'static str {
+        "tally:plugin/plugin"
+    }
+
+    fn handler(&self) -> &'static str {
+        "tally:plugin/handler@0.1.x"
+    }
+
+    fn has(&self, export: Interface<'_>) -> bool {
+        export.base == "tally:plugin/handler" && export.version.starts_with("0.1.")
+    }
+
+    fn takes_whole_bodies(&self) -> bool {
+        true
+    }
+
+    fn find(&self, guest: &InstancePre<Context>) -> wasmtime::Result<Arc<dyn Handler>> {
+        Ok(Arc::new(PluginIndices::new(guest)?))
+    }
+}
+
+impl Handler for PluginIndices {
+    fn answer(
+        self: Arc<Self>,
+        call: Call,
+        request: Request,
+    ) -> BoxFuture<'static, Result<Response, Cause>> {
+        Box::pin(answer(call, self, request))
+    }
+}
+
+async fn answer(
+    call: Call,
+    indices: Arc<PluginIndices>,
     request: Request,
 ) -> Result<Response, Cause> {
     let Request { id, method, uri, headers, body } = request;
@@ -25,9 +67,9 @@ pub(super) async fn answer(
         query: uri.query(),
         body: &body,
     };
-    let answer = call::within(&call.guest, run(call, indices, context, request)).await?;
+    let answer = call::within(&call.tenant, run(&call, &indices, context, request)).await?;
     let response = answer.map_err(|error| explain(error, &call.effects))?;
-    check(response, call.guest.limits()).map_err(Cause::InvalidResponse)
+    check(response, &call.tenant.limits).map_err(Cause::InvalidResponse)
 }
 
 type Answer = Result<handler::Response, handler::Error>;

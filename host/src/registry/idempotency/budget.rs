@@ -17,6 +17,8 @@ use std::{
 use bytes::Bytes;
 use tally_state::{Bucket, Error, Handle, RecordMeter};
 
+use crate::runtime::Recordings;
+
 /// Where the sums are kept. Guests can open no bucket whose name begins so.
 const BUCKET: &str = "tally.records";
 
@@ -36,15 +38,6 @@ pub(crate) struct Budget {
     was_told: AtomicBool,
     /// Whether any request had a key: of thousands of guests, few have such requests.
     is_used: AtomicBool,
-}
-
-/// Records, and the bytes that they take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recordings {
-    /// Records of writes, and stored responses.
-    pub records: u64,
-    /// The bytes that they take in the store, about.
-    pub bytes: u64,
 }
 
 impl Budget {

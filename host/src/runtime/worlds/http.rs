@@ -1,4 +1,4 @@
-//! Calling a standard guest, of `wasi:http/incoming-handler` 0.2: one instance, one call.
+//! `wasi:http/proxy` 0.2, or anything that exports its handler: one instance, one call.
 //!
 //! The guest's call and a bounded collection of its response's body are polled together, in the
 //! request's own future: a small answer costs no task, is sent with its length, and a guest that
@@ -18,10 +18,12 @@ use std::{
     task::Poll,
 };
 
+use futures_util::future::BoxFuture;
 use http::{HeaderValue, header};
 use http_body_util::BodyExt as _;
 use tally_state::Error as StateError;
 use tokio::sync::oneshot;
+use wasmtime::component::InstancePre;
 use wasmtime_wasi_http::{
     Error as HttpError, WasiHttpView as _,
     p2::{
@@ -37,13 +39,51 @@ use self::{
     reply::{Collected, Outcome, collect},
     stream::stream,
 };
-use super::{
-    BodyError, Request, Response,
-    call::{self, Call},
-    failure::Cause,
-    response,
+use super::{Handler, World};
+use crate::{
+    interfaces::{Context, Effects, Interface},
+    runtime::{
+        BodyError, Request, Response,
+        call::{self, Call},
+        failure::Cause,
+        response,
+    },
 };
-use crate::interfaces::Effects;
+
+/// The world.
+pub(super) struct Http;
+
+impl World for Http {
+    fn name(&self) -> &'static str {
+        "wasi:http/proxy"
+    }
+
+    fn handler(&self) -> &'static str {
+        "wasi:http/incoming-handler@0.2.x"
+    }
+
+    fn has(&self, export: Interface<'_>) -> bool {
+        export.base == "wasi:http/incoming-handler" && export.is_release()
+    }
+
+    fn takes_whole_bodies(&self) -> bool {
+        false
+    }
+
+    fn find(&self, guest: &InstancePre<Context>) -> wasmtime::Result<Arc<dyn Handler>> {
+        Ok(Arc::new(ProxyIndices::new(guest)?))
+    }
+}
+
+impl Handler for ProxyIndices {
+    fn answer(
+        self: Arc<Self>,
+        call: Call,
+        request: Request,
+    ) -> BoxFuture<'static, Result<Response, Cause>> {
+        Box::pin(answer(call, self, request))
+    }
+}
 
 /// What the guest sets as its response.
 type Reply = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
@@ -79,9 +119,7 @@ impl Drop for BreakOnDrop {
     }
 }
 
-/// Answers a request in a fresh instance, or says why not: the guest is thrown away then, and does
-/// nothing more.
-pub(in crate::runtime) async fn answer(
+async fn answer(
     call: Call,
     indices: Arc<ProxyIndices>,
     request: Request,
@@ -89,8 +127,8 @@ pub(in crate::runtime) async fn answer(
     let effects = call.effects.clone();
     // It has the request's headers, of which some are another try's own.
     effects.look_outside();
-    let (response_limit, id) = (call.guest.limits().response, request.id.clone());
-    let guest = Arc::clone(call.guest.name());
+    let (response_limit, id) = (call.tenant.limits.response, request.id.clone());
+    let guest = Arc::clone(call.tenant.name());
     let is_head = request.method == http::Method::HEAD;
     let (replier, reply) = oneshot::channel();
     let broken = Broken::default();
@@ -200,7 +238,7 @@ async fn run(
     broken: Broken,
 ) -> Result<(), Cause> {
     let context = call.context(request.id.clone());
-    let ran = call::within(&call.guest, async {
+    let ran = call::within(&call.tenant, async {
         let mut store = call::store(&call.loaded, context);
         // Dropped before the store, and with it the body.
         let guard = BreakOnDrop(Some(broken));

@@ -26,20 +26,18 @@ mod stored;
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use sha2::{Digest as _, Sha256};
 use tally_state::{Applied, Digest, Error, Handle, RecordMeter, Rejection, Scope};
 
-pub(crate) use self::budget::Budget;
-pub use self::budget::Recordings;
-use super::{
-    Body, Request, Response,
-    failure::{Cause, Failure},
-    guest::{Chosen, Guest},
+use self::budget::Budget;
+use crate::{
+    interfaces::{Effects, Settings},
+    runtime::{Body, Cause, Failure, Recordings, Request, Response},
 };
-use crate::interfaces::Effects;
 
 /// Tells a client that its request had been made before, and that nothing was written this time.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -51,7 +49,7 @@ pub(crate) fn applies(method: &Method, headers: &HeaderMap) -> bool {
 
 /// The requests of a guest that are in flight, by their keys' digests.
 #[derive(Default)]
-pub(super) struct InFlight(Mutex<HashSet<Digest>>);
+struct InFlight(Mutex<HashSet<Digest>>);
 
 impl InFlight {
     fn enter(&self, request: Digest) -> Option<Entered<'_>> {
@@ -74,70 +72,105 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// Answers a request whose writes are applied once. Its body is here in full.
-pub(super) async fn answer(
-    guest: &Arc<Guest>,
-    chosen: Chosen,
-    state: Handle,
-    request: Request,
-) -> Result<Response, Failure> {
-    let failed = |cause, applied| Failure { cause, applied };
-    let key = key::read(&request.headers)
-        .map_err(|reason| failed(Cause::IdempotencyKey(reason), Applied::No))?;
-    let scope = scope(key, &request, guest.budget().meter());
-    let in_flight = guest.in_flight().enter(scope.name());
-    let _entered = in_flight.ok_or_else(|| failed(Cause::IdempotencyInFlight, Applied::Unknown))?;
-    if !guest.budget().is_known()
-        && let Err(error) = guest.report_records(&state).await
+/// What a guest's requests with a key go through.
+pub(crate) struct Layer {
+    in_flight: InFlight,
+    budget: Budget,
+}
+
+impl Layer {
+    /// With what may be recorded of them, and for how long.
+    pub(super) fn new(limits: Recordings, window: Duration) -> Self {
+        Self { in_flight: InFlight::default(), budget: Budget::new(limits, window) }
+    }
+
+    /// What is recorded of them, and how much may be.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Adds what this host has recorded to the store's account, which is that of the bucket that the
+    /// guest opens by default: services that share no bucket share no budget.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub(super) async fn report(&self, settings: &Settings, state: &Handle) -> Result<(), Error> {
+        let bucket = settings.buckets.stored().next();
+        let account = bucket.map_or(&*settings.name, |bucket| bucket.as_str());
+        self.budget.report(account, state).await
+    }
+
+    /// Has a request answered by `run` whose writes are applied once. Its body is here in full.
+    pub(super) async fn answer<Run, Answer>(
+        &self,
+        settings: &Settings,
+        state: Handle,
+        request: Request,
+        run: Run,
+    ) -> Result<Response, Failure>
+    where
+        Run: FnOnce(Handle, Request, Effects) -> Answer,
+        Answer: Future<Output = Result<Response, Failure>>,
     {
-        tracing::debug!(guest = %guest.name(), %error, "it is not known how much is recorded");
-    }
-    if !guest.budget().has_room() {
-        return Err(failed(Cause::IdempotencyFull, Applied::Unknown));
-    }
-    let scoped = state.scoped(&scope);
-    // A call of another server is no write of ours, and would be made again.
-    let calls_others = guest.settings().outgoing.allows_any();
-    if calls_others {
-        scoped.look_up(guest.settings().buckets.stored()).await.map_err(|error| match error {
-            Error::Rejected(Rejection::Reused) => failed(Cause::IdempotencyReused, Applied::No),
-            error => failed(Cause::IdempotencyUnknown(error.to_string()), Applied::Unknown),
-        })?;
-        if let Some(response) = scope.response() {
+        let failed = |cause, applied| Failure { cause, applied };
+        let key = key::read(&request.headers)
+            .map_err(|reason| failed(Cause::IdempotencyKey(reason), Applied::No))?;
+        let scope = scope(key, &request, self.budget.meter());
+        let in_flight = self.in_flight.enter(scope.name());
+        let _entered =
+            in_flight.ok_or_else(|| failed(Cause::IdempotencyInFlight, Applied::Unknown))?;
+        if !self.budget.is_known()
+            && let Err(error) = self.report(settings, &state).await
+        {
+            tracing::debug!(guest = %settings.name, %error, "it is not known how much is recorded");
+        }
+        if !self.budget.has_room() {
+            return Err(failed(Cause::IdempotencyFull, Applied::Unknown));
+        }
+        let scoped = state.scoped(&scope);
+        // A call of another server is no write of ours, and would be made again.
+        let calls_others = settings.outgoing.allows_any();
+        if calls_others {
+            scoped.look_up(settings.buckets.stored()).await.map_err(|error| match error {
+                Error::Rejected(Rejection::Reused) => failed(Cause::IdempotencyReused, Applied::No),
+                error => failed(Cause::IdempotencyUnknown(error.to_string()), Applied::Unknown),
+            })?;
+            if let Some(response) = scope.response() {
+                return given_before(response);
+            }
+        }
+        let effects = Effects::default();
+        let answer = run(scoped, request, effects.clone()).await;
+        if let Some(response) = scope.response().filter(|_| !effects.streams()) {
             return given_before(response);
         }
-    }
-    let effects = Effects::default();
-    let answer = guest.run(chosen, scoped, request, effects.clone()).await;
-    if let Some(response) = scope.response().filter(|_| !effects.streams()) {
-        return given_before(response);
-    }
-    if matches!(effects.failure(), Some(Error::Rejected(Rejection::Reused))) {
-        return Err(failed(Cause::IdempotencyReused, effects.applied()));
-    }
-    let mut response = answer.map_err(with_what_was_before)?;
-    let recorded = scope.recorded();
-    if recorded.new == 0 && recorded.replayed > 0 {
-        response.headers.insert(REPLAYED, HeaderValue::from_static("true"));
-    }
-    if let Some(bucket) = recorded.bucket
-        && (calls_others || effects.saw_outside())
-        && let Some(encoded) = to_store(&response, &effects)
-    {
-        let name = guest.name().clone();
-        let storing = async move {
-            if let Err(error) = state.store_response(&bucket, &scope, encoded).await {
-                // Its writes are recorded: sent again, the request runs again over them.
-                tracing::warn!(guest = %name, %error, "a response could not be stored");
-            }
-        };
-        // What it has read would lead it another way: the request's own writes are in there now.
-        match calls_others || effects.has_read() {
-            true => storing.await,
-            false => drop(tokio::spawn(storing)),
+        if matches!(effects.failure(), Some(Error::Rejected(Rejection::Reused))) {
+            return Err(failed(Cause::IdempotencyReused, effects.applied()));
         }
+        let mut response = answer.map_err(with_what_was_before)?;
+        let recorded = scope.recorded();
+        if recorded.new == 0 && recorded.replayed > 0 {
+            response.headers.insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        if let Some(bucket) = recorded.bucket
+            && (calls_others || effects.saw_outside())
+            && let Some(encoded) = to_store(&response, &effects)
+        {
+            let name = Arc::clone(&settings.name);
+            let storing = async move {
+                if let Err(error) = state.store_response(&bucket, &scope, encoded).await {
+                    // Its writes are recorded: sent again, the request runs again over them.
+                    tracing::warn!(guest = %name, %error, "a response could not be stored");
+                }
+            };
+            // What it has read would lead it another way: the request's own writes are in there now.
+            match calls_others || effects.has_read() {
+                true => storing.await,
+                false => drop(tokio::spawn(storing)),
+            }
+        }
+        Ok(response)
     }
-    Ok(response)
 }
 
 /// A stored response.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use crate::runtime::Guest;
+use super::Guest;
 
 /// What requests a route takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl Routes {
     }
 
     /// The guest for a request to a host, without its port, and a path.
-    pub(super) fn find(&self, host: Option<&str>, path: &str) -> Option<&Arc<Guest>> {
+    pub(crate) fn find(&self, host: Option<&str>, path: &str) -> Option<&Arc<Guest>> {
         let place = match self.routes.len() > FEW {
             true => self.index.find(host, path)?,
             false => self.routes.iter().position(|(pattern, _)| pattern.takes(host, path))?,
@@ -180,17 +180,6 @@ impl Routes {
         let place = self.names.get(name)?;
         self.routes.get(*place).map(|(_, guest)| guest)
     }
-}
-
-/// The host of a `Host` header without its port (RFC 9110, 7.2).
-pub(super) fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        // The last colon of an address of IPv6 is inside its brackets.
-        Some((name, port)) if !port.ends_with(']') => name,
-        _ => host,
-    }
-    // The root's dot says no more than its absence.
-    .trim_end_matches('.')
 }
 
 #[cfg(test)]
@@ -230,11 +219,6 @@ mod tests {
         assert!(route.takes(Some("Example.COM"), "/"));
         assert!(!route.takes(Some("a.example.com"), "/"));
         assert!(!route.takes(None, "/"));
-        assert_eq!(without_port("a:80"), "a");
-        assert_eq!(without_port("[::1]:80"), "[::1]");
-        assert_eq!(without_port("[::1]"), "[::1]");
-        assert_eq!(without_port("a"), "a");
-        assert_eq!(without_port("a.:80"), "a");
     }
 
     #[test]

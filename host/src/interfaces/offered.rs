@@ -1,0 +1,129 @@
+//! Which interfaces guests may import, and what would help with those that they may not.
+
+/// The name of an interface, as components have it: `package:name/interface@version`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interface<'a> {
+    /// The name without the version.
+    pub(crate) base: &'a str,
+    /// Empty, if it has none.
+    pub(crate) version: &'a str,
+}
+
+impl<'a> Interface<'a> {
+    pub(crate) fn of(name: &'a str) -> Self {
+        let (base, version) = name.split_once('@').unwrap_or((name, ""));
+        Self { base, version }
+    }
+
+    fn package(self) -> &'a str {
+        self.base.split_once('/').map_or(self.base, |(package, _)| package)
+    }
+
+    /// Whether its version is one of WASI 0.2 as it was released: candidates before it had other types.
+    pub(crate) fn is_release(self) -> bool {
+        self.version.starts_with("0.2.") && !self.version.contains('-')
+    }
+}
+
+/// The interfaces every guest may import: a package or an interface, and the versions of it that
+/// match. Releases match by their compatible range, drafts to the letter.
+const OFFERED: [(&str, &[&str]); 18] = [
+    ("tally:plugin/request-headers", &["0.1."]),
+    ("tally:plugin/worker", &["0.1."]),
+    ("tally:keyvalue/extensions", &["0.1."]),
+    ("wasi:keyvalue/store", KEYVALUE),
+    ("wasi:keyvalue/atomics", KEYVALUE),
+    ("wasi:keyvalue/batch", KEYVALUE),
+    ("fermyon:spin/key-value", &["2.0.0"]),
+    ("wasi:config/store", &["0.2.0-rc.1"]),
+    ("wasi:logging/logging", &["", "0.1.0-draft"]),
+    ("wasi:http/types", RELEASE),
+    ("wasi:http/outgoing-handler", RELEASE),
+    ("wasi:cli", RELEASE),
+    ("wasi:clocks/monotonic-clock", RELEASE),
+    ("wasi:clocks/wall-clock", RELEASE),
+    ("wasi:io", RELEASE),
+    ("wasi:random", RELEASE),
+    // Linked so that standard libraries load; they give access to nothing.
+    ("wasi:filesystem", RELEASE),
+    ("wasi:sockets", RELEASE),
+];
+
+/// WASI 0.2, any patch version.
+const RELEASE: &[&str] = &["0.2."];
+
+/// The drafts of `wasi:keyvalue` that are in use.
+const KEYVALUE: &[&str] = &["0.2.0-draft", "0.2.0-draft2"];
+
+/// Whether guests of all worlds may import this.
+pub(crate) fn is_offered(import: Interface<'_>) -> bool {
+    let (base, package) = (import.base, import.package());
+    OFFERED.iter().filter(|(offered, _)| *offered == base || *offered == package).any(
+        |(_, versions)| {
+            versions.iter().any(|offered| match *offered {
+                "0.2." => import.is_release(),
+                range if range.ends_with('.') => import.version.starts_with(range),
+                exact => import.version == exact,
+            })
+        },
+    )
+}
+
+/// What would help with an import that this host does not offer.
+pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
+    let Interface { base, version } = import;
+    Some(match import.package() {
+        "wasi:keyvalue" => "this host offers wasi:keyvalue 0.2.0-draft and 0.2.0-draft2",
+        "wasi:config" => "this host offers wasi:config/store@0.2.0-rc.1",
+        "wasi:logging" => "this host offers wasi:logging/logging, without a version or 0.1.0-draft",
+        "tally:plugin" => {
+            "this host offers tally:plugin 0.1; build the guest with this host's wit/"
+        }
+        "wasi:http" | "wasi:cli" | "wasi:clocks" | "wasi:io" | "wasi:random"
+        | "wasi:filesystem" | "wasi:sockets" => match version.starts_with("0.3") {
+            true => "of WASI 0.3; this host runs WASI 0.2: build for that",
+            false => "this host offers the releases of WASI 0.2",
+        },
+        "wasi:blobstore" | "wasi:messaging" | "wasi:nn" | "wasi:sql" | "wasi:tls" => {
+            "not offered; reach such a service over outgoing HTTP"
+        }
+        "fermyon:spin" => match base {
+            "fermyon:spin/key-value" => "this host offers fermyon:spin/key-value@2.0.0",
+            "fermyon:spin/variables" => "use wasi:config/store instead",
+            _ => "Spin's own; of these, this host offers fermyon:spin/key-value@2.0.0",
+        },
+        package if package.starts_with("wasmcloud:") => {
+            "wasmCloud's own; use wasi:keyvalue and wasi:http"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_release_of_wasi_matches_and_drafts_match_to_the_letter() {
+        for (import, offered) in [
+            ("wasi:io/streams@0.2.0", true),
+            ("wasi:io/streams@0.2.12", true),
+            ("wasi:io/streams@0.3.0", false),
+            ("wasi:io/streams@0.2.0-rc-2023-11-10", false),
+            ("wasi:http/types@0.2.3", true),
+            ("wasi:clocks/wall-clock@0.2.3", true),
+            ("wasi:clocks/timezone@0.2.3", false),
+            ("wasi:keyvalue/store@0.2.0-draft", true),
+            ("wasi:keyvalue/store@0.2.0-draft2", true),
+            ("wasi:keyvalue/store@0.2.0-draft3", false),
+            ("wasi:keyvalue/watcher@0.2.0-draft2", false),
+            ("wasi:logging/logging", true),
+            ("wasi:logging/logging@0.1.0-draft", true),
+            ("wasi:config/store@0.2.0-rc.1", true),
+            ("fermyon:spin/key-value@2.0.0", true),
+            ("fermyon:spin/sqlite@2.0.0", false),
+        ] {
+            assert_eq!(is_offered(Interface::of(import)), offered, "{import}");
+        }
+    }
+}

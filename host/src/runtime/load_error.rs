@@ -1,0 +1,60 @@
+//! Why a guest cannot be loaded.
+
+use std::path::PathBuf;
+
+/// Why a guest cannot be loaded. The texts say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Its file cannot be read.
+    #[error("cannot read {}: {reason}", path.display())]
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// What the operating system says.
+        reason: String,
+    },
+    /// Wasmtime cannot be set up on this machine.
+    #[error(
+        "the WebAssembly engine cannot start: {0:#}; a smaller --pool or --memory-limit takes less address space"
+    )]
+    Engine(wasmtime::Error),
+    /// The kernel does not let a process have what it takes.
+    #[error("{0}")]
+    Kernel(String),
+    /// Another kind of file.
+    #[error(
+        "the file is not WebAssembly; a guest is a component in binary form, usually with the ending .wasm"
+    )]
+    NotWebAssembly,
+    /// A core module rather than a component.
+    #[error(
+        "the guest is a core WebAssembly module, not a component; in Rust, build it with --target wasm32-wasip2, elsewhere turn it into one with `wasm-tools component new`"
+    )]
+    CoreModule,
+    /// Larger than a guest may be.
+    #[error("the guest has {actual} bytes, over the limit of {limit}")]
+    TooLarge {
+        /// Bytes it has.
+        actual: usize,
+        /// Bytes it may have.
+        limit: usize,
+    },
+    /// The component is broken.
+    #[error("the guest is not a valid component: {0:#}")]
+    Invalid(wasmtime::Error),
+    /// It exports nothing that this host calls.
+    #[error("{0}")]
+    World(String),
+    /// It imports what this host does not offer.
+    #[error("the guest needs what this host does not offer: {}; `tally check` lists all imports", .0.join("; "))]
+    Imports(Vec<String>),
+    /// It needs more than a slot of the pool may have.
+    #[error("the guest does not fit the pool: {0}")]
+    Size(String),
+    /// It imports the right names with other types.
+    #[error("the guest does not fit this host: {0:#}")]
+    Link(wasmtime::Error),
+    /// An instance of it cannot be made.
+    #[error("the guest cannot be instantiated: {0}")]
+    Start(String),
+}
