@@ -80,6 +80,12 @@ impl Client {
         Self { address, sender: Sender::Http2(sender) }
     }
 
+    /// The same connection of HTTP/2 once more, for a request beside this one's.
+    pub fn beside(&self) -> Self {
+        let Sender::Http2(sender) = &self.sender else { panic!("it has one request at a time") };
+        Self { address: self.address, sender: Sender::Http2(sender.clone()) }
+    }
+
     /// Sends a request; an error when the connection fails before the response has arrived.
     pub async fn try_send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response> {
         let response = match &mut self.sender {

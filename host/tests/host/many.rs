@@ -17,9 +17,13 @@ use crate::{
     swapping::standard_handler,
 };
 
-/// A guest's component with a custom section at its end: the same code, another version.
+/// A guest's component in another version.
 fn versioned(name: &str, number: usize) -> Vec<u8> {
-    let mut bytes = std::fs::read(guest(name)).unwrap();
+    with_number(std::fs::read(guest(name)).unwrap(), number)
+}
+
+/// A component with a custom section at its end: the same code, another version.
+fn with_number(mut bytes: Vec<u8>, number: usize) -> Vec<u8> {
     bytes.extend([0, 10, 1, b'n']);
     bytes.extend((number as u64).to_le_bytes());
     bytes
@@ -120,8 +124,59 @@ async fn two_thousand_guests_are_loaded_dropped_swapped_and_loaded_again() {
     assert!(ready.text().contains("guest g7: ok"), "{}", ready.text());
 }
 
-/// Each answers with how often its instance was called, which is kept in memory: a second time would be
-/// another request's memory, or another guest's.
+/// All that each of a dozen guests may have at once, of a host with the limits it has by default: what one leaves
+/// behind takes nothing from the next.
+#[tokio::test]
+async fn a_dozen_guests_are_each_asked_a_thousand_times_at_once() {
+    const GUESTS: usize = 12;
+    const CONNECTIONS: usize = 10;
+    const AT_ONCE: usize = 100;
+    let dir = tempfile::tempdir().unwrap();
+    write_versions(dir.path(), "counter", GUESTS);
+    let redis = tally_testkit::Redis::start().unwrap();
+    // While the store waits, so do all instances.
+    let proxy = tally_testkit::Proxy::start(redis.port()).unwrap();
+    let mut config = format!(
+        "store = 'redis://127.0.0.1:{}'\nstore-timeout = '1m'\nwall-limit = '2m'\n",
+        proxy.port()
+    );
+    for number in 0..GUESTS {
+        write!(config, "[[route]]\nhost = 'g{number}.test'\nguest = 'counter{number}.wasm'\n")
+            .unwrap();
+    }
+    let host = Host::start_configured(dir, &config);
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS {
+        connections.push(Client::connect_http2(host.address).await);
+    }
+    for number in 0..GUESTS {
+        proxy.stall(tally_testkit::Way::Requests, 0);
+        let asking: Vec<_> = connections
+            .iter()
+            .flat_map(|connection| (0..AT_ONCE).map(|_| connection.beside()))
+            .map(|mut client| {
+                let request = Request::post(format!("http://g{number}.test/increment"));
+                let request = request.body(Full::default()).unwrap();
+                tokio::spawn(async move { client.try_send(request).await.unwrap() })
+            })
+            .collect();
+        let all = format!("tally_pool_instances_in_use{{guest=\"counter{number}\"}} 1000");
+        until_metrics_say(host.admin, &all).await;
+        proxy.release();
+        let mut counts = Vec::new();
+        for answer in asking {
+            let answer = answer.await.unwrap();
+            assert_eq!(answer.status, 200, "guest {number}: {answer:?}");
+            counts.push(answer.count());
+        }
+        counts.sort_unstable();
+        let expected: Vec<i64> = (1..=1_000).collect();
+        assert_eq!(counts, expected, "guest {number}");
+    }
+}
+
+/// Each guest answers with how often its instance was called, by a mark in its memory, and half of them by marks in
+/// a global and in a table as well: a second time would be another request's, or another guest's.
 #[tokio::test]
 async fn a_million_requests_never_see_a_mark_of_another_through_loading_and_dropping() {
     const REQUESTS: usize = 1_000_000;
@@ -129,10 +184,14 @@ async fn a_million_requests_never_see_a_mark_of_another_through_loading_and_drop
     const CLIENTS: usize = 32;
     let dir = tempfile::tempdir().unwrap();
     write_versions(dir.path(), "probe", GUESTS);
+    let marking = marking();
     let mut config =
         String::from("store = 'memory:'\nmax-loaded = 12\nload-ahead = 0\nqueue-timeout = '1m'\n");
     for number in 0..GUESTS {
-        write!(config, "[[route]]\nhost = 'p{number}.test'\nguest = 'probe{number}.wasm'\n")
+        let name = if number % 2 == 0 { "probe" } else { "marking" };
+        let file = dir.path().join(format!("marking{number}.wasm"));
+        std::fs::write(file, with_number(marking.clone(), number)).unwrap();
+        write!(config, "[[route]]\nhost = 'p{number}.test'\nguest = '{name}{number}.wasm'\n")
             .unwrap();
     }
     let host = Host::start_configured(dir, &config);
@@ -149,9 +208,10 @@ async fn a_million_requests_never_see_a_mark_of_another_through_loading_and_drop
                         0 => random.usize(..GUESTS),
                         _ => random.usize(..8),
                     };
+                    let once = if guest % 2 == 0 { "1" } else { "111" };
                     let response =
                         ask(&mut client, Method::GET, &format!("p{guest}.test"), "/static").await;
-                    assert_eq!((response.status.as_u16(), response.text()), (200, "1"), "{guest}");
+                    assert_eq!((response.status.as_u16(), response.text()), (200, once), "{guest}");
                 }
             })
         })
@@ -160,6 +220,44 @@ async fn a_million_requests_never_see_a_mark_of_another_through_loading_and_drop
         client.await.unwrap();
     }
     assert!(sum(&host, "tally_guest_evictions_total").await > 100.0);
+}
+
+/// A plugin that marks its memory, a global and a table, and answers with how often each was.
+fn marking() -> Vec<u8> {
+    let module = r#"(module
+        (type $digit (func (result i32)))
+        (memory (export "memory") 1)
+        (global $free (mut i32) (i32.const 1024))
+        (global $calls (mut i32) (i32.const 48))
+        (table $digits 2 2 funcref)
+        (elem (table $digits) (i32.const 0) func $one $two)
+        (data (i32.const 0) "0")
+        (func $one (result i32) (i32.const 49))
+        (func $two (result i32) (i32.const 50))
+        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+            (local $at i32)
+            (local.set $at (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
+            (global.set $free (i32.add (local.get $at) (local.get 3)))
+            (local.get $at))
+        (func (export "tally:plugin/handler@0.1.0#handle")
+            (param i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+            (i32.store8 (i32.const 0) (i32.add (i32.load8_u (i32.const 0)) (i32.const 1)))
+            (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
+            (i32.store8 (i32.const 1) (global.get $calls))
+            (i32.store8 (i32.const 2) (call_indirect $digits (type $digit) (i32.const 0)))
+            (table.copy $digits $digits (i32.const 0) (i32.const 1) (i32.const 1))
+            ;; Of the answer all is zero, but the status and the length of the body.
+            (i32.store16 (i32.const 68) (i32.const 200))
+            (i32.store (i32.const 84) (i32.const 3))
+            (i32.const 64)))"#;
+    let mut module = wat::parse_str(module).unwrap();
+    let mut wit = wit_parser::Resolve::default();
+    let (package, _) = wit.push_path("../wit").unwrap();
+    let world = wit.select_world(&[package], Some("plugin")).unwrap();
+    let encoding = wit_component::StringEncoding::UTF8;
+    wit_component::embed_component_metadata(&mut module, &wit, world, encoding).unwrap();
+    let encoder = wit_component::ComponentEncoder::default().module(&module).unwrap();
+    encoder.validate(true).encode().unwrap()
 }
 
 #[tokio::test]
