@@ -43,6 +43,8 @@ impl Guest for Probe {
             "/loop" => loop {
                 std::hint::spin_loop();
             },
+            // Whatever address it is asked for.
+            "/peek" => text(unsafe { std::ptr::read_volatile(number()? as *const u8) }.to_string()),
             "/recurse" => text(recurse(1).to_string()),
             "/grow" => text(std::hint::black_box(vec![1_u8; number()?]).len().to_string()),
             "/body" => Ok(Response { status: 200, headers: vec![], body: vec![b'x'; number()?] }),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Guest;
 use crate::{
     interfaces::{Buckets, Settings},
-    runtime::{Body, Limits, LoadError, Request, Runtime, Sizes},
+    runtime::{Body, Instances, Limits, LoadError, Request, Runtime, Sizes},
 };
 
 /// A guest that is called from here, with the bucket `default`.
@@ -27,7 +27,8 @@ impl Alone {
         let buckets = Buckets::parse(["default"]).map_err(|e| LoadError::Start(e.to_string()))?;
         let settings = Settings { name: "alone".into(), buckets, ..Settings::default() };
         let limits = Limits { pool: Some(2), ..Limits::default() };
-        let runtime = Runtime::new(Sizes { most: limits.pool, ..Sizes::default() });
+        let runtime =
+            Runtime::new(Sizes { instances: Instances::of([limits.pool]), ..Sizes::default() });
         let guest = Guest::from_bytes(&runtime, component, limits, settings)?;
         Ok(Self { guest, state: state.worker() })
     }

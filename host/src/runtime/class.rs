@@ -4,7 +4,7 @@
 //! A handler compiled from Rust, C or Go takes little. A handler that carries an interpreter or a
 //! JavaScript engine takes much, and gets fewer slots that are larger.
 
-use super::{anatomy::Anatomy, limits::Limits, load_error::LoadError};
+use super::{anatomy::Anatomy, host::Instances, limits::Limits, load_error::LoadError};
 
 /// Memory a component may begin with and still be counted as small: compiled code begins with one
 /// or two mebibytes, engines and interpreters with more than five.
@@ -70,10 +70,11 @@ pub(super) struct Needs {
 }
 
 impl Class {
-    /// How many slots the class has, where the guest that may have most has `most` instances at once.
-    pub(super) fn slots(&self, most: Option<usize>, several: bool) -> usize {
+    /// How many slots the class has.
+    pub(super) fn slots(&self, instances: Instances) -> usize {
         let pool = if self.large { LARGE_POOL } else { SMALL_POOL };
-        pool.max(most.unwrap_or_default()).saturating_mul(if several { GUESTS } else { 1 })
+        let most = if instances.by_class { pool.max(instances.most) } else { instances.most };
+        most.saturating_mul(if instances.several { GUESTS } else { 1 }).max(1)
     }
 
     /// The classes that nearly all guests are of.
@@ -194,9 +195,13 @@ mod tests {
     #[test]
     fn no_guest_can_take_all_slots_of_its_class() {
         let needs = Needs::of(&compiled(), &Limits::default()).unwrap();
-        assert!(needs.class.slots(None, true) > needs.pool);
-        assert!(needs.class.slots(Some(5_000), true) > 5_000);
-        assert_eq!(needs.class.slots(None, false), needs.pool, "where there is no other");
+        let slots =
+            |pools: &[Option<usize>]| needs.class.slots(Instances::of(pools.iter().copied()));
+        assert!(slots(&[None, None]) > needs.pool);
+        assert!(slots(&[None, Some(5_000)]) > 5_000);
+        assert_eq!(slots(&[None]), needs.pool, "where there is no other");
+        assert_eq!(slots(&[Some(3), Some(5)]), 10, "no more than are configured");
+        assert!(slots(&[Some(3), None]) > needs.pool);
         assert!(Class::usual().contains(&needs.class));
     }
 

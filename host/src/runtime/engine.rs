@@ -11,6 +11,11 @@ use wasmtime::{Cache, Config, Enabled, PoolingAllocationConfig, Result, Strategy
 
 use super::class::{Class, SMALL_MEMORY_START};
 
+/// Address space of one memory, in bytes: all that a guest can name. What it may not use faults by itself, and the
+/// compiler leaves out the checks of each access, which are a fifth of an interpreter's time. Where a process cannot
+/// have so much address space (8 TiB for the slots of compiled code), there is as much as a guest may use.
+const WHOLE_MEMORY_BYTES: u64 = 4 << 30;
+
 /// Stack of the guest, in bytes: wasmtime's default. Recursion ends here, as a trap.
 const WASM_STACK_BYTES: usize = 512 << 10;
 
@@ -52,7 +57,17 @@ impl Engine {
     /// stack.
     pub(super) fn new(class: &Class, slots: usize, backtraces: bool) -> Result<Self> {
         let swap_is_off = swap_is_off();
-        let engine = wasmtime::Engine::new(&config(class, slots, swap_is_off, backtraces)?)?;
+        let engine = |reservation| {
+            let config = config(class, slots, reservation, swap_is_off, backtraces)?;
+            wasmtime::Engine::new(&config)
+        };
+        let engine = match engine(WHOLE_MEMORY_BYTES) {
+            Ok(engine) => engine,
+            Err(error) => {
+                tracing::debug!(%error, "guests' memories have no more address space than they may use");
+                engine(u64::try_from(class.memory).unwrap_or(u64::MAX))?
+            }
+        };
         let is_kept =
             class.large && swap_is_off && PoolingAllocationConfig::is_pagemap_scan_available();
         let bounds = Bounds {
@@ -85,7 +100,13 @@ impl Engine {
     }
 }
 
-fn config(class: &Class, slots: usize, swap_is_off: bool, backtraces: bool) -> Result<Config> {
+fn config(
+    class: &Class,
+    slots: usize,
+    reservation: u64,
+    swap_is_off: bool,
+    backtraces: bool,
+) -> Result<Config> {
     let slots = u32::try_from(slots).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
@@ -125,7 +146,7 @@ fn config(class: &Class, slots: usize, swap_is_off: bool, backtraces: bool) -> R
     config
         .strategy(Strategy::Cranelift)
         .allocation_strategy(pool)
-        .memory_reservation(u64::try_from(class.memory).unwrap_or(u64::MAX))
+        .memory_reservation(reservation)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(FIBER_STACK_BYTES)
         .epoch_interruption(true)

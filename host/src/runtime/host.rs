@@ -1,17 +1,16 @@
 //! What all guests of a host share: classes of slots, threads that load, and room for loaded code.
 
 use std::{
-    sync::{Arc, Mutex, Once, PoisonError, Weak},
+    sync::{Arc, Mutex, Once, OnceLock, PoisonError, Weak},
     time::Instant,
 };
-
-use tokio::sync::Semaphore;
 
 use super::{
     inspection::Inspection,
     limits::Limits,
     load_error::LoadError,
     loaded::Loaded,
+    loaders::Loaders,
     pool::Pools,
     release::{Facts, Release},
     tenant::Tenant,
@@ -28,8 +27,8 @@ pub struct Runtime {
     workers: usize,
     room: Room,
     loaded: Mutex<Vec<Entry>>,
-    /// Loading takes a core each.
-    loading: Arc<Semaphore>,
+    /// Started when the first guest is loaded.
+    loaders: OnceLock<Loaders>,
 }
 
 /// How much loaded code there may be.
@@ -49,15 +48,37 @@ impl Default for Room {
     }
 }
 
+/// Instances at once that all guests may have, by what is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instances {
+    /// The most that is configured for a guest.
+    pub(super) most: usize,
+    /// Whether a guest has as many as its class gives.
+    pub(super) by_class: bool,
+    /// Whether there are several guests, of which none may take all.
+    pub(super) several: bool,
+}
+
+impl Instances {
+    /// By what is configured for each guest.
+    pub fn of(pools: impl IntoIterator<Item = Option<usize>>) -> Self {
+        let mut instances = Self { most: 0, by_class: false, several: false };
+        for (number, pool) in pools.into_iter().enumerate() {
+            instances.most = instances.most.max(pool.unwrap_or_default());
+            instances.by_class |= pool.is_none();
+            instances.several = number > 0;
+        }
+        instances
+    }
+}
+
 /// How much there is of everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// Workers that serve requests.
     pub workers: usize,
-    /// Whether there are several guests, of which none may take all.
-    pub several: bool,
-    /// Most instances at once that any guest is configured to have.
-    pub most: Option<usize>,
+    /// Instances at once that guests may have.
+    pub instances: Instances,
     /// How much loaded code there may be.
     pub room: Room,
     /// Whether a trap's error has the guest's own stack.
@@ -68,7 +89,8 @@ impl Default for Sizes {
     /// For one guest without a server.
     fn default() -> Self {
         let room = Room { guests: 1, ..Room::default() };
-        Self { workers: 1, several: false, most: None, room, backtraces: false }
+        let instances = Instances::of([None]);
+        Self { workers: 1, instances, room, backtraces: false }
     }
 }
 
@@ -85,13 +107,12 @@ impl Runtime {
     #[must_use]
     pub fn new(sizes: Sizes) -> Arc<Self> {
         compile_politely();
-        let cores = std::thread::available_parallelism().map_or(1, Into::into);
         Arc::new(Self {
             workers: sizes.workers,
             room: sizes.room,
             pools: Pools::new(sizes),
             loaded: Mutex::default(),
-            loading: Arc::new(Semaphore::new(cores)),
+            loaders: OnceLock::new(),
         })
     }
 
@@ -140,31 +161,22 @@ impl Runtime {
         Loaded::new(self.pools.of(needs.class)?, inspection, needs, bytes)
     }
 
-    /// Does work that takes a core, on a thread of its own. It goes on when nobody waits any more.
+    /// Does work that takes a core, on a thread for that. It goes on when nobody waits any more.
+    ///
+    /// # Errors
+    /// [`LoadError::Start`], when there is no such thread, or it panicked.
     pub(crate) async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LoadError> {
-        let loading = Arc::clone(&self.loading);
-        let working = async move {
-            let failed = |reason: &dyn std::fmt::Display| LoadError::Start(reason.to_string());
-            let turn = loading.acquire_owned().await.map_err(|error| failed(&error))?;
-            let (done, result) = tokio::sync::oneshot::channel();
-            let run = move || {
-                let result = work();
-                drop(turn);
-                // Whoever wanted it may have gone.
-                let _ = done.send(result);
-            };
-            let thread = std::thread::Builder::new().name("load".into());
-            thread.spawn(run).map_err(|error| failed(&error))?;
-            result.await.map_err(|_| failed(&"loading panicked"))
+        let (done, result) = tokio::sync::oneshot::channel();
+        let run = move || {
+            // Whoever wanted it may have gone.
+            let _ = done.send(work());
         };
-        // A task, so that its place among those who want a core is not given up either.
-        match tokio::spawn(working).await {
-            Ok(result) => result,
-            Err(error) => Err(LoadError::Start(error.to_string())),
-        }
+        let loaders = self.loaders.get_or_init(Loaders::start);
+        loaders.give(Box::new(run)).map_err(|reason| LoadError::Start(reason.into()))?;
+        result.await.map_err(|_| LoadError::Start("loading panicked".into()))
     }
 
     /// Notes what was loaded, and drops what was not used for longest where there is no more room.

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     anatomy::Anatomy,
     class::Needs,
-    host::{Runtime, Sizes},
+    host::{Instances, Runtime, Sizes},
     limits::Limits,
     load_error::LoadError,
     worlds::{self, World},
@@ -99,7 +99,8 @@ pub struct Inspection {
 pub fn inspect(bytes: &[u8], limits: &Limits) -> Result<Inspection, LoadError> {
     let mut inspection = Inspection::of(bytes)?;
     if inspection.can_run() {
-        let runtime = Runtime::new(Sizes { most: limits.pool, ..Sizes::default() });
+        let runtime =
+            Runtime::new(Sizes { instances: Instances::of([limits.pool]), ..Sizes::default() });
         let loaded = runtime.compile(&inspection, limits, bytes)?;
         inspection.needs = Some(loaded.needs);
         inspection.draft2 = loaded.draft2;

@@ -51,7 +51,7 @@ fn within(most: usize, of_slots: usize, room: Room) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::{super::class::Needs, *};
-    use crate::runtime::{Limits, anatomy::Anatomy};
+    use crate::runtime::{Instances, Limits, anatomy::Anatomy};
 
     #[test]
     fn the_defaults_fit_and_what_does_not_is_explained() {
@@ -60,7 +60,7 @@ mod tests {
             Needs::of(&anatomy, &Limits::default()).unwrap().class
         };
         let (small, large) = (class(1 << 20), class(8 << 20));
-        let slots = |class: &Class| mappings(class, class.slots(None, true));
+        let slots = |class: &Class| mappings(class, class.slots(Instances::of([None, None])));
         let both = slots(&small) + slots(&large);
         // Linux's default.
         assert_eq!(within(65_530, both, Room::default()), Ok(()));

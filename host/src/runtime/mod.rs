@@ -30,6 +30,7 @@ mod kernel;
 mod limits;
 mod load_error;
 mod loaded;
+mod loaders;
 mod memory;
 mod message;
 mod pool;
@@ -56,7 +57,7 @@ pub(crate) use self::{
     worlds::World,
 };
 pub use self::{
-    host::{Room, Runtime, Sizes},
+    host::{Instances, Room, Runtime, Sizes},
     inspection::{Inspection, inspect},
     limits::{Limits, Recordings},
     load_error::LoadError,

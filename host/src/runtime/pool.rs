@@ -62,7 +62,7 @@ impl Pools {
     }
 
     fn slots(&self, class: &Class) -> usize {
-        class.slots(self.sizes.most, self.sizes.several)
+        class.slots(self.sizes.instances)
     }
 
     /// Whether any instance is at work.

@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     edge::{self, Workers, WorkersError},
     registry::Routes,
-    runtime::{LoadError, Runtime, Sizes, World},
+    runtime::{Instances, LoadError, Runtime, Sizes, World},
 };
 
 /// How often it is looked whether guests are done.
@@ -119,11 +119,10 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
             true => config.guests.iter().map(|guest| (guest.clone(), look(&guest.file))).collect(),
             false => Vec::new(),
         };
-        let most = config.guests.iter().filter_map(|guest| guest.limits.pool).max();
+        let pools = config.guests.iter().map(|guest| guest.limits.pool);
         let runtime = Runtime::new(Sizes {
             workers: config.workers,
-            several: config.guests.len() > 1,
-            most,
+            instances: Instances::of(pools),
             room: config.room,
             backtraces: config.guest_backtraces,
         });

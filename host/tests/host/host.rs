@@ -83,9 +83,30 @@ impl Host {
         Self::run(dir, |_| {}).unwrap_or_else(|log| panic!("{log}"))
     }
 
+    /// As [`Host::start`], in a process that may have so much address space.
+    pub fn start_within(kibibytes: usize, guest_name: &str, store: &str, flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let limited = format!("ulimit -v {kibibytes}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.current_dir(dir.path()).env_remove("RUST_BACKTRACE").stdin(Stdio::null());
+        command.args(["-c", &limited, env!("CARGO_BIN_EXE_tally")]);
+        let started = Self::launch(dir, command, |command| {
+            command.arg(guest(guest_name)).args(["--store", store]).args(flags);
+        });
+        started.unwrap_or_else(|log| panic!("{log}"))
+    }
+
     fn run(dir: TempDir, complete: impl FnOnce(&mut Command)) -> Result<Self, String> {
+        let command = tally(dir.path());
+        Self::launch(dir, command, complete)
+    }
+
+    fn launch(
+        dir: TempDir,
+        mut command: Command,
+        complete: impl FnOnce(&mut Command),
+    ) -> Result<Self, String> {
         let log = File::create(dir.path().join("log")).unwrap();
-        let mut command = tally(dir.path());
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         // Tests share a machine that may be slow: those of this limit set their own.
         command.env("TALLY_CPU_LIMIT", "30s");

@@ -191,6 +191,30 @@ async fn a_million_bytes_of_memory_stay_within_the_limit() {
     client.get("/grow?9000000").await.problem(500, "trap");
 }
 
+/// With address space for all that a guest can name, and with no more than its slot's memory.
+#[tokio::test]
+async fn no_address_beyond_its_memory_is_a_guests_to_read() {
+    let flags = ["--pool", "10"];
+    let plenty = Host::start("probe", "memory:", &flags);
+    let little = Host::start_within(8_000_000, "probe", "memory:", &flags);
+    let sizes = |host: &Host| {
+        let status = format!("/proc/{}/status", host.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<usize>().unwrap()
+    };
+    assert!(sizes(&plenty) > 10 * (4 << 20) && sizes(&little) < 8_000_000);
+    for host in [plenty, little] {
+        let mut client = Client::connect(host.address).await;
+        assert_eq!(client.get("/peek?1024").await.status, 200);
+        for address in [16_usize << 20, 20 << 20, 1 << 30, 3 << 30, (4 << 30) - 1] {
+            client.get(&format!("/peek?{address}")).await.problem(500, "trap");
+        }
+        client.get("/grow?17000000").await.problem(500, "trap");
+        assert_eq!(client.get("/grow?12000000").await.text(), "12000000");
+    }
+}
+
 #[tokio::test]
 async fn state_operations_of_one_request_are_limited() {
     let host = host(&["--wall-limit", "1m"]);
