@@ -166,6 +166,7 @@ impl Guest {
         state: Handle,
         request: Request,
     ) -> Result<Response, Failure> {
+        let state = state.of(self.tenant.owner());
         if !idempotency::applies(&request.method, &request.headers) {
             return self.run(chosen, state, request, Effects::default()).await;
         }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tally_state::Handle;
+use tally_state::{Handle, Owner};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -37,6 +37,8 @@ pub(crate) struct Tenant {
     bodies: Semaphore,
     account: &'static Account,
     usage: Arc<Usage>,
+    /// Whose its operations are in the queues in front of the store.
+    owner: Owner,
     /// Instances made so far; each gets the next number.
     instances: AtomicU64,
 }
@@ -51,6 +53,7 @@ impl Tenant {
             bodies: Semaphore::new(limits.bodies.min(Semaphore::MAX_PERMITS)),
             account: Account::open(limits.weight, workers),
             usage: Arc::default(),
+            owner: Owner::another(),
             instances: AtomicU64::new(0),
             limits,
         }
@@ -84,6 +87,11 @@ impl Tenant {
     /// Bytes that the bodies of its requests may still take.
     pub(crate) fn bodies(&self) -> &Semaphore {
         &self.bodies
+    }
+
+    /// Whose its operations are in the queues in front of the store.
+    pub(crate) fn owner(&self) -> Owner {
+        self.owner
     }
 
     /// Takes a request, within its rate.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::{
     error::{Error, Rejection},
     idempotency::{Scope, WriteId},
+    lane::Owner,
     name::{Bucket, RESERVED, check_key},
     operation::{Action, Bounded, BucketPage, Outcome, Page, Step, Swapped, TimeToLive},
     state::{Asked, Options, Queues},
@@ -47,6 +48,7 @@ pub struct Handle {
     shared: Arc<Shared>,
     /// The request whose writes these are, where they are to be applied once.
     scope: Option<Scope>,
+    owner: Owner,
 }
 
 /// What all handles of one worker share. Each worker has its own: a count of references that all
@@ -62,7 +64,13 @@ type Answer<T> = Result<T, Error>;
 
 impl Handle {
     pub(crate) fn new(queues: Arc<Queues>, options: Options) -> Self {
-        Self { shared: Arc::new(Shared { queues, options }), scope: None }
+        Self { shared: Arc::new(Shared { queues, options }), scope: None, owner: Owner::default() }
+    }
+
+    /// A handle whose operations are an owner's: see [`Owner`].
+    #[must_use]
+    pub fn of(self, owner: Owner) -> Self {
+        Self { owner, ..self }
     }
 
     /// The value of a key.
@@ -376,7 +384,8 @@ impl Handle {
         action: Action,
         write: Option<WriteId>,
     ) -> Answer<Asked> {
-        self.shared.queues.push(Step { bucket: bucket.clone(), key: key.into(), action, write })
+        let step = Step { bucket: bucket.clone(), key: key.into(), action, write };
+        self.shared.queues.push(self.owner, step)
     }
 
     /// Asks for several operations at once; all are checked before any is queued.

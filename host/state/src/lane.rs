@@ -10,7 +10,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -26,7 +29,6 @@ use crate::{
     health::Health,
     hold::HoldBack,
     metrics::Metrics,
-    name::Bucket,
     operation::Step,
     plan::{Pending, Plan, Reply},
     reconnect::Outage,
@@ -84,15 +86,29 @@ struct Queue {
     pending: VecDeque<Pending>,
     /// Bytes of the values in `pending`.
     bytes: usize,
-    /// What buckets have put into the queue when it was more than half full, of what is still in it.
-    crowd: HashMap<Bucket, Share>,
+    /// What owners have put into the queue when it was more than half full, of what is still in it.
+    crowd: HashMap<Owner, Share>,
     /// Set when the last caller is gone: the loop empties the queue and ends.
     closed: bool,
     /// Somebody wants to know whether operations would succeed.
     check: bool,
 }
 
-/// Operations of a bucket and the bytes of their values.
+/// Who shares the queues in front of the store with others, such as one of several services in a process. None of them
+/// can fill a queue for the others. What has no owner of its own is of one all the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Owner(u32);
+
+impl Owner {
+    /// Another owner than all before.
+    #[must_use]
+    pub fn another() -> Self {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        Self(LAST.fetch_add(1, Relaxed).wrapping_add(1))
+    }
+}
+
+/// Operations of an owner and the bytes of their values.
 #[derive(Default)]
 struct Share {
     operations: usize,
@@ -100,17 +116,17 @@ struct Share {
 }
 
 impl Queue {
-    /// Has a bucket put one more operation into a queue that is more than half full. Refuses it where the bucket
-    /// has put in a quarter of the queue like that, and other buckets have as well or only a quarter is
-    /// left: that is for them, as buckets are those of several guests.
-    fn join_crowd(&mut self, bucket: &Bucket, bytes: usize, options: &Options) -> bool {
+    /// Has an owner put one more operation into a queue that is more than half full. Refuses it where the owner
+    /// has put in a quarter of the queue like that, and others have as well or only a quarter is left: that is
+    /// for them.
+    fn join_crowd(&mut self, owner: Owner, bytes: usize, options: &Options) -> bool {
         let quarter = |most: usize| most.checked_div(4).unwrap_or_default().max(1);
         let left = |most: usize, used: usize| most.saturating_sub(used);
         let is_late = left(options.queue_operations, self.pending.len())
             <= quarter(options.queue_operations)
             || left(options.queue_bytes, self.bytes) <= quarter(options.queue_bytes);
-        let is_shared = self.crowd.keys().any(|other| other != bucket);
-        let share = self.crowd.entry(bucket.clone()).or_default();
+        let is_shared = self.crowd.keys().any(|other| *other != owner);
+        let share = self.crowd.entry(owner).or_default();
         let total = share.bytes.saturating_add(bytes);
         let is_over = share.operations >= quarter(options.queue_operations)
             || (share.operations > 0 && total > quarter(options.queue_bytes));
@@ -127,13 +143,13 @@ impl Queue {
         let pending = self.pending.pop_front()?;
         let bytes = pending.step.action.bytes();
         self.bytes = self.bytes.saturating_sub(bytes);
-        if pending.is_of_crowd
-            && let Some(share) = self.crowd.get_mut(&pending.step.bucket)
+        if let Some(owner) = pending.crowds
+            && let Some(share) = self.crowd.get_mut(&owner)
         {
             share.operations = share.operations.saturating_sub(1);
             share.bytes = share.bytes.saturating_sub(bytes);
             if share.operations == 0 {
-                self.crowd.remove(&pending.step.bucket);
+                self.crowd.remove(&owner);
             }
         }
         Some(pending)
@@ -163,9 +179,9 @@ impl Lane {
     ///
     /// Dropping the receiver before the batch is sealed withdraws the operation; after that it is
     /// applied and its answer is thrown away.
-    pub(crate) fn push(&self, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
+    pub(crate) fn push(&self, owner: Owner, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
         let kind = step.action.kind();
-        match self.try_push(step) {
+        match self.try_push(owner, step) {
             Ok(answer) => Ok(answer),
             Err(refusal) => {
                 let error = match refusal {
@@ -178,7 +194,7 @@ impl Lane {
         }
     }
 
-    fn try_push(&self, step: Step) -> Result<oneshot::Receiver<Reply>, Refusal> {
+    fn try_push(&self, owner: Owner, step: Step) -> Result<oneshot::Receiver<Reply>, Refusal> {
         let bytes = step.action.bytes();
         let (reply, answer) = oneshot::channel();
         let was_empty = {
@@ -195,12 +211,13 @@ impl Lane {
             let half = |most: usize| most.checked_div(2).unwrap_or_default();
             let is_of_crowd = queue.pending.len() >= half(self.options.queue_operations).max(1)
                 || total > half(self.options.queue_bytes);
-            if is_of_crowd && !queue.join_crowd(&step.bucket, bytes, &self.options) {
+            if is_of_crowd && !queue.join_crowd(owner, bytes, &self.options) {
                 return Err(Refusal::Full);
             }
+            let crowds = is_of_crowd.then_some(owner);
             let was_empty = queue.pending.is_empty();
             queue.bytes = total;
-            queue.pending.push_back(Pending { step, reply, asked: Instant::now(), is_of_crowd });
+            queue.pending.push_back(Pending { step, reply, asked: Instant::now(), crowds });
             was_empty
         };
         if was_empty {

@@ -63,6 +63,7 @@ pub use error::{Applied, Error, OpenError, Rejection};
 pub use handle::Handle;
 pub use health::Part;
 pub use idempotency::{Digest, RecordMeter, Recorded, Scope};
+pub use lane::Owner;
 pub use metrics::Metrics;
 pub use name::{Bucket, MAX_BUCKET_BYTES, MAX_KEY_BYTES, RESERVED};
 pub use operation::{Bounded, BucketPage, Page, Swapped, TimeToLive};

@@ -26,6 +26,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     error::Error,
     idempotency::WriteId,
+    lane::Owner,
     operation::{Action, Increments, Kind, Member, Outcome, Step},
 };
 
@@ -38,8 +39,8 @@ pub(crate) struct Pending {
     /// Closed when the caller has gone: then the operation is dropped, if it is not sealed yet.
     pub(crate) reply: oneshot::Sender<Reply>,
     pub(crate) asked: Instant,
-    /// Whether the queue was more than half full when it came.
-    pub(crate) is_of_crowd: bool,
+    /// Whose it is, if the queue was more than half full when it came.
+    pub(crate) crowds: Option<Owner>,
 }
 
 /// A sealed batch: the steps for the backend, and who waits for which.

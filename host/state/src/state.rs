@@ -14,7 +14,7 @@ use crate::{
     backend::{self, Description, Lanes, Opened, Role, memory::Memory},
     error::{Error, OpenError},
     health::Part,
-    lane::Lane,
+    lane::{Lane, Owner},
     metrics::Metrics,
     operation::{Kind, Step},
     plan::Reply,
@@ -222,7 +222,8 @@ impl Queues {
         Self::Lanes(Queued { writers, readers, sweepers, hasher, read_only })
     }
 
-    pub(crate) fn push(&self, step: Step) -> Result<Asked, Error> {
+    /// Puts an operation of an owner into its queue, or applies it where there is none.
+    pub(crate) fn push(&self, owner: Owner, step: Step) -> Result<Asked, Error> {
         match self {
             Self::Direct(memory, metrics) => {
                 // No batch is counted, as there is none.
@@ -231,13 +232,13 @@ impl Queues {
                 metrics.answered(kind, &reply);
                 Ok(Asked::Answered(reply))
             }
-            Self::Lanes(lanes) => lanes.push(step).map(Asked::Queued),
+            Self::Lanes(lanes) => lanes.push(owner, step).map(Asked::Queued),
         }
     }
 }
 
 impl Queued {
-    fn push(&self, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
+    fn push(&self, owner: Owner, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
         if self.read_only && !step.action.kind().is_read() {
             return Err(Error::not_applied("the store was opened to be read only"));
         }
@@ -255,7 +256,7 @@ impl Queued {
             }
         };
         match lanes.get(index) {
-            Some(lane) => lane.push(step),
+            Some(lane) => lane.push(owner, step),
             None => Err(Error::not_applied("the store has no lanes")),
         }
     }

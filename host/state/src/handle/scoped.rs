@@ -85,7 +85,8 @@ impl Handle {
         let key = format!("{:032x}", u128::from_be_bytes(write.request));
         self.check_operation(&key, &action)?;
         let (bucket, key) = (Bucket::new(OWN)?, key.into());
-        wait(self.shared.queues.push(Step { bucket, key, action, write: Some(write) })?).await
+        let step = Step { bucket, key, action, write: Some(write) };
+        wait(self.shared.queues.push(self.owner, step)?).await
     }
 
     /// Closes the earlier writes of a key that failed, before a write of a scope.

@@ -16,7 +16,7 @@ fn pending(key: &str, action: Action) -> (Pending, oneshot::Receiver<Reply>) {
             step: Step { bucket, key: key.into(), action, write: None },
             reply,
             asked: Instant::now(),
-            is_of_crowd: false,
+            crowds: None,
         },
         answer,
     )
