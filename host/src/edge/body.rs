@@ -13,12 +13,12 @@ use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     time::Sleep,
 };
 
 use super::Limits;
-use crate::runtime::{Body, BodyError, join};
+use crate::runtime::{Body, BodyError, Tenant};
 
 /// Bytes of a refused or unread body that are still read, so that the client gets to read the
 /// answer.
@@ -35,7 +35,8 @@ pub(super) type Read<'a> = (Body, Option<Held<'a>>);
 /// Bytes that bodies may still take: those of one guest, and all.
 #[derive(Clone, Copy)]
 pub(super) struct Room<'a> {
-    pub(super) own: &'a Semaphore,
+    /// The guest that they are for.
+    pub(super) tenant: &'a Tenant,
     pub(super) all: &'a Semaphore,
 }
 
@@ -48,7 +49,7 @@ pub(super) struct Held<'a> {
 impl<'a> Room<'a> {
     fn take(self, bytes: usize) -> Option<Held<'a>> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let own = self.own.try_acquire_many(bytes).ok()?;
+        let own = self.tenant.bodies().try_acquire_many(bytes).ok()?;
         let all = self.all.try_acquire_many(bytes).ok()?;
         Some(Held { own, all })
     }
@@ -64,9 +65,10 @@ impl Held<'_> {
 /// Why a body that was handed on did not come to its end, if it did not.
 pub(super) type Trouble = Arc<OnceLock<BodyError>>;
 
-/// Takes a body from a client: in full if it has to be or is small, else as a stream.
+/// Takes a body from a client: in full if it has to be or is small, else as a stream. A guest that is given a stream
+/// may wait for its client, in one of the `slow` places: without one, the body has to begin to arrive first.
 pub(super) async fn take<'a>(
-    body: Incoming,
+    mut body: Incoming,
     headers: &HeaderMap,
     version: Version,
     whole: bool,
@@ -95,18 +97,43 @@ pub(super) async fn take<'a>(
             .unwrap_or(Err(BodyError::Timeout))?;
         return Ok((Body::Whole(bytes), held));
     }
+    let slow = bodies.tenant.for_slow_clients();
+    let mut deadline = Box::pin(tokio::time::sleep(limits.body_timeout));
+    let mut first = None;
+    let mut place = Arc::clone(&slow).try_acquire_owned().ok();
+    if place.is_none() {
+        let free = Arc::clone(&slow).acquire_owned();
+        tokio::select! {
+            frame = body.frame() => match frame {
+                Some(frame) => first = Some(frame.map_err(|_| BodyError::Broken)?),
+                None => return Ok((Body::Whole(Bytes::new()), None)),
+            },
+            free = free => place = free.ok(),
+            () = &mut deadline => {
+                discard(body, limits.body_timeout);
+                return Err(BodyError::Timeout);
+            }
+        }
+    }
     let arriving = Arriving {
         body: Some(body),
+        first,
         left: limits.body,
         limit: limits.body,
-        deadline: Box::pin(tokio::time::sleep(limits.body_timeout)),
+        deadline,
         timeout: limits.body_timeout,
+        slow,
+        place,
+        patience: None,
         trouble: Arc::clone(trouble),
     };
     Ok((Body::Stream(arriving.boxed_unsync()), None))
 }
 
-/// Reads a body to its end. Each part of it is held only as far as all bodies together may be.
+/// Reads a body to its end. What it takes in memory is held only as far as all bodies together may be.
+///
+/// A body that comes in one part is handed on as it is. The parts of others are put into one buffer: each by itself
+/// would take far more than it holds, as little as one byte.
 ///
 /// Once it is refused, it is read on and thrown away, up to a bound: a connection closed with
 /// unread data would be reset, and the client would lose the answer.
@@ -115,9 +142,11 @@ async fn read<'a>(
     limit: usize,
     bodies: Room<'a>,
 ) -> Result<(Bytes, Option<Held<'a>>), BodyError> {
-    let mut parts = Vec::new();
+    let most = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
+    let most = most.unwrap_or(limit).min(limit);
+    let (whole, parts) = (Bytes::new(), Vec::new());
+    let mut gathered = Gathered { bodies, most, whole, parts, held: None };
     let mut length = 0_usize;
-    let mut held: Option<Held<'a>> = None;
     let mut refusal = None;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
@@ -125,20 +154,11 @@ async fn read<'a>(
         if length > limit && refusal.is_none() {
             refusal = Some(BodyError::TooLarge { limit });
         }
-        if refusal.is_none() {
-            match bodies.take(data.len()) {
-                Some(more) => match &mut held {
-                    Some(held) => held.merge(more),
-                    None => held = Some(more),
-                },
-                None => refusal = Some(BodyError::TooMany),
-            }
+        if refusal.is_none() && !gathered.add(data) {
+            refusal = Some(BodyError::TooMany);
         }
-        if refusal.is_none() {
-            parts.push(data);
-        } else {
-            parts.clear();
-            held = None;
+        if refusal.is_some() {
+            gathered.clear();
             if length > MAX_DISCARDED {
                 break;
             }
@@ -146,7 +166,61 @@ async fn read<'a>(
     }
     match refusal {
         Some(error) => Err(error),
-        None => Ok((join(parts), held)),
+        None => Ok(gathered.end()),
+    }
+}
+
+/// A body so far: one part as it came, or several in one buffer.
+struct Gathered<'a> {
+    bodies: Room<'a>,
+    /// Bytes that it can have at most.
+    most: usize,
+    whole: Bytes,
+    parts: Vec<u8>,
+    /// What the one or the other takes.
+    held: Option<Held<'a>>,
+}
+
+impl Gathered<'_> {
+    /// Takes one more part, if there is room for it.
+    fn add(&mut self, data: Bytes) -> bool {
+        if self.whole.is_empty() && self.parts.is_empty() {
+            self.whole = data;
+            return self.hold(self.whole.len());
+        }
+        let first = std::mem::take(&mut self.whole);
+        let length = first.len().max(self.parts.len()).saturating_add(data.len());
+        if length > self.parts.capacity() {
+            // Twice as much each time, so that a body is copied twice at most on the average.
+            let capacity = length.next_power_of_two().min(self.most).max(length);
+            if !self.hold(capacity.saturating_sub(self.parts.capacity())) {
+                return false;
+            }
+            self.parts.reserve_exact(capacity.saturating_sub(self.parts.len()));
+        }
+        self.parts.extend_from_slice(&first);
+        self.parts.extend_from_slice(&data);
+        true
+    }
+
+    fn hold(&mut self, bytes: usize) -> bool {
+        let Some(more) = self.bodies.take(bytes) else { return false };
+        match &mut self.held {
+            Some(held) => held.merge(more),
+            None => self.held = Some(more),
+        }
+        true
+    }
+
+    fn clear(&mut self) {
+        (self.whole, self.parts, self.held) = (Bytes::new(), Vec::new(), None);
+    }
+}
+
+impl<'a> Gathered<'a> {
+    fn end(self) -> (Bytes, Option<Held<'a>>) {
+        let bytes = if self.parts.is_empty() { self.whole } else { self.parts.into() };
+        (bytes, self.held)
     }
 }
 
@@ -155,14 +229,43 @@ async fn read<'a>(
 struct Arriving {
     /// None once it has ended or failed.
     body: Option<Incoming>,
+    /// What has arrived of it already.
+    first: Option<Frame<Bytes>>,
     left: usize,
     limit: usize,
     deadline: Pin<Box<Sleep>>,
     timeout: Duration,
+    /// The guest's places for slow clients, and the one that this has of them.
+    slow: Arc<Semaphore>,
+    place: Option<OwnedSemaphorePermit>,
+    /// Until when its client may send nothing without a place.
+    patience: Option<Pin<Box<Sleep>>>,
     trouble: Trouble,
 }
 
+/// A client that sends nothing for so long while its guest waits is slow.
+const SLOW: Duration = Duration::from_secs(1);
+
 impl Arriving {
+    /// Looks whether a client that sends nothing may be waited for on.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.deadline.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        if self.place.is_some() {
+            return Poll::Pending;
+        }
+        let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(SLOW)));
+        if patience.as_mut().poll(context).is_ready() {
+            self.patience = None;
+            self.place = Arc::clone(&self.slow).try_acquire_owned().ok();
+            if self.place.is_none() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         // The first reason is the one that counts.
         let _ = self.trouble.set(error.clone());
@@ -181,9 +284,17 @@ impl HttpBody for Arriving {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let first = self.first.take();
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        match Pin::new(body).poll_frame(context) {
-            Poll::Pending => match self.deadline.as_mut().poll(context) {
+        let polled = match first {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => Pin::new(body).poll_frame(context),
+        };
+        if polled.is_ready() {
+            (self.place, self.patience) = (None, None);
+        }
+        match polled {
+            Poll::Pending => match self.wait(context) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(()) => self.fail(BodyError::Timeout),
             },

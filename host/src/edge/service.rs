@@ -114,7 +114,7 @@ impl Service {
         let chosen = guest.choose();
         let answer = async {
             let limits = &self.0.limits;
-            let bodies = body::Room { own: guest.tenant().bodies(), all: &self.0.bodies };
+            let bodies = body::Room { tenant: guest.tenant(), all: &self.0.bodies };
             let whole = chosen.takes_whole_bodies() || keyed;
             // For guests that answer for themselves what went wrong, or ask others.
             parts.headers.insert(REQUEST_ID, id.header());
@@ -131,6 +131,7 @@ impl Service {
                 uri: parts.uri,
                 headers: parts.headers,
                 body,
+                body_timeout: limits.body_timeout,
             };
             let answer = guest.answer(chosen, self.0.state.clone(), request).await;
             // A guest that failed over its client's body has not failed by itself; what it changed

@@ -54,6 +54,7 @@ impl Alone {
             uri: Uri::from_static(uri),
             headers,
             body: Body::Whole(bytes::Bytes::new()),
+            body_timeout: std::time::Duration::ZERO,
         };
         let chosen = self.guest.choose();
         match self.guest.answer(chosen, self.state.clone(), request).await {

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Semaphore;
+
 use super::{
     door::{Door, Place},
     failure::Cause,
@@ -19,7 +21,13 @@ pub(super) struct Admission {
     waiting: AtomicUsize,
     most_waiting: usize,
     longest_wait: Duration,
+    /// Places that instances may hold while they wait for a client.
+    for_slow_clients: Arc<Semaphore>,
 }
+
+/// The part of a guest's places that may be held for clients that are being waited for: they do nothing meanwhile, and
+/// who sends or reads nothing on purpose must not take them all.
+const FOR_SLOW_CLIENTS: usize = 4;
 
 /// A guest's place, and one of its class. Both are free again when it is dropped.
 pub(super) struct Permit {
@@ -31,7 +39,9 @@ pub(super) struct Permit {
 impl Admission {
     pub(super) fn new(pool: usize, most_waiting: usize, longest_wait: Duration) -> Self {
         let waiting = AtomicUsize::new(0);
-        Self { own: Door::new(pool), waiting, most_waiting, longest_wait }
+        let for_slow = pool.checked_div(FOR_SLOW_CLIENTS).unwrap_or_default();
+        let for_slow_clients = Arc::new(Semaphore::new(for_slow.min(Semaphore::MAX_PERMITS)));
+        Self { own: Door::new(pool), waiting, most_waiting, longest_wait, for_slow_clients }
     }
 
     /// Waits for a place, in order of arrival; before the slots of the class, guests wait in turn.
@@ -78,6 +88,11 @@ impl Admission {
 
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Places that instances may hold while they wait for a client: a quarter of all.
+    pub(super) fn for_slow_clients(&self) -> &Arc<Semaphore> {
+        &self.for_slow_clients
     }
 
     /// Waits for something else before it waits for a place, bounded as well.

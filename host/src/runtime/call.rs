@@ -1,6 +1,11 @@
 //! What calls of both worlds have in common: a fresh store, and an end to everything a guest does.
 
-use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Instant};
+use std::{
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt as _;
 use tally_state::Handle;
@@ -8,6 +13,7 @@ use wasmtime::{Store, UpdateDeadline};
 
 use super::{
     admission::Permit,
+    client_time::ClientTime,
     cpu::{CpuLimitReached, Meter, Metered},
     failure::Cause,
     loaded::Loaded,
@@ -81,9 +87,11 @@ pub(super) fn store(loaded: &Loaded, context: Context) -> Store<Context> {
     store
 }
 
-/// Runs a guest for as long as it may, and says why it did not come to its end.
+/// Runs a guest for as long as it may, and says why it did not come to its end. Time that it waits for its client is
+/// not its own.
 pub(super) async fn within<T>(
     tenant: &Tenant,
+    client: Option<&ClientTime>,
     running: impl Future<Output = wasmtime::Result<T>>,
 ) -> Result<T, Cause> {
     let (wall, account) = (tenant.limits.wall, tenant.account());
@@ -98,8 +106,17 @@ pub(super) async fn within<T>(
         left = wall.saturating_sub(started.elapsed());
     }
     // In place: it is large, and each move of it takes as long as a small host call.
-    let running = pin!(Metered::new(account, AssertUnwindSafe(running).catch_unwind()));
-    let (cause, trap) = match tokio::time::timeout(left, running).await {
+    let mut running = pin!(Metered::new(account, AssertUnwindSafe(running).catch_unwind()));
+    let mut given = Duration::ZERO;
+    let ended = loop {
+        let ended = tokio::time::timeout(left, running.as_mut()).await;
+        let waited = client.map_or(Duration::ZERO, ClientTime::total);
+        match waited.checked_sub(given) {
+            Some(more) if ended.is_err() && !more.is_zero() => (given, left) = (waited, more),
+            _ => break ended,
+        }
+    };
+    let (cause, trap) = match ended {
         Ok(Ok(Ok(result))) => return Ok(result),
         Ok(Ok(Err(error))) => cause(&error),
         Ok(Err(_)) => (Cause::Trap("a host function panicked".into()), Some(Trap::Host)),

@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,6 +20,8 @@ pub(crate) struct Request {
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Body,
+    /// The longest that the body may take to arrive.
+    pub(crate) body_timeout: Duration,
 }
 
 /// A response of a guest, its head checked: safe to send as it is.
@@ -65,7 +68,7 @@ impl Body {
 }
 
 /// The parts of a body as one; most have one part, which is not copied.
-pub(crate) fn join(mut parts: Vec<Bytes>) -> Bytes {
+pub(super) fn join(mut parts: Vec<Bytes>) -> Bytes {
     if parts.len() > 1 {
         return Bytes::from(parts.concat());
     }

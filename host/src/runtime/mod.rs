@@ -19,6 +19,7 @@ mod admission;
 mod anatomy;
 mod call;
 mod class;
+mod client_time;
 mod clock;
 mod cpu;
 mod door;
@@ -49,7 +50,7 @@ pub(crate) use self::{
     failure::{Cause, Failure},
     loaded::Loaded,
     memory::Memory,
-    message::{Body, BodyError, Request, Response, join},
+    message::{Body, BodyError, Request, Response},
     rate::OverRate,
     release::{Release, Source},
     tenant::Tenant,

@@ -125,6 +125,11 @@ impl Tenant {
         self.admission.load().waiting()
     }
 
+    /// Places that its instances may hold while they wait for a client.
+    pub(crate) fn for_slow_clients(&self) -> Arc<Semaphore> {
+        Arc::clone(self.admission.load().for_slow_clients())
+    }
+
     /// Waits for something, as long and with as many others as for an instance. `None` when there are more,
     /// or it takes longer.
     pub(crate) async fn wait<T>(&self, event: impl Future<Output = T>) -> Option<T> {

@@ -59,7 +59,7 @@ impl Tenant {
                 next.pre.instantiate_async(&mut store).await?;
                 Ok(store)
             };
-            match call::within(self, instantiating).await {
+            match call::within(self, None, instantiating).await {
                 Ok(store) => kept.push((store, slot)),
                 Err(cause) => return Err(LoadError::Start(cause.to_string())),
             }

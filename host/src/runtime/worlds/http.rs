@@ -15,11 +15,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tally_state::Error as StateError;
 use tokio::sync::oneshot;
@@ -41,11 +43,13 @@ use self::{
 };
 use super::{Handler, World};
 use crate::{
-    interfaces::{Context, Effects, Interface},
+    interfaces::{self, Effects, Interface},
     runtime::{
         BodyError, Request, Response,
         call::{self, Call},
+        client_time::{ClientTime, For},
         failure::Cause,
+        message::Body,
         response,
     },
 };
@@ -70,7 +74,7 @@ impl World for Http {
         false
     }
 
-    fn find(&self, guest: &InstancePre<Context>) -> wasmtime::Result<Arc<dyn Handler>> {
+    fn find(&self, guest: &InstancePre<interfaces::Context>) -> wasmtime::Result<Arc<dyn Handler>> {
         Ok(Arc::new(ProxyIndices::new(guest)?))
     }
 }
@@ -128,11 +132,13 @@ async fn answer(
     // It has the request's headers, of which some are another try's own.
     effects.look_outside();
     let (response_limit, id) = (call.tenant.limits.response, request.id.clone());
-    let guest = Arc::clone(call.tenant.name());
+    let tenant = Arc::clone(&call.tenant);
     let is_head = request.method == http::Method::HEAD;
     let (replier, reply) = oneshot::channel();
     let broken = Broken::default();
-    let mut running: Running = Box::pin(run(call, indices, request, replier, broken.clone()));
+    let client = ClientTime::new(request.body_timeout);
+    let mut running: Running =
+        Box::pin(run(call, indices, request, replier, broken.clone(), client.clone()));
 
     let (reply, ended) = first(&mut running, reply).await;
     let (mut head, body) = match (reply, &ended) {
@@ -170,7 +176,7 @@ async fn answer(
             // What the guest does after its response is for nobody to wait for. It may, once nothing
             // can fail any more: a client that was told of a failure was told what it changed.
             if !ended {
-                stream::go_on(running, guest, id);
+                stream::go_on(running, tenant, client, id);
             }
             // A guest may tell the length of what it leaves out; else the host knows it.
             if !is_head || !collected.is_empty() {
@@ -181,9 +187,9 @@ async fn answer(
         Outcome::More { body, ended } => {
             effects.begin_stream();
             if !ended {
-                stream::go_on(running, guest, id);
+                stream::go_on(running, tenant, client.clone(), id);
             }
-            stream(collected, body, response_limit, broken)
+            stream(collected, body, response_limit, broken, client)
         }
         Outcome::Failed(cause) => return Err(cause),
     };
@@ -236,14 +242,15 @@ async fn run(
     request: Request,
     replier: oneshot::Sender<Reply>,
     broken: Broken,
+    client: ClientTime,
 ) -> Result<(), Cause> {
     let context = call.context(request.id.clone());
-    let ran = call::within(&call.tenant, async {
+    let ran = call::within(&call.tenant, Some(&client), async {
         let mut store = call::store(&call.loaded, context);
         // Dropped before the store, and with it the body.
         let guard = BreakOnDrop(Some(broken));
         let mut http = store.data_mut().http();
-        let request = http.new_incoming_request(Scheme::Http, incoming(request))?;
+        let request = http.new_incoming_request(Scheme::Http, incoming(request, client.clone()))?;
         let out = http.new_response_outparam(replier)?;
         let instance = call.loaded.pre.instantiate_async(&mut store).await?;
         let guest = indices.load(&mut store, &instance)?;
@@ -258,11 +265,46 @@ async fn run(
     ran
 }
 
+/// A request's body on its way to the guest, which counts for how long it waits for the client.
+struct FromClient {
+    body: Body,
+    client: ClientTime,
+}
+
+impl HttpBody for FromClient {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        match polled {
+            Poll::Pending => self.client.begin(For::Body),
+            // A body that is here in full never waits.
+            Poll::Ready(_) if matches!(self.body, Body::Stream(_)) => self.client.end(For::Body),
+            Poll::Ready(_) => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// The request as `wasi:http` wants it: with an authority, and with the crate's errors in its body.
 fn incoming(
     request: Request,
-) -> http::Request<http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, HttpError>> {
+    client: ClientTime,
+) -> http::Request<http_body_util::combinators::UnsyncBoxBody<Bytes, HttpError>> {
     let Request { method, uri, mut headers, body, .. } = request;
+    let body = FromClient { body, client };
     if uri.authority().is_none() && !headers.contains_key(header::HOST) {
         // HTTP/1.0 needs none.
         headers.insert(header::HOST, HeaderValue::from_static("localhost"));

@@ -58,7 +58,7 @@ async fn answer(
     indices: Arc<PluginIndices>,
     request: Request,
 ) -> Result<Response, Cause> {
-    let Request { id, method, uri, headers, body } = request;
+    let Request { id, method, uri, headers, body, .. } = request;
     let body = body.collect().await.map_err(Cause::Body)?;
     let context = call.context(id).with_headers(headers);
     let request = handler::Request {
@@ -67,7 +67,7 @@ async fn answer(
         query: uri.query(),
         body: &body,
     };
-    let answer = call::within(&call.tenant, run(&call, &indices, context, request)).await?;
+    let answer = call::within(&call.tenant, None, run(&call, &indices, context, request)).await?;
     let response = answer.map_err(|error| explain(error, &call.effects))?;
     check(response, &call.tenant.limits).map_err(Cause::InvalidResponse)
 }

@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
     vec,
 };
 
@@ -14,16 +15,53 @@ use http_body_util::BodyExt as _;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::{Broken, Running, reply::Collected};
-use crate::runtime::{BodyError, failure::Cause, message::Body};
+use crate::runtime::{
+    BodyError,
+    client_time::{ClientTime, For},
+    failure::Cause,
+    message::Body,
+    tenant::Tenant,
+};
+
+/// A client that takes nothing for so long is slow: its guest holds its place only as one of a few.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether a client is slow.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Lets a guest go on in a task of its own, within its limits. Nobody waits for it: whether its
-/// client still reads or not, it holds its place in the pool until it ends.
-pub(super) fn go_on(running: Running, guest: Arc<str>, id: HeaderValue) {
+/// client still reads or not, it holds its place in the pool until it ends. While its client takes nothing, that is
+/// one of the places for slow clients; where there is none, it ends.
+pub(super) fn go_on(running: Running, tenant: Arc<Tenant>, client: ClientTime, id: HeaderValue) {
     tokio::spawn(async move {
-        if let Err(cause) = running.await {
-            log(&guest, &id, &cause);
+        let ended = tokio::select! {
+            ended = running => ended,
+            () = too_slow(&tenant, &client) => {
+                let guest = &**tenant.name();
+                tracing::debug!(guest, id = id.to_str().unwrap_or_default(), "a client was too slow");
+                return;
+            }
+        };
+        if let Err(cause) = ended {
+            log(tenant.name(), &id, &cause);
         }
     });
+}
+
+/// Waits until a client has taken nothing for a while and none of the places for that is left.
+async fn too_slow(tenant: &Tenant, client: &ClientTime) {
+    let mut place = None;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if client.since_it_took() < SLOW {
+            place = None;
+        } else if place.is_none() {
+            place = tenant.for_slow_clients().try_acquire_owned().ok();
+            if place.is_none() {
+                return;
+            }
+        }
+    }
 }
 
 /// Says that a guest failed when its client could no longer be told.
@@ -38,10 +76,11 @@ pub(super) fn stream(
     body: HyperOutgoingBody,
     limit: usize,
     broken: Broken,
+    client: ClientTime,
 ) -> Body {
     let left = limit.saturating_sub(collected.bytes);
     let collected = collected.parts.into_iter();
-    Body::Stream(Streaming { collected, body, left, limit, broken }.boxed_unsync())
+    Body::Stream(Streaming { collected, body, left, limit, broken, client }.boxed_unsync())
 }
 
 struct Streaming {
@@ -51,6 +90,8 @@ struct Streaming {
     left: usize,
     limit: usize,
     broken: Broken,
+    /// A response that is not asked for waits for its client.
+    client: ClientTime,
 }
 
 impl HttpBody for Streaming {
@@ -61,6 +102,21 @@ impl HttpBody for Streaming {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.client.end(For::Response);
+        let polled = self.next(context);
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            self.client.begin(For::Response);
+        }
+        polled
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+impl Streaming {
+    fn next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(part) = self.collected.next() {
             return Poll::Ready(Some(Ok(Frame::data(part))));
         }
@@ -84,8 +140,11 @@ impl HttpBody for Streaming {
         }
         Poll::Ready(frame)
     }
+}
 
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        // A guest that goes on after its response waits for nobody.
+        self.client.end(For::Response);
     }
 }
