@@ -314,6 +314,7 @@ impl GuestOptions {
                 bytes: size("idempotency-bytes", self.idempotency_bytes)? as u64,
             },
             bodies: Limits::default().bodies,
+            responses: Limits::default().responses,
             window: Limits::default().window,
         };
         if limits.pool > Some(MOST_INSTANCES) {

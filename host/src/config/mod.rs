@@ -112,6 +112,7 @@ impl Config {
             head: size("head-limit", options.head_limit)?,
             body: size("body-limit", options.body_limit)?,
             bodies: size("bodies-limit", options.bodies_limit)?,
+            responses: size("responses-limit", options.responses_limit)?,
             head_timeout: span("head-timeout", options.head_timeout)?,
             body_timeout: span("body-timeout", options.body_timeout)?,
         };
@@ -138,14 +139,15 @@ impl Config {
         };
         edge.leave_files_for(room.guests, workers);
         // No guest can take all of what is for several, and each can hold one body at least.
-        let bodies = match guests.len() {
-            0 | 1 => edge.bodies,
-            _ => edge.bodies.div_ceil(2).max(edge.body),
+        let (bodies, responses) = match guests.len() {
+            0 | 1 => (edge.bodies, edge.responses),
+            _ => (edge.bodies.div_ceil(2).max(edge.body), edge.responses.div_ceil(2)),
         };
         for guest in &mut guests {
             // The file of one that is watched may be half written when it would be loaded again.
             guest.keep_loaded |= options.watch.unwrap_or_default();
             guest.limits.bodies = bodies;
+            guest.limits.responses = responses;
             guest.limits.window = state.idempotency_window;
             state.buckets.extend(guest.buckets.stored().cloned());
         }

@@ -77,6 +77,11 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", env = "TALLY_BODY_LIMIT")]
     pub body_limit: Option<Size>,
 
+    /// All responses that wait for their clients to read them [default: 256MiB]
+    #[arg(long, value_name = "SIZE", env = "TALLY_RESPONSES_LIMIT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub responses_limit: Option<Size>,
+
     /// All request bodies at once [default: 256MiB]
     #[arg(long, value_name = "SIZE", env = "TALLY_BODIES_LIMIT")]
     pub bodies_limit: Option<Size>,
@@ -198,6 +203,7 @@ impl Options {
             max_connections: Some(edge.connections),
             head_limit: Some(Size(edge.head)),
             body_limit: Some(Size(edge.body)),
+            responses_limit: Some(Size(edge.responses)),
             bodies_limit: Some(Size(edge.bodies)),
             head_timeout: Some(Span(edge.head_timeout)),
             body_timeout: Some(Span(edge.body_timeout)),
@@ -231,6 +237,7 @@ impl Options {
             max_connections: self.max_connections.or(others.max_connections),
             head_limit: self.head_limit.or(others.head_limit),
             body_limit: self.body_limit.or(others.body_limit),
+            responses_limit: self.responses_limit.or(others.responses_limit),
             bodies_limit: self.bodies_limit.or(others.bodies_limit),
             head_timeout: self.head_timeout.or(others.head_timeout),
             body_timeout: self.body_timeout.or(others.body_timeout),

@@ -193,7 +193,8 @@ impl Gathered<'_> {
         if length > self.parts.capacity() {
             // Twice as much each time, so that a body is copied twice at most on the average.
             let capacity = length.next_power_of_two().min(self.most).max(length);
-            if !self.hold(capacity.saturating_sub(self.parts.capacity())) {
+            let held = first.len().saturating_add(self.parts.capacity());
+            if !self.hold(capacity.saturating_sub(held)) {
                 return false;
             }
             self.parts.reserve_exact(capacity.saturating_sub(self.parts.len()));

@@ -2,30 +2,22 @@
 //! with.
 //!
 //! hyper times the heads of HTTP/1 requests. What it does not time is watched here: a connection
-//! that sends nothing, half a preface, or no more requests, one that does not read (`writing`), and
-//! one that does not close when it is asked to.
+//! that sends nothing, half a preface, or no more requests, one that does not read (`progress`, and over HTTP/2
+//! `responses`), and one that does not close when it is asked to. What is being read is never cut.
 
-use std::{
-    net::TcpStream,
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{net::TcpStream, pin::pin, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{service::Service, writing::Impatient};
-use crate::runtime::{Body, BodyError};
+use super::{
+    progress::{Progress, Watched},
+    responses::{Active, Patience, Requests, Streams},
+    service::Service,
+};
 
 /// Requests at once on one HTTP/2 connection: what RFC 9113 (6.5.2) recommends as the least, and
 /// what common clients expect.
@@ -41,60 +33,21 @@ const MAX_HEADERS: usize = 100;
 /// for the last response to be read.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// How often a connection that is to close is looked at.
-const FAREWELL_LOOK: Duration = Duration::from_millis(100);
+/// The same for one whose client answers pings or takes a few bytes now and then.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(60);
 
-/// The requests of one connection.
-#[derive(Default)]
-struct Requests {
-    /// All so far.
-    begun: AtomicUsize,
-    /// Those under way.
-    active: AtomicUsize,
-}
+/// How often a connection is looked at that may have to close.
+const LOOK: Duration = Duration::from_millis(100);
 
-/// A request under way, until dropped.
-struct Active(Arc<Requests>);
+/// Bytes of bodies that a client may send on one stream of HTTP/2 before they are read: what the protocol begins with.
+/// Each frame takes some hundred bytes of memory, however few it holds.
+const STREAM_WINDOW: u32 = 64 << 10;
 
-impl Active {
-    fn begin(requests: &Arc<Requests>) -> Self {
-        requests.begun.fetch_add(1, Ordering::Relaxed);
-        requests.active.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(requests))
-    }
-}
+/// The same on one connection: a body of the largest size in a few round trips.
+const CONNECTION_WINDOW: u32 = 256 << 10;
 
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A response's body, whose request is under way until this is dropped.
-struct Counted {
-    body: Body,
-    _active: Active,
-}
-
-impl HttpBody for Counted {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
+/// Bytes of a response that are kept of each stream of HTTP/2 for a client that takes its time.
+const SEND_BUFFER: usize = 64 << 10;
 
 /// Serves a connection until it is closed or drained.
 pub(super) async fn serve(
@@ -113,25 +66,22 @@ pub(super) async fn serve(
     };
     let builder = builder(&service);
     let idle_timeout = service.limits().head_timeout;
+    let patience = Patience::new(service.waiting(), idle_timeout);
     let requests = Arc::new(Requests::default());
     let counted = Arc::clone(&requests);
     let handle = hyper::service::service_fn(move |request| {
         let service = service.clone();
         let active = Active::begin(&counted);
-        async move {
-            let response = service.handle(request).await;
-            // Under way until the last of its body is sent.
-            let response = response.map(|body| Counted { body, _active: active });
-            Ok::<_, std::convert::Infallible>(response)
-        }
+        async move { Ok::<_, std::convert::Infallible>(service.handle(request, active).await) }
     });
-    let mut connection =
-        pin!(builder.serve_connection(TokioIo::new(Impatient::new(stream, idle_timeout)), handle));
+    let stream = Watched::new(stream, patience.clone());
+    let state = State { requests, progress: stream.progress(), patience };
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), handle));
     let closing = async {
         tokio::select! {
             // An error means that the server is gone, which asks for the same.
             _ = draining.wait_for(|draining| *draining) => {}
-            () = idle(&requests, idle_timeout) => {}
+            () = state.idle(idle_timeout) => {}
         }
     };
     let ended = tokio::select! {
@@ -140,7 +90,7 @@ pub(super) async fn serve(
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = connection => ended,
-                () = idle(&requests, FAREWELL) => Ok(()),
+                () = state.done() => Ok(()),
             }
         }
     };
@@ -150,10 +100,60 @@ pub(super) async fn serve(
     }
 }
 
-fn builder(service: &Service) -> Builder<TokioExecutor> {
+/// How a connection gets on.
+struct State {
+    requests: Arc<Requests>,
+    progress: Arc<Progress>,
+    patience: Patience,
+}
+
+impl State {
+    /// Waits until for `longest` no request has been under way, none has begun, and all that there was to
+    /// send has been taken.
+    async fn idle(&self, longest: Duration) {
+        let look = longest.checked_div(8).unwrap_or_default().max(LOOK.min(longest));
+        let mut last_begun = self.requests.begun();
+        let mut since = Instant::now();
+        loop {
+            tokio::time::sleep(look).await;
+            self.requests.end_stalled(self.patience.longest());
+            let begun = self.requests.begun();
+            if begun != last_begun || self.is_busy() {
+                last_begun = begun;
+                since = Instant::now();
+            } else if since.elapsed() >= longest {
+                return;
+            }
+        }
+    }
+
+    /// Waits until a connection that is to close has nothing more to do, and its client has had time to read the
+    /// last of it.
+    async fn done(&self) {
+        let began = Instant::now();
+        let (mut since, mut written) = (began, self.progress.written());
+        loop {
+            tokio::time::sleep(LOOK).await;
+            self.requests.end_stalled(self.patience.longest().min(FAREWELL));
+            // What is left of the last response over HTTP/2 is seen only as it is written.
+            let now = self.progress.written();
+            if self.is_busy() || (now != written && began.elapsed() < LONGEST_FAREWELL) {
+                (since, written) = (Instant::now(), now);
+            } else if since.elapsed() >= FAREWELL {
+                return;
+            }
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.requests.active() > 0 || self.progress.is_blocked()
+    }
+}
+
+fn builder(service: &Service) -> Builder<Streams> {
     let limits = service.limits();
     let head = u32::try_from(limits.head).unwrap_or(u32::MAX);
-    let mut builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(Streams);
     builder
         .http1()
         // Without a timer, the timeout does nothing.
@@ -168,24 +168,10 @@ fn builder(service: &Service) -> Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_header_list_size(head)
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING)
         .keep_alive_timeout(limits.head_timeout);
     builder
-}
-
-/// Waits until for `longest` no request has been under way and none has begun.
-async fn idle(requests: &Requests, longest: Duration) {
-    let look = longest.min(FAREWELL_LOOK.max(longest / 8));
-    let mut last_begun = requests.begun.load(Ordering::Relaxed);
-    let mut since = Instant::now();
-    loop {
-        tokio::time::sleep(look).await;
-        let begun = requests.begun.load(Ordering::Relaxed);
-        if begun != last_begun || requests.active.load(Ordering::Relaxed) > 0 {
-            last_begun = begun;
-            since = Instant::now();
-        } else if since.elapsed() >= longest {
-            return;
-        }
-    }
 }

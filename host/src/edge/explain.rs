@@ -44,6 +44,11 @@ pub(super) fn explain(problem: &Problem) -> Explanation<'_> {
             "rate",
             "There were more requests than this handler takes in a second.".into(),
         ),
+        Problem::Responses => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "responses",
+            "The server is at its limit of responses that wait for their clients.".into(),
+        ),
         Problem::Body(error) => body(error),
         Problem::Guest(Failure { cause, .. }) => guest(cause),
     }

@@ -15,6 +15,8 @@ pub struct Limits {
     /// Bytes of all bodies that are arriving or being answered. A quarter of a gigabyte is 256 of
     /// the largest, and bounds what many slow clients can pile up.
     pub bodies: usize,
+    /// Bytes of all responses that wait for their clients. As for bodies, and half of it for one guest.
+    pub responses: usize,
     /// Longest time a connection may be idle, take to send a request's head, or leave what was sent
     /// unread.
     pub head_timeout: Duration,
@@ -44,6 +46,7 @@ impl Limits {
             head: 32 << 10,
             body: 1 << 20,
             bodies: 256 << 20,
+            responses: 256 << 20,
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
         }

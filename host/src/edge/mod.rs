@@ -14,10 +14,11 @@ mod explain;
 mod limits;
 mod metrics;
 mod problem;
+mod progress;
 mod request_id;
+mod responses;
 mod service;
 mod worker;
-mod writing;
 
 pub use self::limits::Limits;
 pub(crate) use self::limits::open_files;

@@ -47,6 +47,8 @@ pub(super) enum Problem {
     NoRoute,
     /// There were more requests of a guest than its rate.
     Rate(OverRate),
+    /// As much of responses waits for clients as may, and no guest has run.
+    Responses,
     /// The body could not be had, and no guest has run.
     Body(BodyError),
     Guest(Failure),
@@ -68,8 +70,10 @@ impl Problem {
             Self::Target | Self::Host | Self::TargetTooLong { .. } | Self::Connect => Applied::No,
             Self::Body(BodyError::TooLarge { .. }) => Applied::No,
             // An earlier one with the same key may have come further.
-            Self::NoRoute | Self::Rate(_) | Self::Body(_) if keyed => Applied::Unknown,
-            Self::NoRoute | Self::Rate(_) | Self::Body(_) => Applied::No,
+            Self::NoRoute | Self::Rate(_) | Self::Responses | Self::Body(_) if keyed => {
+                Applied::Unknown
+            }
+            Self::NoRoute | Self::Rate(_) | Self::Responses | Self::Body(_) => Applied::No,
         }
     }
 

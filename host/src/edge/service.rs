@@ -14,6 +14,7 @@ use super::{
     body::{self, Trouble},
     problem::Problem,
     request_id::RequestId,
+    responses::{self, Held, Sent, Waiting},
 };
 use crate::{
     registry::{self, Guest, Routes},
@@ -25,6 +26,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest request target, in bytes: what RFC 9110 (4.1) asks every server to take.
 const MAX_TARGET: usize = 8_000;
+
+/// A guest's response, and what it takes while it waits for its client.
+type Answered = (runtime::Response, Option<Held>);
 
 /// What a worker answers requests with. Cheap to clone.
 #[derive(Clone)]
@@ -39,6 +43,8 @@ struct Inner {
     nowhere: Arc<str>,
     /// Bytes that the bodies of all workers' requests may still take.
     bodies: Arc<Semaphore>,
+    /// Bytes of all workers' responses that wait for their clients.
+    waiting: Arc<Waiting>,
 }
 
 impl Service {
@@ -48,8 +54,15 @@ impl Service {
         limits: Limits,
         metrics: Metrics,
         bodies: Arc<Semaphore>,
+        waiting: Arc<Waiting>,
     ) -> Self {
-        Self(Arc::new(Inner { routes, state, limits, metrics, nowhere: "".into(), bodies }))
+        let nowhere = "".into();
+        Self(Arc::new(Inner { routes, state, limits, metrics, nowhere, bodies, waiting }))
+    }
+
+    /// Bytes of responses that wait for their clients.
+    pub(super) fn waiting(&self) -> &Arc<Waiting> {
+        &self.0.waiting
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -57,7 +70,11 @@ impl Service {
     }
 
     /// Answers one request. Never fails: what goes wrong is an answer as well.
-    pub(super) async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    pub(super) async fn handle(
+        &self,
+        request: Request<Incoming>,
+        on_connection: responses::Active,
+    ) -> Response<Sent> {
         let started = Instant::now();
         let active = self.0.metrics.begin();
         let method = request.method().clone();
@@ -65,8 +82,10 @@ impl Service {
         let id = RequestId::of(request.headers());
         let keyed = registry::is_to_be_made_once(&method, request.headers());
         let (answer, route) = self.answer(request, &id, keyed, started).await;
+        let mut held = None;
         let mut response = match answer {
-            Ok(answer) => {
+            Ok((answer, takes)) => {
+                held = takes;
                 let mut response = Response::new(answer.body);
                 *response.status_mut() = answer.status;
                 *response.headers_mut() = answer.headers;
@@ -89,7 +108,8 @@ impl Service {
             leave_out_body(&mut response);
         }
         active.end(&route, &method, response.status(), started.elapsed());
-        response
+        // Under way until the last of its body is sent.
+        response.map(|body| Sent::new(body, on_connection, held))
     }
 
     /// The answer, and the name of the route that gave it.
@@ -99,7 +119,7 @@ impl Service {
         id: &RequestId,
         keyed: bool,
         started: Instant,
-    ) -> (Result<runtime::Response, Problem>, Arc<str>) {
+    ) -> (Result<Answered, Problem>, Arc<str>) {
         let (mut parts, body) = request.into_parts();
         let guest = match self.route(&mut parts) {
             Ok(guest) => guest,
@@ -108,6 +128,10 @@ impl Service {
         if let Err(over) = guest.tenant().take_request(started) {
             guest.tenant().usage().refused(Refused::Rate);
             return (Err(Problem::Rate(over)), Arc::clone(guest.name()));
+        }
+        if !self.0.waiting.has_room_for(guest.tenant()) {
+            guest.tenant().usage().refused(Refused::Responses);
+            return (Err(Problem::Responses), Arc::clone(guest.name()));
         }
         let trouble = Trouble::default();
         // The one that answers, whatever is deployed meanwhile.
@@ -142,12 +166,14 @@ impl Service {
                 _ => None,
             });
             refused.inspect(|reason| guest.tenant().usage().refused(*reason));
-            answer.map_err(|failure| match trouble.get() {
+            let answer = answer.map_err(|failure| match trouble.get() {
                 Some(error) => {
                     Problem::Guest(Failure { cause: Cause::Body(error.clone()), ..failure })
                 }
                 None => Problem::Guest(failure),
-            })
+            })?;
+            let held = Held::of(&answer.body, &self.0.waiting, guest.tenant());
+            Ok((answer, held))
         };
         (answer.await, Arc::clone(guest.name()))
     }

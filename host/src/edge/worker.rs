@@ -16,7 +16,7 @@ use std::{
 use tally_state::State;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::{Limits, Metrics, accept::accept, connection, service::Service};
+use super::{Limits, Metrics, accept::accept, connection, responses::Waiting, service::Service};
 use crate::registry::Routes;
 use crate::runtime::take_seat;
 
@@ -97,6 +97,7 @@ impl Workers {
         let (alarm, ended) = watch::channel(None);
         let most_bodies = limits.bodies.min(Semaphore::MAX_PERMITS);
         let bodies = Arc::new(Semaphore::new(most_bodies));
+        let waiting = Waiting::new(limits.responses);
         let places = Arc::new(Semaphore::new(limits.connections));
         let (workers, given): (Vec<_>, Vec<_>) = std::iter::repeat_with(|| {
             let ((give, given), open) = (mpsc::unbounded_channel(), Arc::<AtomicUsize>::default());
@@ -112,8 +113,8 @@ impl Workers {
                 .event_interval(EVENT_INTERVAL)
                 .build()?;
             let (routes, state, limits) = (Arc::clone(routes), state.clone(), limits.clone());
-            let (metrics, draining, own_bodies) =
-                (metrics.clone(), draining.clone(), Arc::clone(&bodies));
+            let (metrics, draining, own_bodies, waiting) =
+                (metrics.clone(), draining.clone(), Arc::clone(&bodies), Arc::clone(&waiting));
             let listener = listeners.next().map(|listener| {
                 // Registered with the worker's own network.
                 let _own = own.enter();
@@ -136,7 +137,8 @@ impl Workers {
                         });
                     }
                     // Within the runtime, as the state's lane may live here.
-                    let service = Service::new(routes, state.worker(), limits, metrics, own_bodies);
+                    let service =
+                        Service::new(routes, state.worker(), limits, metrics, own_bodies, waiting);
                     serve(given, service, draining, &open).await;
                 });
             })?;

@@ -25,8 +25,12 @@ use super::{
 use crate::interfaces::{AnsweredBefore, Context, Effects, Worker};
 
 /// Bytes of strings and lists that one host call may take from a guest: eight times the limit on a
-/// value, so that one that is too large is an error that says so. Beyond, the guest is stopped.
+/// value, so that one that is too large is an error that says so. More where a response may have more. Beyond, the
+/// guest is stopped.
 const HOSTCALL_BYTES: usize = 9 << 20;
+
+/// What a response may have of them besides its body.
+const HEAD_BYTES: usize = 1 << 20;
 
 /// Handles of resources that one guest may hold.
 const MAX_HANDLES: usize = 1_000;
@@ -66,14 +70,15 @@ impl Call {
 }
 
 /// A store with the limits that wasmtime keeps.
-pub(super) fn store(loaded: &Loaded, context: Context) -> Store<Context> {
+pub(super) fn store(tenant: &Tenant, loaded: &Loaded, context: Context) -> Store<Context> {
     // The slot's own limit costs nothing, and is the guest's as a rule. What instances have is then known of some.
     let is_limited = loaded.needs.is_limited() || context.is_sample();
     let mut store = Store::new(loaded.engine(), context);
     if is_limited {
         store.limiter(|context| &mut context.memory);
     }
-    store.set_hostcall_fuel(HOSTCALL_BYTES);
+    let response = tenant.limits.response.saturating_add(HEAD_BYTES);
+    store.set_hostcall_fuel(HOSTCALL_BYTES.max(response));
     store.set_max_component_handles(MAX_HANDLES);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|store| {

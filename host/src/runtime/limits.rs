@@ -30,6 +30,8 @@ pub struct Limits {
     pub memory: Option<usize>,
     /// Bytes that the bodies of its requests may take at once.
     pub bodies: usize,
+    /// Bytes of its responses that may wait for their clients at once.
+    pub responses: usize,
     /// Largest response body, in bytes.
     pub response: usize,
     /// Records of writes with an `Idempotency-Key` that the store may hold, and their bytes. Clients
@@ -60,6 +62,7 @@ impl Default for Limits {
             wall: Duration::from_secs(10),
             memory: None,
             bodies: 128 << 20,
+            responses: 128 << 20,
             response: 4 << 20,
             recordings: Recordings { records: 20_000_000, bytes: 4 << 30 },
             window: Duration::from_secs(24 * 60 * 60),

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -39,6 +39,8 @@ pub(crate) struct Tenant {
     usage: Arc<Usage>,
     /// Whose its operations are in the queues in front of the store.
     owner: Owner,
+    /// Bytes of its responses that wait for their clients.
+    responses: AtomicUsize,
     /// Instances made so far; each gets the next number.
     instances: AtomicU64,
 }
@@ -54,6 +56,7 @@ impl Tenant {
             account: Account::open(limits.weight, workers),
             usage: Arc::default(),
             owner: Owner::another(),
+            responses: AtomicUsize::new(0),
             instances: AtomicU64::new(0),
             limits,
         }
@@ -92,6 +95,11 @@ impl Tenant {
     /// Whose its operations are in the queues in front of the store.
     pub(crate) fn owner(&self) -> Owner {
         self.owner
+    }
+
+    /// Bytes of its responses that wait for their clients, as the edge counts them.
+    pub(crate) fn responses(&self) -> &AtomicUsize {
+        &self.responses
     }
 
     /// Takes a request, within its rate.

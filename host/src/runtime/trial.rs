@@ -55,7 +55,7 @@ impl Tenant {
             };
             clock::wake();
             let instantiating = async {
-                let mut store = call::store(next, self.context(next, state));
+                let mut store = call::store(self, next, self.context(next, state));
                 next.pre.instantiate_async(&mut store).await?;
                 Ok(store)
             };

@@ -61,10 +61,13 @@ pub(crate) enum Refused {
     Load,
     /// As much of its bodies is held as may be.
     Bodies,
+    /// As much of responses waits for clients as may.
+    Responses,
 }
 
 impl Refused {
-    pub(crate) const ALL: [Self; 4] = [Self::Busy, Self::Rate, Self::Load, Self::Bodies];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Busy, Self::Rate, Self::Load, Self::Bodies, Self::Responses];
 
     /// As a label.
     pub(crate) fn name(self) -> &'static str {
@@ -73,6 +76,7 @@ impl Refused {
             Self::Rate => "rate",
             Self::Load => "load",
             Self::Bodies => "bodies",
+            Self::Responses => "responses",
         }
     }
 }

@@ -30,6 +30,7 @@ mod operations;
 mod readiness;
 mod routing;
 mod shapes;
+mod slow_clients;
 mod standard;
 mod state_in_guests;
 mod swapping;

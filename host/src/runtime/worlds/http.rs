@@ -246,7 +246,7 @@ async fn run(
 ) -> Result<(), Cause> {
     let context = call.context(request.id.clone());
     let ran = call::within(&call.tenant, Some(&client), async {
-        let mut store = call::store(&call.loaded, context);
+        let mut store = call::store(&call.tenant, &call.loaded, context);
         // Dropped before the store, and with it the body.
         let guard = BreakOnDrop(Some(broken));
         let mut http = store.data_mut().http();

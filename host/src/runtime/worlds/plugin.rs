@@ -80,7 +80,7 @@ async fn run(
     context: Context,
     request: handler::Request<'_>,
 ) -> wasmtime::Result<Answer> {
-    let mut store = call::store(&call.loaded, context);
+    let mut store = call::store(&call.tenant, &call.loaded, context);
     let instance = call.loaded.pre.instantiate_async(&mut store).await?;
     let guest = indices.load(&mut store, &instance)?;
     let answer = guest.tally_plugin_handler().call_handle(&mut store, request).await;

@@ -1,0 +1,290 @@
+//! Responses on their way to clients: what they take of memory together, and which wait for a client that takes
+//! nothing.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::rt::Executor;
+
+use crate::runtime::{Body, BodyError, Tenant};
+
+/// Bytes of a body that hyper is given at once. What it has been given it keeps until the client takes it, which
+/// nobody sees over HTTP/2.
+const PIECE: usize = 16 << 10;
+
+/// What a response holds that streams, with its guest's writes that wait: see `wasmtime_wasi_http`.
+const STREAMING: usize = 128 << 10;
+
+/// How long a client may take nothing while memory for responses is short.
+const SHORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bytes of all responses that wait for their clients.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    bytes: AtomicUsize,
+    most: usize,
+}
+
+impl Waiting {
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { bytes: AtomicUsize::new(0), most })
+    }
+
+    /// Bytes now.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Whether a guest may make one more response: there is room, of its own and of all.
+    pub(super) fn has_room_for(&self, tenant: &Tenant) -> bool {
+        let own = tenant.responses().load(Relaxed);
+        self.bytes() < self.most && own < tenant.limits().responses
+    }
+}
+
+/// For how long a client may take nothing.
+#[derive(Clone)]
+pub(super) struct Patience {
+    waiting: Arc<Waiting>,
+    longest: Duration,
+}
+
+impl Patience {
+    pub(super) fn new(waiting: &Arc<Waiting>, longest: Duration) -> Self {
+        Self { waiting: Arc::clone(waiting), longest }
+    }
+
+    pub(super) fn longest(&self) -> Duration {
+        let half = self.waiting.most.checked_div(2).unwrap_or_default();
+        if self.waiting.bytes() > half { self.longest.min(SHORT_PATIENCE) } else { self.longest }
+    }
+}
+
+/// Bytes of one response, counted until this is dropped.
+pub(super) struct Held {
+    waiting: Arc<Waiting>,
+    tenant: Arc<Tenant>,
+    bytes: usize,
+}
+
+impl Held {
+    /// What a body takes of a guest's and of all, if it is not small.
+    pub(super) fn of(body: &Body, waiting: &Arc<Waiting>, tenant: &Arc<Tenant>) -> Option<Self> {
+        let bytes = match body {
+            Body::Whole(bytes) if bytes.len() <= PIECE => return None,
+            Body::Whole(bytes) => bytes.len(),
+            Body::Stream(_) => STREAMING,
+        };
+        waiting.bytes.fetch_add(bytes, Relaxed);
+        tenant.responses().fetch_add(bytes, Relaxed);
+        Some(Self { waiting: Arc::clone(waiting), tenant: Arc::clone(tenant), bytes })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.waiting.bytes.fetch_sub(self.bytes, Relaxed);
+        self.tenant.responses().fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// The requests of one connection.
+#[derive(Default)]
+pub(super) struct Requests {
+    /// All so far.
+    begun: AtomicUsize,
+    /// Those under way.
+    active: AtomicUsize,
+    /// Responses of HTTP/2 whose client may take its time: each has a window of its own.
+    slow: Mutex<Vec<Arc<Stream>>>,
+}
+
+impl Requests {
+    pub(super) fn begun(&self) -> usize {
+        self.begun.load(Relaxed)
+    }
+
+    pub(super) fn active(&self) -> usize {
+        self.active.load(Relaxed)
+    }
+
+    /// Ends streams whose clients have taken nothing for too long. Whether there are any that may become so.
+    pub(super) fn end_stalled(&self, longest: Duration) -> bool {
+        let slow = self.lock();
+        for stream in slow.iter().filter(|stream| stream.since_it_took() > longest) {
+            stream.end();
+        }
+        !slow.is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Stream>>> {
+        // Nothing panics while it is locked, and it is whole between statements.
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request under way, until dropped.
+pub(super) struct Active(Arc<Requests>);
+
+impl Active {
+    pub(super) fn begin(requests: &Arc<Requests>) -> Self {
+        requests.begun.fetch_add(1, Relaxed);
+        requests.active.fetch_add(1, Relaxed);
+        Self(Arc::clone(requests))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A response's body, whose request is under way until this is dropped.
+pub(super) struct Sent {
+    body: Body,
+    active: Active,
+    /// What it takes, unless it is small.
+    _held: Option<Held>,
+    /// Its stream of HTTP/2, if it may have to wait for its client.
+    stream: Option<Arc<Stream>>,
+}
+
+impl Sent {
+    pub(super) fn new(body: Body, active: Active, held: Option<Held>) -> Self {
+        // Within its task.
+        let stream = if held.is_some() { Stream::current() } else { None };
+        if let Some(stream) = &stream {
+            active.0.lock().push(Arc::clone(stream));
+        }
+        Self { body, active, _held: held, stream }
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream {
+            self.active.0.lock().retain(|other| !Arc::ptr_eq(other, stream));
+        }
+    }
+}
+
+impl HttpBody for Sent {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(stream) = &self.stream {
+            stream.took();
+        }
+        let polled = match &mut self.body {
+            Body::Whole(bytes) if bytes.len() > PIECE => {
+                Poll::Ready(Some(Ok(Frame::data(bytes.split_to(PIECE)))))
+            }
+            body => Pin::new(body).poll_frame(context),
+        };
+        if let (Some(stream), Poll::Ready(Some(_))) = (&self.stream, &polled) {
+            stream.gave();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream of HTTP/2: hyper has a task for each.
+#[derive(Default)]
+pub(super) struct Stream {
+    /// Since when its client has had something to take.
+    given: Mutex<Option<Instant>>,
+    is_ended: AtomicBool,
+    task: AtomicWaker,
+}
+
+thread_local! {
+    /// The stream whose task runs on this thread.
+    static CURRENT: RefCell<Option<Arc<Stream>>> = const { RefCell::new(None) };
+}
+
+impl Stream {
+    /// The stream whose task this runs in, if it is one of HTTP/2.
+    fn current() -> Option<Arc<Self>> {
+        CURRENT.with_borrow(Clone::clone)
+    }
+
+    fn gave(&self) {
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn took(&self) {
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn since_it_took(&self) -> Duration {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.map_or(Duration::ZERO, |given| given.elapsed())
+    }
+
+    /// Ends its task, which resets the stream (RFC 9113, 6.4).
+    fn end(&self) {
+        self.is_ended.store(true, Relaxed);
+        self.task.wake();
+    }
+}
+
+/// Runs what hyper does beside a connection: the streams of HTTP/2, each of which can be ended by itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Streams;
+
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        tokio::spawn(StreamTask { task: Some(Box::pin(task)), stream: Arc::default() });
+    }
+}
+
+struct StreamTask<F> {
+    /// None once it was ended.
+    task: Option<Pin<Box<F>>>,
+    stream: Arc<Stream>,
+}
+
+impl<F: Future<Output = ()>> Future for StreamTask<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.stream.task.register(context.waker());
+        if self.stream.is_ended.load(Relaxed) {
+            self.task = None;
+        }
+        let stream = Arc::clone(&self.stream);
+        let Some(task) = &mut self.task else { return Poll::Ready(()) };
+        CURRENT.set(Some(stream));
+        let polled = task.as_mut().poll(context);
+        CURRENT.set(None);
+        polled
+    }
+}

@@ -1,0 +1,191 @@
+//! Clients that take their time: what they are reading is never cut, and what they leave lying is bounded.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+
+use crate::{
+    client::{Client, get, until_metrics_say},
+    host::Host,
+};
+
+/// More than the kernel keeps of a connection on its way.
+const LARGE: usize = 16_000_000;
+
+/// Plugin guests that may answer so much.
+const LARGE_ANSWERS: [&str; 4] = ["--response-limit", "32MiB", "--memory-limit", "64MiB"];
+
+fn begin(host: &Host, head: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(host.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    stream
+}
+
+/// Reads all that comes, some at a time, and gives how much that was.
+fn read_steadily(stream: &mut TcpStream, part: usize, pause: Duration) -> usize {
+    let mut buffer = vec![0; part];
+    let mut all = 0;
+    loop {
+        match stream.read(&mut buffer).expect("it goes on") {
+            0 => return all,
+            read => all += read,
+        }
+        std::thread::sleep(pause);
+    }
+}
+
+#[test]
+fn a_steady_reader_gets_all_of_it_however_long_that_takes() {
+    let flags = [&LARGE_ANSWERS[..], &["--head-timeout", "300ms"]].concat();
+    let host = Host::start("probe", "memory:", &flags);
+    let head = format!("GET /body?{LARGE} HTTP/1.1\r\nhost: h\r\n\r\n");
+    let mut stream = begin(&host, &head);
+    let started = Instant::now();
+    // Some seconds in all: many times what a client may leave something unread.
+    let read = read_steadily(&mut stream, 200_000, Duration::from_millis(30));
+    assert!(read > LARGE, "{read} bytes, of which the body has {LARGE}");
+    assert!(started.elapsed() > Duration::from_secs(2), "it was not slow: {:?}", started.elapsed());
+}
+
+#[test]
+fn a_steady_reader_gets_all_of_it_from_a_host_that_stops() {
+    let flags = [&LARGE_ANSWERS[..], &["--drain-timeout", "60s"]].concat();
+    let mut host = Host::start("probe", "memory:", &flags);
+    let head = format!("GET /body?{LARGE} HTTP/1.1\r\nhost: h\r\n\r\n");
+    let mut stream = begin(&host, &head);
+    let mut first = [0; 1_000];
+    stream.read_exact(&mut first).unwrap();
+    host.signal("TERM");
+    // Longer than a connection gets that has nothing to do.
+    let read = read_steadily(&mut stream, 200_000, Duration::from_millis(100));
+    assert!(read + first.len() > LARGE, "{read} bytes");
+    assert!(host.wait().success(), "{}", host.log());
+}
+
+#[test]
+fn a_guest_that_streams_to_a_slow_client_is_not_at_its_limit() {
+    let flags = ["--wall-limit", "500ms", "--response-limit", "32MiB"];
+    let host = Host::start("probe-http", "memory:", &flags);
+    let mut stream = begin(&host, "GET /stream?16000 HTTP/1.0\r\nhost: h\r\n\r\n");
+    let read = read_steadily(&mut stream, 200_000, Duration::from_millis(30));
+    assert!(read > LARGE, "{read} bytes");
+    assert!(!host.log().contains("a guest failed"), "{}", host.log());
+}
+
+#[tokio::test]
+async fn a_client_without_a_window_loses_its_stream_and_no_other() {
+    let flags = ["--head-timeout", "500ms", "--drain-timeout", "60s"];
+    let mut host = Host::start("probe", "memory:", &flags);
+    let stream = tokio::net::TcpStream::connect(host.address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(0)
+        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut ask = async |path: &str| {
+        let request = Request::get(format!("http://h{path}")).body(Empty::new()).unwrap();
+        sender.send_request(request).await.unwrap()
+    };
+    let stuck = ask("/body?4000000").await;
+    assert_eq!(stuck.status(), 200);
+    // It goes on being used meanwhile: a status needs no window.
+    let ended = tokio::spawn(stuck.into_body().collect());
+    let started = Instant::now();
+    while !ended.is_finished() {
+        assert_eq!(ask("/status?204").await.status(), 204);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(started.elapsed() < Duration::from_secs(60), "the stream is never ended");
+    }
+    assert!(ended.await.unwrap().is_err(), "it was reset");
+    // Nor does one hold up the end, though it may take its time for as long as it reads.
+    let _stuck = ask("/body?4000000").await;
+    host.signal("TERM");
+    let ended = tokio::task::spawn_blocking(move || (host.wait(), host));
+    let (status, host) = tokio::time::timeout(Duration::from_secs(40), ended)
+        .await
+        .expect("it ends before the time to drain is over")
+        .unwrap();
+    assert!(status.success(), "{}", host.log());
+}
+
+/// A body that does not begin to arrive takes none of the places that others need.
+#[tokio::test]
+async fn clients_that_send_nothing_leave_places_to_others() {
+    let host = Host::start("probe-http", "memory:", &["--pool", "8", "--wall-limit", "1m"]);
+    let head = "POST /count-body HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n";
+    let silent: Vec<_> = (0..30).map(|_| begin(&host, head)).collect();
+    // Two of eight places may be held for clients.
+    until_metrics_say(host.admin, "tally_pool_instances_in_use{guest=\"default\"} 2").await;
+    // A body that has begun takes another one, until its client has been silent for a second.
+    let mut stuck: Vec<_> = (0..30).map(|_| begin(&host, &format!("{head}1\r\nx\r\n"))).collect();
+    for client in &mut stuck {
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).expect("it is told that it is too slow");
+        assert!(answer.starts_with(b"HTTP/1.1 50"), "{answer:?}");
+    }
+    let mut client = Client::connect(host.address).await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/static").await.text(), "1");
+    }
+    drop(silent);
+}
+
+#[tokio::test]
+async fn bodies_in_tiny_chunks_take_what_they_hold() {
+    const CLIENTS: usize = 16;
+    const BYTES: usize = 200_000;
+    let host = Host::start("counter", "memory:", &[]);
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", host.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<usize>().unwrap()
+    };
+    let before = resident();
+    let head = "POST /increment HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut slow: Vec<_> = (0..CLIENTS).map(|_| begin(&host, head)).collect();
+    for client in &mut slow {
+        client.write_all("1\r\nx\r\n".repeat(BYTES).as_bytes()).unwrap();
+    }
+    let taken = BYTES.next_power_of_two() * CLIENTS;
+    until_metrics_say(host.admin, &format!("tally_request_body_bytes {taken}")).await;
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 10 * taken >> 10, "{grown} KiB for bodies of {} KiB", taken >> 10);
+}
+
+#[tokio::test]
+async fn responses_that_wait_for_their_clients_are_bounded() {
+    let flags =
+        [&LARGE_ANSWERS[..], &["--responses-limit", "10MiB", "--head-timeout", "1h"]].concat();
+    let host = Host::start("probe", "memory:", &flags);
+    let head = format!("GET /body?{LARGE} HTTP/1.1\r\nhost: h\r\n\r\n");
+    let _unread = begin(&host, &head);
+    let mut client = Client::connect(host.address).await;
+    let refused = async {
+        loop {
+            let response = client.get("/static").await;
+            if response.status != 200 {
+                return response;
+            }
+        }
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(60), refused).await;
+    refused.expect("there is no room").problem(503, "responses");
+    let metrics = get(host.admin, "/metrics").await;
+    assert!(metrics.text().contains("reason=\"responses\"} 1"), "{}", metrics.text());
+    // While there is so little room, nobody may leave it unread for long.
+    let served = async {
+        while client.get("/static").await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), served).await.expect("there is room again");
+}
