@@ -44,15 +44,16 @@ fn read_steadily(stream: &mut TcpStream, part: usize, pause: Duration) -> usize 
 
 #[test]
 fn a_steady_reader_gets_all_of_it_however_long_that_takes() {
-    let flags = [&LARGE_ANSWERS[..], &["--head-timeout", "300ms"]].concat();
+    let flags = [&LARGE_ANSWERS[..], &["--head-timeout", "2s"]].concat();
     let host = Host::start("probe", "memory:", &flags);
     let head = format!("GET /body?{LARGE} HTTP/1.1\r\nhost: h\r\n\r\n");
     let mut stream = begin(&host, &head);
     let started = Instant::now();
-    // Some seconds in all: many times what a client may leave something unread.
-    let read = read_steadily(&mut stream, 200_000, Duration::from_millis(30));
+    // In all longer than a connection may be idle and then gets to close. The kernel passes on what it keeps in
+    // pieces of a megabyte and more, so half a second may be without progress.
+    let read = read_steadily(&mut stream, 200_000, Duration::from_millis(100));
     assert!(read > LARGE, "{read} bytes, of which the body has {LARGE}");
-    assert!(started.elapsed() > Duration::from_secs(2), "it was not slow: {:?}", started.elapsed());
+    assert!(started.elapsed() > Duration::from_secs(7), "it was not slow: {:?}", started.elapsed());
 }
 
 #[test]
