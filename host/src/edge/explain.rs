@@ -87,6 +87,11 @@ fn guest(cause: &Cause) -> Explanation<'_> {
         Cause::Busy => {
             (StatusCode::SERVICE_UNAVAILABLE, "busy", "The server is at its limit.".into())
         }
+        Cause::Overloaded => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "More requests came than this server has time for.".into(),
+        ),
         Cause::Loading => (
             StatusCode::SERVICE_UNAVAILABLE,
             "guest_loading",

@@ -308,6 +308,7 @@ mod tests {
         let text = || "planted".to_owned();
         let mut all = vec![
             Cause::Busy,
+            Cause::Overloaded,
             Cause::Loading,
             Cause::Unavailable(text()),
             Cause::CpuLimit,
@@ -335,6 +336,7 @@ mod tests {
             match cause {
                 Cause::Body(_)
                 | Cause::Busy
+                | Cause::Overloaded
                 | Cause::Loading
                 | Cause::Unavailable(_)
                 | Cause::CpuLimit

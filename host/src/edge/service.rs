@@ -162,6 +162,7 @@ impl Service {
             // before stays changed.
             let refused = answer.as_ref().err().and_then(|failure| match failure.cause {
                 Cause::Busy => Some(Refused::Busy),
+                Cause::Overloaded => Some(Refused::Overload),
                 Cause::Loading | Cause::Unavailable(_) => Some(Refused::Load),
                 _ => None,
             });

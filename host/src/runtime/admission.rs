@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Semaphore;
@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::{
     door::{Door, Place},
     failure::Cause,
+    overload::Delay,
 };
 
 /// The door of one guest, behind which is that of its class.
@@ -21,6 +22,7 @@ pub(super) struct Admission {
     waiting: AtomicUsize,
     most_waiting: usize,
     longest_wait: Duration,
+    delay: Delay,
     /// Places that instances may hold while they wait for a client.
     for_slow_clients: Arc<Semaphore>,
 }
@@ -41,7 +43,8 @@ impl Admission {
         let waiting = AtomicUsize::new(0);
         let for_slow = pool.checked_div(FOR_SLOW_CLIENTS).unwrap_or_default();
         let for_slow_clients = Arc::new(Semaphore::new(for_slow.min(Semaphore::MAX_PERMITS)));
-        Self { own: Door::new(pool), waiting, most_waiting, longest_wait, for_slow_clients }
+        let (own, delay) = (Door::new(pool), Delay::default());
+        Self { own, waiting, most_waiting, longest_wait, delay, for_slow_clients }
     }
 
     /// Waits for a place, in order of arrival; before the slots of the class, guests wait in turn.
@@ -49,7 +52,8 @@ impl Admission {
         if let Some(permit) = self.try_enter(slots) {
             return Ok(permit);
         }
-        let _waiting = Waiting::begin(&self.waiting, self.most_waiting).ok_or(Cause::Busy)?;
+        let waiting = Waiting::begin(&self.waiting, self.most_waiting).ok_or(Cause::Busy)?;
+        let longest = self.delay.longest(waiting.is_first, self.longest_wait, Instant::now());
         let entering = async {
             let own = match self.may_have_all(slots) {
                 true => None,
@@ -59,7 +63,9 @@ impl Admission {
             let slot = slots.enter(std::ptr::from_ref(self).addr()).await;
             Permit { _slot: slot, _own: own }
         };
-        tokio::time::timeout(self.longest_wait, entering).await.map_err(|_| Cause::Busy)
+        let permit = tokio::time::timeout(longest, entering).await.map_err(|_| Cause::Busy)?;
+        self.delay.served(Instant::now());
+        Ok(permit)
     }
 
     /// A place, if one is free.
@@ -103,20 +109,25 @@ impl Admission {
 }
 
 /// One request that waits; counted until dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    /// Nobody waited when it came.
+    is_first: bool,
+}
 
 impl<'a> Waiting<'a> {
     fn begin(count: &'a AtomicUsize, most: usize) -> Option<Self> {
-        // Counted first, so that no more than `most` are ever let through at once.
-        let waiting = Self(count);
+        // Counted first, so that no more than `most` are ever let through at once; who is too many is no longer when
+        // this is dropped.
         let before = count.fetch_add(1, Ordering::AcqRel);
+        let waiting = Self { count, is_first: before == 0 };
         (before < most).then_some(waiting)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.count.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

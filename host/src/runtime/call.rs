@@ -19,7 +19,7 @@ use super::{
     loaded::Loaded,
     memory::Memory,
     tenant::Tenant,
-    turns::{self, Wants},
+    turns::{self, Before, Wants},
     usage::Trap,
 };
 use crate::interfaces::{AnsweredBefore, Context, Effects, Worker};
@@ -101,12 +101,22 @@ pub(super) async fn within<T>(
 ) -> Result<T, Cause> {
     let (wall, account) = (tenant.limits.wall, tenant.account());
     let mut left = wall;
-    if turns::is_to_wait(account) {
+    if let Some(before) = turns::before(account, tenant.limits.wait) {
         let started = Instant::now();
+        let longest = match before {
+            Before::Turn => wall,
+            Before::Others(longest) => longest.min(wall),
+        };
         let turn = turns::turn(account, Wants::Start);
-        if tokio::time::timeout(wall, turn).await.is_err() {
+        if tokio::time::timeout(longest, turn).await.is_err() {
+            if before != Before::Turn {
+                return Err(Cause::Overloaded);
+            }
             tenant.usage().trapped(Trap::Wall);
             return Err(Cause::WallLimit);
+        }
+        if before != Before::Turn {
+            turns::begins(account);
         }
         left = wall.saturating_sub(started.elapsed());
     }

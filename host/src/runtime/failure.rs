@@ -23,6 +23,8 @@ pub(crate) enum Cause {
     Body(BodyError),
     /// No instance was free, and no place in the queue or no time left in it.
     Busy,
+    /// More requests came than there is time for.
+    Overloaded,
     /// The guest is being loaded, which takes longer than a request waits.
     Loading,
     /// The guest cannot be loaded; the text, for the log, says why.
@@ -94,6 +96,7 @@ impl fmt::Display for Cause {
         match self {
             Self::Body(error) => error.fmt(f),
             Self::Busy => f.write_str("no instance is free"),
+            Self::Overloaded => f.write_str("more requests came than there is time for"),
             Self::Loading => f.write_str("it is being loaded"),
             Self::AnsweredBefore => f.write_str("its request was answered before"),
             Self::CpuLimit => f.write_str("it computes for longer than it may"),

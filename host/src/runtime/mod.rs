@@ -3,7 +3,8 @@
 //! The way of a request through here: a `Tenant` is one guest with its limits, whatever release of it answers.
 //! The request waits for a place (`admission`, and the `door` of its class) and a fresh instance of what was
 //! `loaded` is called as its world says (`call`, and `worlds`). A guest that has had more of the machine than
-//! others waits for its `turns`; what it used is on its `account`, and what is counted of it besides is its
+//! others waits for its `turns`, and where more comes than can be
+//! served, requests are refused by how long others wait (`overload`); what it used is on its `account`, and what is counted of it besides is its
 //! `usage`. A `Failure` says what went wrong in the terms of the edge, which decides status codes.
 //!
 //! The way of a guest: its bytes are taken apart (`anatomy`), which says what it is (`inspection`)
@@ -34,6 +35,7 @@ mod loaded;
 mod loaders;
 mod memory;
 mod message;
+mod overload;
 mod pool;
 mod rate;
 mod release;

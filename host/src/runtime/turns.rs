@@ -10,6 +10,9 @@
 //! Usage is that of all workers ([`Account`]): a guest with one client, which one worker serves, gets
 //! more of that worker when others compute on all.
 //!
+//! Of one guest only so many calls are in the middle of computing on a worker. Others wait to begin, and are refused
+//! where that queue does not become empty (`overload`).
+//!
 //! All of this is of one thread, and takes no lock. Where one guest alone is at work, it costs two looks at
 //! memory of the thread's own.
 
@@ -21,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{account::Account, clock};
+use super::{account::Account, clock, overload::Delay};
 
 /// How long one that computes waits, when it is next and the worker has nothing else to do, for requests of a
 /// guest that has used less and has just had some: about as long as a client takes to ask again. The thread
@@ -34,6 +37,10 @@ const RECENT: u64 = 2;
 /// A guest may have used so much more than another one at work before its new calls wait, in nanoseconds at the
 /// default weight.
 const SLACK: u64 = 2_000_000;
+
+/// So many calls of one guest may be in the middle of computing on a worker. More would only make each of them take
+/// longer, and hold memory meanwhile; fewer would have one that is short wait for one that is long.
+const BEGUN: usize = 8;
 
 /// Guests at work that are remembered.
 const MOST_SEEN: usize = 8;
@@ -69,7 +76,11 @@ struct Seen {
 /// The calls of one guest that wait, in order of arrival.
 struct Queue {
     account: &'static Account,
-    calls: VecDeque<Call>,
+    /// Those in the middle of computing.
+    slices: VecDeque<Call>,
+    /// Those that have not begun, and how they have to wait.
+    starts: VecDeque<Call>,
+    delay: Delay,
 }
 
 struct Call {
@@ -78,17 +89,49 @@ struct Call {
     waker: Option<Waker>,
 }
 
-/// Whether a new call of this guest is to wait for a turn: another guest is at work, and calls of this one wait, or
-/// it has used more.
-pub(super) fn is_to_wait(account: &'static Account) -> bool {
-    if !is_mixed() {
-        return false;
+/// How a new call of a guest has to wait before it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    /// Until it is its guest's turn, as another one at work has used less.
+    Turn,
+    /// Until fewer calls of its own guest are in the middle of computing: at most for so long.
+    Others(Duration),
+}
+
+/// How a new call of this guest has to wait, if it does: another guest is at work, and calls of this one wait, or
+/// it has used more; or this one has all the calls that it can compute. `longest` is how long it may wait for
+/// others of its own guest.
+pub(super) fn before(account: &'static Account, longest: Duration) -> Option<Before> {
+    let mut own_wait = false;
+    if COUNT.get() > 0 {
+        let others = WAITING.with_borrow(|queues| {
+            let queue = queues.iter().find(|queue| is_of(queue, account))?;
+            own_wait = true;
+            queue
+                .is_full()
+                .then(|| queue.delay.longest(queue.starts.is_empty(), longest, Instant::now()))
+        });
+        if let Some(longest) = others {
+            return Some(Before::Others(longest));
+        }
     }
-    let own_wait = COUNT.get() > 0
-        && WAITING.with_borrow(|queues| queues.iter().any(|queue| is_of(queue, account)));
-    own_wait
-        || least_of_others(account)
-            .is_some_and(|least| least.saturating_add(SLACK) < account.usage(Instant::now()))
+    if !is_mixed() {
+        return None;
+    }
+    let has_used_more = || {
+        let least = least_of_others(account);
+        least.is_some_and(|least| least.saturating_add(SLACK) < account.usage(Instant::now()))
+    };
+    (own_wait || has_used_more()).then_some(Before::Turn)
+}
+
+/// To be told when a call begins that had to wait for others of its guest.
+pub(super) fn begins(account: &'static Account) {
+    WAITING.with_borrow(|queues| {
+        if let Some(queue) = queues.iter().find(|queue| is_of(queue, account)) {
+            queue.delay.served(Instant::now());
+        }
+    });
 }
 
 /// Whether several guests are at work on this thread.
@@ -156,7 +199,7 @@ pub(super) enum Wants {
 /// # Cancel safety
 /// Who no longer waits has no place in the queue.
 pub(super) async fn turn(account: &'static Account, wants: Wants) {
-    let waiting = Waiting::enter(account);
+    let waiting = Waiting::enter(account, wants);
     let mut has_run = wants == Wants::Slice;
     let mut is_patient = wants == Wants::Slice;
     loop {
@@ -195,28 +238,30 @@ pub(super) async fn turn(account: &'static Account, wants: Wants) {
 /// A call's place in the queue of its guest, until dropped.
 struct Waiting {
     account: &'static Account,
+    wants: Wants,
     ticket: u64,
 }
 
 impl Waiting {
-    fn enter(account: &'static Account) -> Self {
+    fn enter(account: &'static Account, wants: Wants) -> Self {
         let ticket = TICKETS.get();
         TICKETS.set(ticket.wrapping_add(1));
         COUNT.set(COUNT.get().saturating_add(1));
         WAITING.with_borrow_mut(|queues| {
-            let call = Call { ticket, waker: None };
-            match queues.iter_mut().find(|queue| is_of(queue, account)) {
-                Some(queue) => queue.calls.push_back(call),
-                None => {
-                    queues.push(Queue { account, calls: [call].into() });
-                }
+            let known = queues.iter().position(|queue| is_of(queue, account));
+            let place = known.unwrap_or(queues.len());
+            if known.is_none() {
+                queues.push(Queue::new(account));
+            }
+            if let Some(queue) = queues.get_mut(place) {
+                queue.those_who(wants).push_back(Call { ticket, waker: None });
             }
         });
         if NEXT.get().is_none() {
             NEXT.set(Some(ticket));
             NEXT_GUEST.set(place(account));
         }
-        Self { account, ticket }
+        Self { account, wants, ticket }
     }
 
     /// Waits until it is next.
@@ -237,7 +282,7 @@ impl Waiting {
     fn wake_by(&self, waker: &Waker) {
         WAITING.with_borrow_mut(|queues| {
             let queue = queues.iter_mut().find(|queue| is_of(queue, self.account));
-            let calls = queue.into_iter().flat_map(|queue| queue.calls.iter_mut());
+            let calls = queue.into_iter().flat_map(|queue| queue.those_who(self.wants).iter_mut());
             for call in calls.filter(|call| call.ticket == self.ticket) {
                 call.waker = Some(waker.clone());
             }
@@ -256,9 +301,9 @@ impl Drop for Waiting {
         COUNT.set(COUNT.get().saturating_sub(1));
         WAITING.with_borrow_mut(|queues| {
             for queue in queues.iter_mut().filter(|queue| is_of(queue, self.account)) {
-                queue.calls.retain(|call| call.ticket != self.ticket);
+                queue.those_who(self.wants).retain(|call| call.ticket != self.ticket);
             }
-            queues.retain(|queue| !queue.calls.is_empty());
+            queues.retain(|queue| !(queue.slices.is_empty() && queue.starts.is_empty()));
         });
         if NEXT.get() == Some(self.ticket) {
             choose();
@@ -272,7 +317,7 @@ fn choose() {
         let now = Instant::now();
         let least = queues.iter_mut().min_by_key(|queue| queue.account.usage(now));
         NEXT_GUEST.set(least.as_ref().map_or(0, |queue| place(queue.account)));
-        match least.and_then(|queue| queue.calls.front_mut()) {
+        match least.and_then(Queue::first) {
             Some(call) => (Some(call.ticket), call.waker.take()),
             None => (None, None),
         }
@@ -281,6 +326,34 @@ fn choose() {
         && let Some(waker) = waker
     {
         waker.wake();
+    }
+}
+
+impl Queue {
+    fn new(account: &'static Account) -> Self {
+        let (slices, starts, delay) = (VecDeque::new(), VecDeque::new(), Delay::default());
+        Self { account, slices, starts, delay }
+    }
+
+    fn those_who(&mut self, wants: Wants) -> &mut VecDeque<Call> {
+        match wants {
+            Wants::Slice => &mut self.slices,
+            Wants::Start => &mut self.starts,
+        }
+    }
+
+    /// Whether as many calls are in the middle of computing as may be.
+    fn is_full(&self) -> bool {
+        self.slices.len() >= BEGUN
+    }
+
+    /// The call that is next: the one that waits longest, of those that have begun where no more may.
+    fn first(&mut self) -> Option<&mut Call> {
+        let begins = match (self.slices.front(), self.starts.front()) {
+            (Some(slice), Some(start)) => !self.is_full() && start.ticket < slice.ticket,
+            (slice, _) => slice.is_none(),
+        };
+        self.those_who(if begins { Wants::Start } else { Wants::Slice }).front_mut()
     }
 }
 
@@ -374,6 +447,41 @@ mod tests {
         assert!(ratio > 0.3, "{ratio}");
     }
 
+    #[test]
+    fn only_so_many_calls_of_a_guest_are_in_the_middle_of_computing() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let account = Account::open(1, 0);
+        let (begun, most) = (std::rc::Rc::new(Cell::new(0)), std::rc::Rc::new(Cell::new(0)));
+        let ended = std::rc::Rc::new(Cell::new(0));
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            let calls: Vec<_> = (0..100)
+                .map(|_| {
+                    let (begun, most, ended) = (begun.clone(), most.clone(), ended.clone());
+                    tokio::task::spawn_local(Metered::new(account, async move {
+                        if before(account, Duration::from_secs(10)).is_some() {
+                            turn(account, Wants::Start).await;
+                        }
+                        begun.set(begun.get() + 1);
+                        most.set(most.get().max(begun.get()));
+                        for _ in 0..3 {
+                            spin(SLICE);
+                            turn(account, Wants::Slice).await;
+                        }
+                        begun.set(begun.get() - 1);
+                        ended.set(ended.get() + 1);
+                    }))
+                })
+                .collect();
+            for call in calls {
+                let call = tokio::time::timeout(Duration::from_secs(30), call).await;
+                call.expect("each call gets its turns").unwrap();
+            }
+        });
+        assert_eq!(ended.get(), 100);
+        assert!((2..=BEGUN + 2).contains(&most.get()), "{} at once", most.get());
+    }
+
     #[tokio::test]
     async fn who_goes_away_lets_the_next_one_go() {
         let account = Account::open(1, 0);
@@ -383,7 +491,7 @@ mod tests {
         second.abort();
         let turn = tokio::time::timeout(Duration::from_secs(10), third).await;
         assert!(turn.expect("it is its turn").is_ok());
-        assert!(!is_to_wait(account));
+        assert_eq!(before(account, Duration::ZERO), None);
         assert_eq!(NEXT.get(), None);
     }
 }

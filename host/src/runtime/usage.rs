@@ -55,6 +55,8 @@ impl Trap {
 pub(crate) enum Refused {
     /// No instance was free in time.
     Busy,
+    /// More came than there was time for.
+    Overload,
     /// There were more than its rate.
     Rate,
     /// It could not be loaded, or not in time.
@@ -66,13 +68,14 @@ pub(crate) enum Refused {
 }
 
 impl Refused {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Busy, Self::Rate, Self::Load, Self::Bodies, Self::Responses];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Busy, Self::Overload, Self::Rate, Self::Load, Self::Bodies, Self::Responses];
 
     /// As a label.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Busy => "busy",
+            Self::Overload => "overload",
             Self::Rate => "rate",
             Self::Load => "load",
             Self::Bodies => "bodies",

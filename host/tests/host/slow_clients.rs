@@ -159,7 +159,7 @@ async fn bodies_in_tiny_chunks_take_what_they_hold() {
     let taken = BYTES.next_power_of_two() * CLIENTS;
     until_metrics_say(host.admin, &format!("tally_request_body_bytes {taken}")).await;
     let grown = resident().saturating_sub(before);
-    assert!(grown < 10 * taken >> 10, "{grown} KiB for bodies of {} KiB", taken >> 10);
+    assert!(grown < (10 * taken) >> 10, "{grown} KiB for bodies of {} KiB", taken >> 10);
 }
 
 #[tokio::test]
