@@ -107,6 +107,11 @@ bench-density *flags: build-guest _bench
 bench-neighbours *flags: build-guest (build-guest "probe") _bench
     target/release/tally-bench neighbours "$@"
 
+# Measure what becomes of a host that is asked for more than it can do; flags are passed on
+[positional-arguments]
+bench-overload *flags: build-guest build-test-guests _bench
+    target/release/tally-bench overload "$@"
+
 # One after the other: built together, their dependencies have the features of both, and the profile,
 # which is of the host alone, does not fit them. What it is compared with has none.
 _bench:

@@ -11,6 +11,7 @@ use crate::{
     density::DensityOptions,
     load::Load,
     neighbours::NeighboursOptions,
+    overload::OverloadOptions,
     scale::ScaleOptions,
 };
 
@@ -90,6 +91,8 @@ pub(crate) enum Command {
     Density(DensityOptions),
     /// What a guest feels of its neighbours, and how they share the machine
     Neighbours(NeighboursOptions),
+    /// What becomes of a host that is asked for more than it can do
+    Overload(OverloadOptions),
 }
 
 impl Options {

@@ -15,6 +15,8 @@ pub(crate) struct Traffic {
     pub(crate) slowest: Option<Duration>,
     /// Answers whose status was an error.
     pub(crate) refused: u64,
+    /// Latency that one of a hundred of those exceeds, where the load generator tells them apart.
+    pub(crate) refusal_p99: Option<Duration>,
     /// Failures of sockets, with what they failed at.
     pub(crate) socket_errors: Vec<(&'static str, u64)>,
     /// At most so many requests were sent, but had no answer when the load ended.

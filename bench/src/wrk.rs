@@ -144,6 +144,7 @@ fn parse(printed: &str, connections: u32) -> Option<Traffic> {
         ],
         // It ends without waiting for answers, and does not say for how many.
         unanswered: connections.into(),
+        refusal_p99: None,
     })
 }
 

@@ -48,7 +48,9 @@ struct Run {
     free: Vec<usize>,
     /// When requests were to be sent that no connection was free for.
     waiting: VecDeque<Instant>,
+    /// Of answers without an error, and of requests without an answer.
     latencies: Latencies,
+    refusals: Latencies,
     refused: u64,
     /// Connections that broke with a request on them.
     broken: u64,
@@ -63,6 +65,7 @@ pub(crate) fn run(address: SocketAddr, requests: Requests, pace: Pace) -> Result
         requests,
         waiting: VecDeque::new(),
         latencies: Latencies::default(),
+        refusals: Latencies::default(),
         refused: 0,
         broken: 0,
     };
@@ -125,8 +128,10 @@ impl Run {
         let was_busy = match self.connections.receive(place)? {
             Received::Part => return Ok(()),
             Received::Answer(answered) => {
-                self.latencies.add(answered.latency);
-                self.refused += u64::from(answered.status >= 400);
+                let is_refused = answered.status >= 400;
+                self.refused += u64::from(is_refused);
+                let of = if is_refused { &mut self.refusals } else { &mut self.latencies };
+                of.add(answered.latency);
                 true
             }
             Received::Broken(was_busy) => {
@@ -149,9 +154,11 @@ impl Run {
             self.latencies.add(now.saturating_duration_since(*due));
         }
         let missed = (unanswered.len() + self.waiting.len()) as u64;
+        let refusals = (self.refused > 0).then(|| self.refusals.traffic(elapsed).p99);
         let mut traffic = self.latencies.traffic(elapsed);
-        traffic.requests -= missed;
+        traffic.requests = traffic.requests + self.refused - missed;
         traffic.refused = self.refused;
+        traffic.refusal_p99 = refusals;
         traffic.socket_errors = vec![("no answer in time", missed), ("broken", self.broken)];
         traffic
     }

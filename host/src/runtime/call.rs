@@ -83,10 +83,8 @@ pub(super) fn store(tenant: &Tenant, loaded: &Loaded, context: Context) -> Store
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|store| {
         let cpu = &store.data().cpu;
-        if !cpu.check()? {
-            return Ok(UpdateDeadline::Continue(1));
-        }
-        let turn = turns::turn(cpu.account(), Wants::Slice);
+        let Some(wants) = cpu.check()? else { return Ok(UpdateDeadline::Continue(1)) };
+        let turn = turns::turn(cpu.account(), wants);
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
     });
     store

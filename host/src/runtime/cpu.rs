@@ -11,13 +11,18 @@
 use std::{
     cell::Cell,
     pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use pin_project_lite::pin_project;
 
-use super::{account::Account, clock, turns};
+use super::{
+    account::Account,
+    clock,
+    turns::{self, Wants},
+};
 
 /// What a guest may compute at a stretch: between this and a tick of the clock more.
 const SLICE: Duration = Duration::from_micros(500);
@@ -33,6 +38,8 @@ thread_local! {
 pub(crate) struct Meter {
     limit: Duration,
     account: &'static Account,
+    /// Whether the call has waited for a turn.
+    has_waited: AtomicBool,
 }
 
 /// The guest computed longer than it may.
@@ -42,7 +49,7 @@ pub(super) struct CpuLimitReached(Duration);
 
 impl Meter {
     pub(crate) fn new(limit: Duration, account: &'static Account) -> Self {
-        Self { limit, account }
+        Self { limit, account, has_waited: AtomicBool::new(false) }
     }
 
     /// One of nobody in particular.
@@ -55,18 +62,19 @@ impl Meter {
         self.account
     }
 
-    /// Checks what the guest that runs on this thread has used. Called on a tick. Whether it has had a
-    /// slice, and is to wait for its turn.
-    pub(super) fn check(&self) -> Result<bool, CpuLimitReached> {
-        let Some((since, before)) = RUNNING.get() else { return Ok(false) };
+    /// Checks what the guest that runs on this thread has used. Called on a tick. Gives what it is to wait for, if it
+    /// has had a slice.
+    pub(super) fn check(&self) -> Result<Option<Wants>, CpuLimitReached> {
+        let Some((since, before)) = RUNNING.get() else { return Ok(None) };
         let stretch = stretch(since);
         match before.saturating_add(stretch) > self.limit {
             true => Err(CpuLimitReached(self.limit)),
             false if stretch >= SLICE => {
                 clock::hurry();
-                Ok(true)
+                let has_waited = self.has_waited.swap(true, Ordering::Relaxed);
+                Ok(Some(if has_waited { Wants::More } else { Wants::Slice }))
             }
-            false => Ok(false),
+            false => Ok(None),
         }
     }
 }
@@ -135,11 +143,8 @@ mod tests {
             Meter::new(Duration::from_millis(30), account).check()
         });
         let checked = preempted.now_or_never().unwrap();
-        assert_eq!(
-            checked.ok(),
-            Some(true),
-            "nobody computes so long in one poll; its slice is over"
-        );
+        let wants = checked.ok().flatten();
+        assert_eq!(wants, Some(Wants::Slice), "nobody computes so long in one poll");
         assert!(account.total() < Duration::from_millis(60), "{:?}", account.total());
     }
 

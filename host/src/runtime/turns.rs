@@ -57,6 +57,8 @@ thread_local! {
     static TICKETS: Cell<u64> = const { Cell::new(0) };
     /// The least usage of other guests that ran since the one who is next last looked; `None` where none did.
     static RAN: Cell<Option<u64>> = const { Cell::new(None) };
+    /// How long it took the last time to run all that was ready.
+    static ROUND: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     /// The guest that ran last, and when another one had before it.
     static GUEST: Cell<usize> = const { Cell::new(0) };
     static MIXED: Cell<Option<u64>> = const { Cell::new(None) };
@@ -76,8 +78,9 @@ struct Seen {
 /// The calls of one guest that wait, in order of arrival.
 struct Queue {
     account: &'static Account,
-    /// Those in the middle of computing.
+    /// Those in the middle of computing, and how many of them compute for long.
     slices: VecDeque<Call>,
+    long: usize,
     /// Those that have not begun, and how they have to wait.
     starts: VecDeque<Call>,
     delay: Delay,
@@ -107,9 +110,12 @@ pub(super) fn before(account: &'static Account, longest: Duration) -> Option<Bef
         let others = WAITING.with_borrow(|queues| {
             let queue = queues.iter().find(|queue| is_of(queue, account))?;
             own_wait = true;
-            queue
-                .is_full()
-                .then(|| queue.delay.longest(queue.starts.is_empty(), longest, Instant::now()))
+            queue.is_full().then(|| {
+                let is_empty = queue.starts.is_empty();
+                // Nobody has had a turn before all that was ready has run.
+                let delay = queue.delay.longest(is_empty, longest, Instant::now());
+                delay.max(ROUND.get().saturating_mul(2)).min(longest)
+            })
         });
         if let Some(longest) = others {
             return Some(Before::Others(longest));
@@ -132,6 +138,14 @@ pub(super) fn begins(account: &'static Account) {
             queue.delay.served(Instant::now());
         }
     });
+}
+
+/// Calls of this guest that wait.
+fn of_own(account: &'static Account) -> usize {
+    WAITING.with_borrow(|queues| {
+        let queue = queues.iter().find(|queue| is_of(queue, account));
+        queue.map_or(0, |queue| queue.slices.len().saturating_add(queue.starts.len()))
+    })
 }
 
 /// Whether several guests are at work on this thread.
@@ -190,8 +204,10 @@ pub(super) fn ran(account: &'static Account, until: Instant) {
 pub(super) enum Wants {
     /// It is new.
     Start,
-    /// It has had a slice.
+    /// It has had a slice. Most often it was the thread that lost its core for a while, and the call is about to end.
     Slice,
+    /// It has had several.
+    More,
 }
 
 /// Waits for a turn.
@@ -199,16 +215,23 @@ pub(super) enum Wants {
 /// # Cancel safety
 /// Who no longer waits has no place in the queue.
 pub(super) async fn turn(account: &'static Account, wants: Wants) {
+    if wants == Wants::Slice && !is_mixed() && COUNT.get() == of_own(account) {
+        // No other guest wants anything. Behind its own, a call that is about to end would wait for those that are not.
+        tokio::task::yield_now().await;
+        return;
+    }
     let waiting = Waiting::enter(account, wants);
-    let mut has_run = wants == Wants::Slice;
-    let mut is_patient = wants == Wants::Slice;
+    let mut has_run = wants != Wants::Start;
+    let mut is_patient = has_run;
     loop {
         waiting.be_next(has_run).await;
         has_run = false;
         RAN.set(None);
         // Tokio's way, which has the worker look at the network, and run all that is ready, before it
         // goes on here.
+        let yielded = Instant::now();
         tokio::task::yield_now().await;
+        ROUND.set(yielded.elapsed());
         if !waiting.is_still_next() {
             continue;
         }
@@ -229,7 +252,7 @@ pub(super) async fn turn(account: &'static Account, wants: Wants) {
             return;
         }
         if RAN.get().is_some() {
-            is_patient = wants == Wants::Slice;
+            is_patient = wants != Wants::Start;
         }
         ONLY_WAITED.set(true);
     }
@@ -254,6 +277,7 @@ impl Waiting {
                 queues.push(Queue::new(account));
             }
             if let Some(queue) = queues.get_mut(place) {
+                queue.long = queue.long.saturating_add(usize::from(wants == Wants::More));
                 queue.those_who(wants).push_back(Call { ticket, waker: None });
             }
         });
@@ -301,6 +325,7 @@ impl Drop for Waiting {
         COUNT.set(COUNT.get().saturating_sub(1));
         WAITING.with_borrow_mut(|queues| {
             for queue in queues.iter_mut().filter(|queue| is_of(queue, self.account)) {
+                queue.long = queue.long.saturating_sub(usize::from(self.wants == Wants::More));
                 queue.those_who(self.wants).retain(|call| call.ticket != self.ticket);
             }
             queues.retain(|queue| !(queue.slices.is_empty() && queue.starts.is_empty()));
@@ -332,19 +357,19 @@ fn choose() {
 impl Queue {
     fn new(account: &'static Account) -> Self {
         let (slices, starts, delay) = (VecDeque::new(), VecDeque::new(), Delay::default());
-        Self { account, slices, starts, delay }
+        Self { account, slices, long: 0, starts, delay }
     }
 
     fn those_who(&mut self, wants: Wants) -> &mut VecDeque<Call> {
         match wants {
-            Wants::Slice => &mut self.slices,
+            Wants::Slice | Wants::More => &mut self.slices,
             Wants::Start => &mut self.starts,
         }
     }
 
     /// Whether as many calls are in the middle of computing as may be.
     fn is_full(&self) -> bool {
-        self.slices.len() >= BEGUN
+        self.long >= BEGUN
     }
 
     /// The call that is next: the one that waits longest, of those that have begun where no more may.
@@ -466,7 +491,7 @@ mod tests {
                         most.set(most.get().max(begun.get()));
                         for _ in 0..3 {
                             spin(SLICE);
-                            turn(account, Wants::Slice).await;
+                            turn(account, Wants::More).await;
                         }
                         begun.set(begun.get() - 1);
                         ended.set(ended.get() + 1);
