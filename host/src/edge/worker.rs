@@ -14,7 +14,10 @@ use std::{
 };
 
 use tally_state::State;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::MissedTickBehavior,
+};
 
 use super::{Limits, Metrics, accept::accept, connection, service::Service};
 use crate::registry::Routes;
@@ -22,7 +25,8 @@ use crate::runtime::take_seat;
 
 /// How often each worker's timer fires for nothing. Tokio wakes its own thread, by a write to the
 /// kernel, for each new timer that is due before all others; with this one always due sooner, the
-/// timeouts of each request never are, which saves that write twice a request.
+/// timeouts of each request never are, which saves that write twice a request. A worker without
+/// connections has no requests either, and sleeps.
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// Tasks that run between two looks at what has arrived. A guest takes as long as twenty ordinary
@@ -238,10 +242,12 @@ async fn serve(
 ) {
     let mut connections = tokio::task::JoinSet::new();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    // Those that were missed while it slept are not made up for.
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
-            _ = heartbeat.tick() => {}
+            _ = heartbeat.tick(), if !connections.is_empty() => {}
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             next = given.recv() => {
                 let Some((stream, place)) = next else { break };

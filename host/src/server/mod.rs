@@ -125,7 +125,11 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
             instances: Instances::of(pools),
             room: config.room,
             backtraces: config.guest_backtraces,
+            swaps: config.swaps_file.clone(),
         });
+        let watched_for_swap = Arc::clone(&runtime);
+        // Guests are loaded, and pools made, from here on.
+        tokio::spawn(async move { watched_for_swap.watch_swap().await });
         let routes = prepare(&config, &runtime, &worker).await?;
         Ok::<_, ServerError>((state, worker, runtime, routes, watched))
     };
