@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::{
     Limits, Metrics,
     body::{self, Trouble},
+    heartbeat,
     problem::Problem,
     request_id::RequestId,
 };
@@ -60,6 +61,7 @@ impl Service {
     pub(super) async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
         let started = Instant::now();
         let active = self.0.metrics.begin();
+        heartbeat::requested();
         let method = request.method().clone();
         let version = request.version();
         let id = RequestId::of(request.headers());
