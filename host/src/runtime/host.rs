@@ -14,7 +14,7 @@ use super::{
     loaders::Loaders,
     pool::Pools,
     release::{Facts, Release},
-    swap::{LOOK_EVERY, SWAPS},
+    swap::SWAPS,
     tenant::Tenant,
     usage::Usage,
 };
@@ -220,17 +220,10 @@ impl Runtime {
         loaded.push(Entry { release: this, usage: Arc::downgrade(usage), bytes, is_kept });
     }
 
-    /// Looks every second whether swap was turned on, until it was or this is dropped.
-    pub(crate) async fn watch_swap(&self) {
-        while !self.pools.has_seen_swap() {
-            tokio::time::sleep(LOOK_EVERY).await;
-            self.look_at_swap();
-        }
-    }
-
     /// Looks whether swap was turned on, and has all guests loaded anew if so: in pools that keep no
-    /// memory resident.
-    pub(super) fn look_at_swap(&self) {
+    /// memory resident. To be called every second or so: this is how long memory may be kept with swap. In
+    /// that time a page would have to be written, taken for idle by the kernel, and its slot used again.
+    pub(crate) fn look_at_swap(&self) {
         if !self.pools.look_at_swap() {
             return;
         }

@@ -101,11 +101,6 @@ impl Pools {
             || retired.iter().filter_map(Weak::upgrade).any(|p| is_at_work(&p))
     }
 
-    /// Whether there was swap when it was last looked at: then it need not be looked at again.
-    pub(super) fn has_seen_swap(&self) -> bool {
-        self.swap.was_seen()
-    }
-
     /// Looks whether there is swap now. If so, the pools that keep memory resident are retired: no
     /// instance is made in them any more, and whoever needs one gets a new pool, which keeps none. Whether
     /// that was done.

@@ -3,23 +3,17 @@
 //! The pages that a guest has written stay resident for the next request, and the kernel is asked which
 //! they are, to put the initial contents back. It is asked for pages that are present: one that was
 //! moved to swap would be missed, and would reach the next guest as it is. So memory is kept only where
-//! there is no swap, and as swap can be turned on at any time, that is looked at again every
-//! [`LOOK_EVERY`] (see `Pools::look_at_swap`).
+//! there is no swap, and because swap can be turned on at any time, the host looks again every second (see
+//! `Runtime::look_at_swap`).
 
 use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
 };
 
 /// Where the kernel lists its swap devices and files (proc_swaps(5)).
 pub(crate) const SWAPS: &str = "/proc/swaps";
-
-/// How often the list is read: some microseconds, against a second in which swap is on and memory is
-/// still kept. In that second a page would have to be written, taken for idle by the kernel, and its
-/// slot used again.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What is known of swap.
 #[derive(Debug)]

@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::Method;
+use http_body_util::Full;
+
 use crate::{
     client::{Client, Held, get, until_metrics_say},
     host::Host,
@@ -108,4 +112,32 @@ async fn an_idle_host_sleeps() {
     }
     // Its connection is still open.
     assert_eq!(client.post("/increment").await.count(), 2);
+}
+
+/// The allocator gives back what was freed when something is freed later, and after a burst nothing is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_of_a_burst_goes_back_to_the_system() {
+    const REQUESTS: usize = 400;
+    /// What guests' slots and the allocator's own pages may keep.
+    const KEPT: usize = 40 << 20;
+    let flags = ["--workers=2", "--pool=8", "--queue-timeout=60s", "--bodies-limit=1GiB"];
+    let host = Host::start("counter", "memory:", &flags);
+    get(host.address, "/report").await;
+    let before = host.resident();
+    let body = Bytes::from(vec![b'x'; 1 << 20]);
+    let send = |address, body| async move {
+        let mut client = Client::connect(address).await;
+        let request = client.request(Method::POST, "/increment").map(|_| Full::new(body));
+        assert_eq!(client.try_send(request).await.unwrap().status, 200);
+    };
+    let burst = (0..REQUESTS).map(|_| tokio::spawn(send(host.address, body.clone())));
+    for request in burst.collect::<Vec<_>>() {
+        request.await.unwrap();
+    }
+    let limit = Instant::now() + Duration::from_secs(60);
+    while host.resident() > before + KEPT {
+        let kept = (host.resident() - before) >> 20;
+        assert!(Instant::now() < limit, "{kept} MiB more than before the burst");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
