@@ -5,6 +5,8 @@
 //! settings.
 
 mod guests;
+#[cfg(test)]
+mod limits_page;
 mod options;
 mod store;
 mod units;
