@@ -10,6 +10,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
+use tally_net::HostPort;
 
 /// Sends a component to a host, and gives what became of it, for people.
 ///
@@ -65,9 +66,13 @@ async fn send(
         (Some("http"), Some(authority)) => authority.clone(),
         _ => bail!("'{admin}' is no URL of http; {advice}"),
     };
-    let host = authority.host().trim_matches(['[', ']']);
-    let port = authority.port_u16().unwrap_or(80);
-    let stream = tokio::net::TcpStream::connect((host, port)).await.with_context(|| {
+    let HostPort { host, port } = HostPort::parse(authority.as_str())
+        .map_err(|why| anyhow::anyhow!("'{admin}' is no URL: {why}; {advice}"))?;
+    let connecting = async {
+        let addresses = tally_net::resolve(host, port.unwrap_or(80)).await?;
+        tally_net::connect(&addresses).await
+    };
+    let stream = connecting.await.with_context(|| {
         format!("cannot reach {admin}; is the host running, with this --admin?")
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

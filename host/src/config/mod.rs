@@ -5,11 +5,17 @@
 //! settings.
 
 mod guests;
+#[cfg(test)]
+mod limits_page;
 mod options;
 mod store;
 mod units;
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 pub(crate) use self::store::STORE_HEADING;
 pub use self::{
@@ -43,6 +49,8 @@ pub struct Config {
     pub strict: bool,
     /// Whether a trap is logged with the guest's own stack.
     pub guest_backtraces: bool,
+    /// Where the kernel lists swap.
+    pub swaps_file: PathBuf,
     /// The store's URL. May hold a password: never to be printed.
     pub store: String,
     /// Where requests are served.
@@ -158,6 +166,7 @@ impl Config {
             load_ahead: options.load_ahead.unwrap_or_default(),
             strict: options.strict.unwrap_or_default(),
             guest_backtraces: options.guest_backtraces.or(options.watch).unwrap_or_default(),
+            swaps_file: options.swaps_file.unwrap_or_default(),
             store: options.store.unwrap_or_default(),
             listen: options.listen.unwrap_or(options::LISTEN),
             admin: options.admin.unwrap_or(options::ADMIN),

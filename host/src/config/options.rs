@@ -14,7 +14,10 @@ use super::{
     guests::{GuestOptions, ROUTE_KEYS, RouteOptions},
     units::{Size, Span},
 };
-use crate::{edge, runtime::Room};
+use crate::{
+    edge,
+    runtime::{Room, SWAPS},
+};
 
 /// Guests that are loaded at the start: all of a small configuration, and some of a large one.
 const LOAD_AHEAD: usize = 32;
@@ -170,6 +173,12 @@ pub struct Options {
     )]
     pub guest_backtraces: Option<bool>,
 
+    /// Where the kernel lists swap: with swap, guests' memory is not kept between requests. An empty
+    /// file says that this process has none, as in a container that may not use it [default:
+    /// /proc/swaps]
+    #[arg(long, value_name = "FILE", env = "TALLY_SWAPS_FILE")]
+    pub swaps_file: Option<PathBuf>,
+
     /// What the guest may have.
     #[command(flatten)]
     #[serde(flatten)]
@@ -220,6 +229,7 @@ impl Options {
             load_ahead: Some(LOAD_AHEAD),
             strict: Some(false),
             guest_backtraces: None,
+            swaps_file: Some(SWAPS.into()),
             guest_options: GuestOptions::defaults(),
             routes: Vec::new(),
         }
@@ -254,6 +264,7 @@ impl Options {
             load_ahead: self.load_ahead.or(others.load_ahead),
             strict: self.strict.or(others.strict),
             guest_backtraces: self.guest_backtraces.or(others.guest_backtraces),
+            swaps_file: self.swaps_file.or(others.swaps_file),
             guest_options: self.guest_options.or(others.guest_options),
             routes: if self.routes.is_empty() { others.routes } else { self.routes },
         }

@@ -3,7 +3,8 @@
 //! `worker`s are threads with a runtime of their own each, on which they `accept` connections;
 //! `connection` speaks HTTP/1.1 and HTTP/2 on them; `service` turns one HTTP request into
 //! one call of the guest that the registry finds, `body` reads what the client sends; `problem` is the
-//! one place that decides status codes, for what `explain` calls by name.
+//! one place that decides status codes, for what `explain` calls by name. A `heartbeat` saves each request
+//! system calls.
 //!
 //! This room knows no WebAssembly.
 
@@ -11,6 +12,7 @@ mod accept;
 mod body;
 mod connection;
 mod explain;
+mod heartbeat;
 mod limits;
 mod metrics;
 mod problem;

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::{
     Limits, Metrics,
     body::{self, Trouble},
+    heartbeat,
     problem::Problem,
     request_id::RequestId,
     responses::{self, Held, Sent, Waiting},
@@ -77,6 +78,7 @@ impl Service {
     ) -> Response<Sent> {
         let started = Instant::now();
         let active = self.0.metrics.begin();
+        heartbeat::requested();
         let method = request.method().clone();
         let version = request.version();
         let id = RequestId::of(request.headers());

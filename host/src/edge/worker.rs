@@ -16,14 +16,11 @@ use std::{
 use tally_state::State;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::{Limits, Metrics, accept::accept, connection, responses::Waiting, service::Service};
+use super::{
+    Limits, Metrics, accept::accept, connection, heartbeat, responses::Waiting, service::Service,
+};
 use crate::registry::Routes;
 use crate::runtime::take_seat;
-
-/// How often each worker's timer fires for nothing. Tokio wakes its own thread, by a write to the
-/// kernel, for each new timer that is due before all others; with this one always due sooner, the
-/// timeouts of each request never are, which saves that write twice a request.
-const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// Tasks that run between two looks at what has arrived. A guest takes as long as twenty ordinary
 /// tasks: at Tokio's 61, a store's answer would wait for a millisecond's worth of them, and with it
@@ -136,6 +133,7 @@ impl Workers {
                             listen(listener, number, crew, places, closing).await;
                         });
                     }
+                    tokio::spawn(heartbeat::beat());
                     // Within the runtime, as the state's lane may live here.
                     let service =
                         Service::new(routes, state.worker(), limits, metrics, own_bodies, waiting);
@@ -239,11 +237,9 @@ async fn serve(
     open: &Arc<AtomicUsize>,
 ) {
     let mut connections = tokio::task::JoinSet::new();
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
     loop {
         tokio::select! {
             biased;
-            _ = heartbeat.tick() => {}
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             next = given.recv() => {
                 let Some((stream, place)) = next else { break };

@@ -185,7 +185,9 @@ impl Guest {
     ) -> Result<Response, Failure> {
         let answering = async {
             let loaded = match chosen.0 {
-                Choice::Loaded(loaded) => loaded,
+                Choice::Loaded(loaded) if !loaded.is_retired() => loaded,
+                // Retired while its body was read.
+                Choice::Loaded(_) => Box::pin(self.load(&self.release())).await?,
                 Choice::Release(release) => match release.use_loaded() {
                     Some(loaded) => loaded,
                     None => Box::pin(self.load(&release)).await?,

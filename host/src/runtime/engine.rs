@@ -4,7 +4,7 @@
 //! slots of memory, tables and stacks ready; copy-on-write images of initial memory; and keeping
 //! the touched pages of a slot resident, which needs the kernel to say which those are.
 
-use std::{fs, num::NonZeroUsize};
+use std::num::NonZeroUsize;
 
 use tally_resident::{Bounds, Residency};
 use wasmtime::{Cache, Config, Enabled, PoolingAllocationConfig, Result, Strategy};
@@ -54,11 +54,15 @@ pub(super) struct Engine {
 
 impl Engine {
     /// An engine with so many slots of a class. With backtraces, the error of a trap has the guest's own
-    /// stack.
-    pub(super) fn new(class: &Class, slots: usize, backtraces: bool) -> Result<Self> {
-        let swap_is_off = swap_is_off();
+    /// stack. Memory may be kept resident only where the kernel has no swap.
+    pub(super) fn new(
+        class: &Class,
+        slots: usize,
+        backtraces: bool,
+        may_keep: bool,
+    ) -> Result<Self> {
         let engine = |reservation| {
-            let config = config(class, slots, reservation, swap_is_off, backtraces)?;
+            let config = config(class, slots, reservation, may_keep, backtraces)?;
             wasmtime::Engine::new(&config)
         };
         let engine = match engine(WHOLE_MEMORY_BYTES) {
@@ -69,7 +73,7 @@ impl Engine {
             }
         };
         let is_kept =
-            class.large && swap_is_off && PoolingAllocationConfig::is_pagemap_scan_available();
+            class.large && may_keep && PoolingAllocationConfig::is_pagemap_scan_available();
         let bounds = Bounds {
             // What begins with less may have a small slot.
             least_image: usize::try_from(SMALL_MEMORY_START)
@@ -104,7 +108,7 @@ fn config(
     class: &Class,
     slots: usize,
     reservation: u64,
-    swap_is_off: bool,
+    may_keep: bool,
     backtraces: bool,
 ) -> Result<Config> {
     let slots = u32::try_from(slots).unwrap_or(u32::MAX);
@@ -124,7 +128,7 @@ fn config(
         .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES)
         // The default is shared out over shards, and a slot that is not warm costs system calls.
         .max_unused_warm_slots(slots);
-    if swap_is_off {
+    if may_keep {
         let keep = match class.large {
             true => LARGE_KEEP_RESIDENT_BYTES,
             false => SMALL_KEEP_RESIDENT_BYTES,
@@ -135,11 +139,6 @@ fn config(
                 "this kernel does not tell which pages a guest has written, so guests that carry an interpreter are several times slower; Linux 6.7 and later does"
             );
         }
-    } else {
-        // The scan misses pages that were swapped out, and they would reach the next guest.
-        tracing::warn!(
-            "this machine has swap, so guests' memory is given back to the kernel after each request, which is slower; turn swap off to keep it"
-        );
     }
 
     let mut config = Config::new();
@@ -173,12 +172,6 @@ fn cache() -> Option<Cache> {
             None
         }
     }
-}
-
-/// Whether the kernel has no swap to move pages to.
-fn swap_is_off() -> bool {
-    // One line of headings, and one for each device.
-    fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() <= 1)
 }
 
 #[cfg(test)]
@@ -221,7 +214,7 @@ mod tests {
         let bytes = wat::parse_str(text).unwrap();
         let anatomy = Anatomy::of(&bytes).unwrap();
         let needs = Needs::of(&anatomy, &Limits::default()).unwrap();
-        let engine = Engine::new(&needs.class, 10, false).unwrap();
+        let engine = Engine::new(&needs.class, 10, false, true).unwrap();
         let component = Component::from_binary(engine.wasmtime(), &bytes).unwrap();
         let mut store = Store::new(engine.wasmtime(), ());
         store.set_epoch_deadline(100);

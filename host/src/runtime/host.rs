@@ -1,6 +1,7 @@
 //! What all guests of a host share: classes of slots, threads that load, and room for loaded code.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex, Once, OnceLock, PoisonError, Weak},
     time::Instant,
 };
@@ -13,6 +14,7 @@ use super::{
     loaders::Loaders,
     pool::Pools,
     release::{Facts, Release},
+    swap::SWAPS,
     tenant::Tenant,
     usage::Usage,
 };
@@ -73,7 +75,7 @@ impl Instances {
 }
 
 /// How much there is of everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// Workers that serve requests.
     pub workers: usize,
@@ -83,6 +85,8 @@ pub struct Sizes {
     pub room: Room,
     /// Whether a trap's error has the guest's own stack.
     pub backtraces: bool,
+    /// Where the kernel lists swap: [`SWAPS`], or a file in its place.
+    pub swaps: PathBuf,
 }
 
 impl Default for Sizes {
@@ -90,7 +94,8 @@ impl Default for Sizes {
     fn default() -> Self {
         let room = Room { guests: 1, ..Room::default() };
         let instances = Instances::of([None]);
-        Self { workers: 1, instances, room, backtraces: false }
+        let swaps = SWAPS.into();
+        Self { workers: 1, instances, room, backtraces: false, swaps }
     }
 }
 
@@ -213,6 +218,21 @@ impl Runtime {
             }
         }
         loaded.push(Entry { release: this, usage: Arc::downgrade(usage), bytes, is_kept });
+    }
+
+    /// Looks whether swap was turned on, and has all guests loaded anew if so: in pools that keep no
+    /// memory resident. To be called every second or so: this is how long memory may be kept with swap. In
+    /// that time a page would have to be written, taken for idle by the kernel, and its slot used again.
+    pub(crate) fn look_at_swap(&self) {
+        if !self.pools.look_at_swap() {
+            return;
+        }
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in loaded.drain(..) {
+            if let Some(release) = entry.release.upgrade() {
+                release.unload();
+            }
+        }
     }
 
     /// Whether any guest is at work, also for a release that was replaced since.

@@ -73,6 +73,11 @@ impl Loaded {
         self.world.takes_whole_bodies()
     }
 
+    /// Whether no further instance of it is to be made: it has to be loaded anew.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.pool.is_retired()
+    }
+
     pub(super) fn engine(&self) -> &wasmtime::Engine {
         self.pool.engine.wasmtime()
     }

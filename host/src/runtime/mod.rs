@@ -8,7 +8,8 @@
 //! `usage`. A `Failure` says what went wrong in the terms of the edge, which decides status codes.
 //!
 //! The way of a guest: its bytes are taken apart (`anatomy`), which says what it is (`inspection`)
-//! and which `class` of slots it needs; the `engine` of that class's `pool` compiles it. A `release` keeps what
+//! and which `class` of slots it needs; the `engine` of that class's `pool` compiles it, and
+//! keeps memory resident where there is no `swap`. A `release` keeps what
 //! is loaded until others need the room (`host` has what all guests share), and is tried before requests come
 //! (`trial`). What cannot be loaded is a `load_error`.
 //!
@@ -40,6 +41,7 @@ mod pool;
 mod rate;
 mod release;
 mod response;
+mod swap;
 mod tenant;
 mod trial;
 mod turns;
@@ -55,6 +57,7 @@ pub(crate) use self::{
     message::{Body, BodyError, Request, Response},
     rate::OverRate,
     release::{Release, Source},
+    swap::SWAPS,
     tenant::Tenant,
     usage::Refused,
     worlds::World,

@@ -1,11 +1,15 @@
 //! A class's slots, and the engine that has them. All guests of the class share both.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{
+    Arc, Mutex, OnceLock, PoisonError, Weak,
+    atomic::{AtomicBool, Ordering},
+};
 
 use wasmtime::component::Linker;
 
 use super::{
     class::Class, clock, door::Door, engine::Engine, host::Sizes, kernel, load_error::LoadError,
+    swap::Swap,
 };
 use crate::interfaces::{self, Context, Draft2};
 
@@ -16,6 +20,8 @@ pub(super) struct Pool {
     pub(super) slots: Arc<Door>,
     /// What the host offers, by the shape of `wasi:keyvalue` 0.2.0-draft2.
     linkers: [OnceLock<Linker<Context>>; 2],
+    /// No further instance is made here.
+    is_retired: AtomicBool,
 }
 
 impl Pool {
@@ -23,12 +29,23 @@ impl Pool {
     ///
     /// # Errors
     /// When wasmtime cannot have them, most likely for want of address space.
-    fn new(class: Class, slots: usize, backtraces: bool) -> wasmtime::Result<Arc<Self>> {
-        let engine = Engine::new(&class, slots, backtraces)?;
+    fn new(
+        class: Class,
+        slots: usize,
+        backtraces: bool,
+        may_keep: bool,
+    ) -> wasmtime::Result<Arc<Self>> {
+        let engine = Engine::new(&class, slots, backtraces, may_keep)?;
         let slots = Door::new(slots);
         let at_work = Arc::clone(&slots);
         clock::drive(engine.wasmtime(), move || at_work.in_use() > 0)?;
-        Ok(Arc::new(Self { engine, class, slots, linkers: Default::default() }))
+        let (linkers, is_retired) = (Default::default(), AtomicBool::new(false));
+        Ok(Arc::new(Self { engine, class, slots, linkers, is_retired }))
+    }
+
+    /// Whether no further instance is to be made here, as another pool has taken its place.
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed)
     }
 
     /// What the host offers to a guest.
@@ -52,13 +69,23 @@ pub(super) struct Pools {
     pools: Mutex<Vec<Arc<Pool>>>,
     /// Classes of the guests there are.
     planned: Mutex<Vec<Class>>,
+    /// Pools that others have taken the place of, and where instances may still be at work.
+    retired: Mutex<Vec<Weak<Pool>>>,
+    swap: Swap,
     sizes: Sizes,
 }
 
 impl Pools {
     pub(super) fn new(sizes: Sizes) -> Self {
         // What an unusual guest takes must leave room for all usual ones.
-        Self { pools: Mutex::default(), planned: Mutex::new(Class::usual().into()), sizes }
+        let planned = Mutex::new(Class::usual().into());
+        let swap = Swap::look_at(sizes.swaps.clone());
+        if swap.was_seen() {
+            tracing::warn!(
+                "this machine has swap, so guests' memory is given back to the kernel after each request, which is slower; turn swap off to keep it"
+            );
+        }
+        Self { pools: Mutex::default(), planned, retired: Mutex::default(), swap, sizes }
     }
 
     fn slots(&self, class: &Class) -> usize {
@@ -67,8 +94,33 @@ impl Pools {
 
     /// Whether any instance is at work.
     pub(super) fn are_at_work(&self) -> bool {
+        let is_at_work = |pool: &Arc<Pool>| pool.slots.in_use() > 0;
         let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.iter().any(|pool| pool.slots.in_use() > 0)
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().any(is_at_work)
+            || retired.iter().filter_map(Weak::upgrade).any(|p| is_at_work(&p))
+    }
+
+    /// Looks whether there is swap now. If so, the pools that keep memory resident are retired: no
+    /// instance is made in them any more, and whoever needs one gets a new pool, which keeps none. Whether
+    /// that was done.
+    ///
+    /// Instances at work go on. What they have written may be in swap when they end and stay in their
+    /// slots, which nobody uses any more.
+    pub(super) fn look_at_swap(&self) -> bool {
+        if !self.swap.look() {
+            return false;
+        }
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        for pool in pools.drain(..) {
+            pool.is_retired.store(true, Ordering::Relaxed);
+            retired.push(Arc::downgrade(&pool));
+        }
+        tracing::warn!(
+            "swap was turned on, so guests' memory is given back to the kernel after each request from now on, which is slower; to keep it again, turn swap off and start the host again"
+        );
+        true
     }
 
     /// Notes that there is to be a pool of a class.
@@ -97,7 +149,8 @@ impl Pools {
             return Ok(Arc::clone(pool));
         }
         self.plan(class)?;
-        let pool = Pool::new(class, self.slots(&class), self.sizes.backtraces);
+        let may_keep = !self.swap.was_seen();
+        let pool = Pool::new(class, self.slots(&class), self.sizes.backtraces, may_keep);
         let pool = pool.map_err(LoadError::Engine)?;
         pools.push(Arc::clone(&pool));
         Ok(pool)

@@ -109,7 +109,7 @@ impl Release {
     /// What is loaded of it, to be used now.
     pub(crate) fn use_loaded(&self) -> Option<Arc<Loaded>> {
         let loaded = self.loaded.load();
-        let loaded = loaded.as_ref()?;
+        let loaded = loaded.as_ref().filter(|loaded| !loaded.is_retired())?;
         let now = clock::now();
         // Read by all workers, so it is not written each time.
         if self.used.load(Relaxed) != now {

@@ -177,6 +177,10 @@ impl Tenant {
             Some(permit) => permit,
             None => self.admission.load_full().enter(slots).await?,
         };
+        // Only for those who waited while it was retired.
+        if loaded.is_retired() {
+            return Err(Cause::Loading);
+        }
         clock::wake();
         Ok(permit)
     }

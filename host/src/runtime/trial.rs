@@ -53,6 +53,10 @@ impl Tenant {
                     None => break,
                 },
             };
+            if next.is_retired() {
+                // Whoever asks for it has it loaded anew.
+                break;
+            }
             clock::wake();
             let instantiating = async {
                 let mut store = call::store(self, next, self.context(next, state));

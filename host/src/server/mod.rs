@@ -4,6 +4,7 @@ mod guests;
 mod listen;
 mod orphans;
 mod store;
+mod upkeep;
 
 use std::{fmt::Write as _, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ pub use self::guests::read_guest;
 use self::{
     guests::{account, account_once, look, prepare, watch},
     listen::{listen, listen_for_each},
+    upkeep::upkeep,
 };
 use crate::{
     admin::Admin,
@@ -125,7 +127,10 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
             instances: Instances::of(pools),
             room: config.room,
             backtraces: config.guest_backtraces,
+            swaps: config.swaps_file.clone(),
         });
+        // Guests are loaded, and slots made, from here on.
+        tokio::spawn(upkeep(Arc::clone(&runtime)));
         let routes = prepare(&config, &runtime, &worker).await?;
         Ok::<_, ServerError>((state, worker, runtime, routes, watched))
     };

@@ -24,6 +24,7 @@ mod host;
 mod hostile_clients;
 mod hostile_guests;
 mod idempotency;
+mod idle;
 mod kv;
 mod many;
 mod operations;

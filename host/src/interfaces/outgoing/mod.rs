@@ -10,6 +10,7 @@ mod send;
 
 use std::sync::Arc;
 
+use tally_net::HostPort;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use self::send::send;
@@ -23,7 +24,8 @@ pub(crate) struct Outgoing {
     private: bool,
 }
 
-/// A host that may be reached: its name in lower case, or all below it, and maybe one port only.
+/// A host that may be reached: its name in lower case and without brackets, or all below it, and
+/// maybe one port only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Host {
     name: String,
@@ -79,15 +81,11 @@ fn host(text: &str) -> Result<Host, NoHost> {
         None => (false, text),
     };
     let authority: http::uri::Authority = rest.parse().map_err(|_| wrong())?;
-    let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
-        "" => None,
-        port => Some(port.strip_prefix(':').and_then(|port| port.parse().ok()).ok_or_else(wrong)?),
-    };
-    let name = authority.host().to_ascii_lowercase();
-    if name.is_empty() || name.contains('*') || authority.as_str().contains('@') {
+    let HostPort { host, port } = HostPort::parse(authority.as_str()).map_err(|_| wrong())?;
+    if host.is_empty() || host.contains(['*', '@']) {
         return Err(wrong());
     }
-    Ok(Host { name, below, port })
+    Ok(Host { name: host.to_ascii_lowercase(), below, port })
 }
 
 /// What `wasi:http` asks of this host.
@@ -145,7 +143,8 @@ mod tests {
     #[test]
     fn nobody_is_allowed_unless_named() {
         assert!(!Outgoing::default().allows("example.com", 443));
-        let some = Outgoing::parse(["api.example.com", "*.example.org", "h:8080"], false).unwrap();
+        let some = ["api.example.com", "*.example.org", "h:8080", "[::1]:80"];
+        let some = Outgoing::parse(some, false).unwrap();
         for (name, port, allowed) in [
             ("api.example.com", 443, true),
             ("API.example.com", 80, true),
@@ -157,6 +156,8 @@ mod tests {
             ("badexample.org", 443, false),
             ("h", 8080, true),
             ("h", 80, false),
+            ("::1", 80, true),
+            ("[::1]", 80, false),
         ] {
             assert_eq!(some.allows(name, port), allowed, "{name}:{port}");
         }
@@ -165,7 +166,9 @@ mod tests {
 
     #[test]
     fn what_is_no_host_is_explained() {
-        for text in ["", "http://a", "a/b", "a:b", "u@h", "*", "a*b", "*.*"] {
+        for text in
+            ["", "http://a", "a/b", "a:b", "a:", "a:0", "a:65536", "[a]", "u@h", "*", "a*b", "*.*"]
+        {
             let parsed = Outgoing::parse([text], false);
             assert_eq!(parsed.is_ok(), text == "*", "{text}");
         }

@@ -2,7 +2,6 @@
 //! own. An instance lives for one request, so there is nobody to keep a connection for.
 
 use std::{
-    net::SocketAddr,
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
@@ -16,6 +15,7 @@ use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use tally_net::HostPort;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -41,21 +41,9 @@ pub(super) async fn send(
 ) -> Result<(Response<WasiBody>, Io), Error> {
     let uri = request.uri().clone();
     let tls = uri.scheme() == Some(&Scheme::HTTPS);
-    // Brackets belong to the URL, not to the address.
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let port = match (uri.port_u16(), uri.port()) {
-        (Some(port), _) => port,
-        (None, Some(_)) => return Err(Error::HttpRequestUriInvalid),
-        (None, None) if authority_has_port(&uri) => return Err(Error::HttpRequestUriInvalid),
-        (None, None) => {
-            if tls {
-                443
-            } else {
-                80
-            }
-        }
-    };
-    if !allowed.allows(uri.host().unwrap_or_default(), port) {
+    let HostPort { host, port } = server(&uri)?;
+    let port = port.unwrap_or(if tls { 443 } else { 80 });
+    if !allowed.allows(host, port) {
         return Err(Error::HttpRequestDenied);
     }
     *request.uri_mut() = origin_form(&uri)?;
@@ -85,11 +73,11 @@ fn record(request: &Request<WasiBody>, effects: &Effects) {
     }
 }
 
-/// Whether something stands where a port does, also if it is none.
-fn authority_has_port(uri: &Uri) -> bool {
+/// The server that a URL names.
+fn server(uri: &Uri) -> Result<HostPort<'_>, Error> {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'))
+    HostPort::parse(host).map_err(|_| Error::HttpRequestUriInvalid)
 }
 
 /// The path and query alone, as a server is asked for them.
@@ -100,14 +88,14 @@ fn origin_form(uri: &Uri) -> Result<Uri, Error> {
 }
 
 async fn connect(allowed: &Outgoing, host: &str, port: u16) -> Result<TcpStream, Error> {
-    let resolved = tokio::net::lookup_host((host, port)).await;
-    let addresses: Vec<SocketAddr> = resolved
-        .map_err(|error| Error::DnsError { rcode: Some(error.to_string()), info_code: None })?
-        .collect();
+    let addresses = tally_net::resolve(host, port)
+        .await
+        .map_err(|error| Error::DnsError { rcode: Some(error.to_string()), info_code: None })?;
+    // All of them, as any of them may be the one that answers.
     if !allowed.private && !addresses.iter().all(|address| is_public(address.ip())) {
         return Err(Error::DestinationIpProhibited);
     }
-    let stream = TcpStream::connect(&*addresses).await.map_err(Error::Connect)?;
+    let stream = tally_net::connect(&addresses).await.map_err(Error::Connect)?;
     stream.set_nodelay(true).map_err(Error::Connect)?;
     Ok(stream)
 }

@@ -19,6 +19,7 @@ mod buckets;
 mod failure;
 mod records;
 mod rounds;
+mod servers;
 mod session;
 mod setup;
 mod statement;

@@ -6,6 +6,7 @@
 //! the URL, because a password may stand anywhere in it.
 
 use percent_encoding::percent_decode_str;
+use tally_net::HostPort;
 
 /// The parts of a URL, decoded. Holds credentials, and so has no `Debug`.
 #[derive(Default)]
@@ -73,24 +74,7 @@ pub(super) fn parameters(query: &str) -> Result<Vec<(String, String)>, String> {
 }
 
 fn host(text: &str) -> Result<(String, Option<u16>), String> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, rest) = rest.split_once(']').ok_or("a [ of a host is not closed by a ]")?;
-            if host.parse::<std::net::Ipv6Addr>().is_err() {
-                return Err("between [ and ] there is no IPv6 address".into());
-            }
-            (host, rest)
-        }
-        None => text.split_at(text.find(':').unwrap_or(text.len())),
-    };
-    let port = match port.strip_prefix(':') {
-        Some(port) => {
-            let port = port.parse().ok().filter(|port| *port > 0);
-            Some(port.ok_or("a port is not a number from 1 to 65535")?)
-        }
-        None if port.is_empty() => None,
-        None => return Err("behind a ] there is something that is no port".into()),
-    };
+    let HostPort { host, port } = HostPort::parse(text).map_err(|why| why.to_string())?;
     let host = decode(host).map_err(|why| format!("a host {why}"))?;
     Ok((host, port))
 }

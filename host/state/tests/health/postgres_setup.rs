@@ -1,6 +1,8 @@
 //! PostgreSQL that cannot be used as it is set up, and what is said of it.
 
-use tally_state::{Metrics, Options, State};
+use std::time::Duration;
+
+use tally_state::{Metrics, OpenError, Options, State};
 use tally_testkit::{Durability, PgBouncer, Postgres};
 
 use crate::{bucket, increment, open, patient, postgres::session, refuses, refuses_with, run};
@@ -98,5 +100,26 @@ fn a_standby_and_a_database_that_is_read_only_are_refused_with_what_to_do() {
         let state = open(&both).await;
         assert_eq!(increment(&state.worker()).await, Ok(1));
         assert_eq!(increment(&open(&primary.url()).await.worker()).await, Ok(2));
+    });
+}
+
+/// A server that has stopped may still take connections: it accepts them and says nothing.
+#[test]
+fn of_several_hosts_a_silent_one_leaves_time_for_the_next() {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let url = server.url().replace('@', &format!("@127.0.0.1:{port},"));
+    run(async {
+        let options = Options { connect_timeout: Duration::from_secs(3), ..patient() };
+        let state = State::open(&url, options.clone(), Metrics::default()).await.unwrap();
+        assert_eq!(increment(&state.worker()).await, Ok(1));
+        let nobody = server.url().replace(&server.port().to_string(), &port.to_string());
+        let url = nobody.replace('@', &format!("@127.0.0.1:{port},"));
+        let Err(refused) = State::open(&url, options, Metrics::default()).await else {
+            panic!("{url} was opened");
+        };
+        let each = refused.to_string().matches(&format!("127.0.0.1:{port}: no connection")).count();
+        assert!(matches!(refused, OpenError::Away(_)) && each == 2, "{refused}");
     });
 }

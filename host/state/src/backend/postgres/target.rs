@@ -13,13 +13,14 @@ use std::{path::PathBuf, time::Duration};
 use tokio::task::AbortHandle;
 use tokio_postgres::{
     Client, Config,
-    config::{Host, SslMode, TargetSessionAttrs},
+    config::{SslMode, TargetSessionAttrs},
     error::SqlState,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     Live,
+    servers::{self, Servers},
     session::{self, About, GivenUp, Guard},
     setup,
     statement::{self, Statements},
@@ -48,6 +49,8 @@ const LOGIN: &str = "; check that the user, password and database in the store U
 
 /// What connections are made to, and how.
 pub(super) struct Target {
+    servers: Servers,
+    /// All but the servers.
     config: Config,
     tls: MakeRustlsConnect,
     shows_certificate: bool,
@@ -73,6 +76,8 @@ impl Target {
         let parsed = StoreUrl::parse(url).map_err(|why| wrong(&why))?;
         let (tls, others) = split_tls(parsed.parameters);
         let (mode, check, files) = tls.map_err(wrong)?;
+        let (places, others): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|(name, _)| servers::is_named(name));
         let mut config: Config = settings(&others).parse().map_err(|error| wrong(&text(&error)))?;
         parsed.user.map(|user| config.user(user));
         parsed.password.map(|password| config.password(password));
@@ -81,27 +86,23 @@ impl Target {
             config.dbname(database);
         }
         // Without a host in its place, the parameters may name some.
+        let mut servers = Servers::parse(&places).map_err(|why| wrong(&why))?;
         let hosts = parsed.hosts.iter().filter(|(host, _)| !host.is_empty());
         for (host, port) in hosts {
-            config.host(host).port(port.unwrap_or(5432));
+            servers.add(host, port.unwrap_or(5432));
         }
-        let hosts = config.get_hosts().len();
-        if hosts == 0 {
-            return Err(wrong("it has no host"));
-        }
-        if hosts > 1 && !options.read_only {
+        servers.check().map_err(wrong)?;
+        if servers.are_several() && !options.read_only {
             // As one that does not take writes is of no use, the next is tried.
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
         let tls = tls::config(check, &files)?;
-        // Each host has a part of the time, so that one that is silent does not take all of it.
-        let each =
-            u32::try_from(hosts).ok().and_then(|hosts| options.connect_timeout.checked_div(hosts));
-        config.ssl_mode(mode).connect_timeout(each.unwrap_or(options.connect_timeout));
+        config.ssl_mode(mode).connect_timeout(options.connect_timeout);
         if config.get_application_name().is_none() {
             config.application_name("tally");
         }
         Ok(Self {
+            servers,
             config,
             tls: MakeRustlsConnect::new(tls),
             shows_certificate: files.identity.is_some(),
@@ -116,17 +117,8 @@ impl Target {
 
     /// Host, port and database, for people.
     pub(super) fn location(&self) -> String {
-        let ports = self.config.get_ports();
-        let hosts = self.config.get_hosts().iter().enumerate().map(|(number, host)| {
-            let port = ports.get(number).or(ports.first()).copied().unwrap_or(5432);
-            match host {
-                Host::Tcp(host) => format!("{host}:{port}"),
-                Host::Unix(path) => format!("{}:{port}", path.display()),
-            }
-        });
-        let hosts = hosts.collect::<Vec<_>>().join(",");
         let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
-        format!("{hosts}/{database}")
+        format!("{}/{database}", self.servers)
     }
 
     /// Connects and logs in, within the time limit, and sets nothing.
@@ -144,8 +136,13 @@ impl Target {
     }
 
     async fn log_in(&self) -> Result<(Client, AbortHandle), Unconnected> {
-        let connected = self.config.connect(self.tls.clone()).await;
-        let (client, connection) = connected.map_err(|error| self.explain(&error))?;
+        let connect = |config: Config| async move {
+            let connected = config.connect(self.tls.clone()).await;
+            connected.map_err(|error| self.explain(&error))
+        };
+        let servers = &self.servers;
+        let (client, connection) =
+            servers.first_that_answers(&self.config, self.connect_timeout, connect).await?;
         let task = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = %text(&error), "a connection to PostgreSQL ended");
@@ -272,7 +269,7 @@ fn tls_of(parameters: Vec<(String, String)>) -> Result<Tls, &'static str> {
 
 /// Parameters as the client reads them
 /// (<https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-KEYWORD-VALUE>).
-fn settings(parameters: &[(String, String)]) -> String {
+pub(super) fn settings(parameters: &[(String, String)]) -> String {
     let one = |(name, value): &(String, String)| {
         let value = match (name.as_str(), value.as_str()) {
             // The client does not know the newer name.
@@ -333,19 +330,19 @@ mod tests {
     #[test]
     fn of_several_hosts_one_that_takes_writes_is_meant() {
         let several = config("postgres://u:p@a:1,b,[::1]:3/d");
-        let hosts: Vec<String> = several.get_hosts().iter().map(|h| format!("{h:?}")).collect();
-        assert_eq!(hosts, [r#"Tcp("a")"#, r#"Tcp("b")"#, r#"Tcp("::1")"#]);
-        assert_eq!(several.get_ports(), [1, 5432, 3]);
         assert_eq!(several.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
         let one = config("postgres://h/d?target_session_attrs=primary");
         assert_eq!(one.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
-        assert_eq!(config("postgres:///d?host=/run/postgresql").get_hosts().len(), 1);
     }
 
     #[test]
     fn a_location_names_no_credentials() {
         let target = Target::parse("postgres://u:secret@h:99/d", &Options::default()).unwrap();
         assert_eq!(target.location(), "h:99/d");
+        let several = Target::parse("postgres://u:p@a:1,b,[::1]:3/d", &Options::default()).unwrap();
+        assert_eq!(several.location(), "a:1,b:5432,[::1]:3/d");
+        let socket = Target::parse("postgres:///d?host=/run/postgresql", &Options::default());
+        assert_eq!(socket.unwrap().location(), "/run/postgresql:5432/d");
     }
 
     #[test]

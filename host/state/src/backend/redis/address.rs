@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use redis::{ProtocolVersion, RedisConnectionInfo};
+use tally_net::HostPort;
 
 use crate::{
     backend::{tls::Files, url::StoreUrl},
@@ -23,7 +24,7 @@ pub(super) struct Address {
 
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        HostPort { host: &self.host, port: Some(self.port) }.fmt(f)
     }
 }
 
@@ -210,7 +211,7 @@ mod tests {
         let url = "rediss-sentinel://u:p%40ss@a:1,[::2]:3,c/my%20service/7?sentinel_username=su&sentinel_password=s%26p";
         let parsed = parse(url).unwrap_or_else(|_| panic!());
         let addresses = parsed.addresses.iter().map(Address::to_string).collect::<Vec<_>>();
-        assert_eq!(addresses, ["a:1", "::2:3", "c:26379"]);
+        assert_eq!(addresses, ["a:1", "[::2]:3", "c:26379"]);
         assert_eq!(parsed.service.as_deref(), Some("my service"));
         assert_eq!((parsed.login.db(), parsed.login.password()), (7, Some("p@ss")));
         let sentinel = &parsed.sentinel_login;

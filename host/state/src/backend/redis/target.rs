@@ -6,10 +6,7 @@ use std::{
 };
 
 use redis::{AsyncConnectionConfig, RedisConnectionInfo, aio::MultiplexedConnection};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 use super::{
@@ -147,8 +144,12 @@ impl Links {
         address: &Address,
         login: &RedisConnectionInfo,
     ) -> Result<Live, Unconnected> {
-        let stream = TcpStream::connect((address.host.as_str(), address.port)).await;
-        let stream = stream
+        let connecting = async {
+            let addresses = tally_net::resolve(&address.host, address.port).await?;
+            tally_net::connect(&addresses).await
+        };
+        let stream = connecting
+            .await
             .map_err(|error| Unconnected::passing(format!("{error}; check that it runs there")))?;
         // A batch is one write that waits for its answer.
         stream.set_nodelay(true).map_err(|error| Unconnected::passing(error.to_string()))?;

@@ -1,0 +1,21 @@
+//! Names, ports and addresses of servers: one grammar for `HOST[:PORT]`, and connecting to a name
+//! that has several addresses.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "a test that fails should stop there"
+    )
+)]
+
+mod connect;
+mod host_port;
+
+pub use self::{
+    connect::{ATTEMPT_DELAY, connect, resolve},
+    host_port::{HostPort, HostPortError},
+};
