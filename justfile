@@ -83,6 +83,11 @@ lint: _target
     # The profile of another compiler would be left out, without a mistake to see.
     test "$(cut -d ' ' -f 2 host/profile/rustc-version)" = "$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)"
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+    ./.ci/deny
+
+# Check dependencies: licences, duplicates, sources and advisories; --strict fails where the advisory database cannot be had
+deny *flags:
+    ./.ci/deny {{ flags }}
 
 # What CI runs
 ci: lint test
