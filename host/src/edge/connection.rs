@@ -25,7 +25,10 @@ use hyper_util::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{service::Service, writing::Impatient};
-use crate::runtime::{Body, BodyError};
+use crate::{
+    logging::Access,
+    runtime::{Body, BodyError},
+};
 
 /// Requests at once on one HTTP/2 connection: what RFC 9113 (6.5.2) recommends as the least, and
 /// what common clients expect.
@@ -73,6 +76,8 @@ impl Drop for Active {
 /// A response's body, whose request is under way until this is dropped.
 struct Counted {
     body: Body,
+    /// Its line of the access log, if there is one.
+    access: Option<Access>,
     _active: Active,
 }
 
@@ -84,7 +89,12 @@ impl HttpBody for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let part = Pin::new(&mut self.body).poll_frame(context);
+        let Self { body, access, .. } = &mut *self;
+        if let Some(access) = access {
+            access.polled(&part, body.is_end_stream());
+        }
+        part
     }
 
     fn is_end_stream(&self) -> bool {
@@ -113,15 +123,22 @@ pub(super) async fn serve(
     };
     let builder = builder(&service);
     let idle_timeout = service.limits().head_timeout;
+    // Asked for only where it is logged: that is a system call.
+    let client = service.access().and_then(|_| stream.peer_addr().ok());
     let requests = Arc::new(Requests::default());
     let counted = Arc::clone(&requests);
     let handle = hyper::service::service_fn(move |request| {
         let service = service.clone();
         let active = Active::begin(&counted);
+        let access = client.zip(service.access());
+        let mut access = access.map(|(client, log)| log.begin(client, &request));
         async move {
-            let response = service.handle(request).await;
+            let (response, guest) = service.handle(request).await;
+            if let Some(access) = &mut access {
+                access.answered(&response, guest);
+            }
             // Under way until the last of its body is sent.
-            let response = response.map(|body| Counted { body, _active: active });
+            let response = response.map(|body| Counted { body, access, _active: active });
             Ok::<_, std::convert::Infallible>(response)
         }
     });

@@ -25,4 +25,5 @@ pub(crate) use self::{
     limits::SMALLEST_HEAD,
     metrics::Metrics,
     worker::{Workers, WorkersError},
+    writing::Impatient,
 };

@@ -16,6 +16,7 @@ use super::{
     request_id::RequestId,
 };
 use crate::{
+    logging::AccessLog,
     registry::{self, Guest, Routes},
     runtime::{self, Body, BodyError, Cause, Failure, Refused},
 };
@@ -35,6 +36,8 @@ struct Inner {
     state: Handle,
     limits: Limits,
     metrics: Metrics,
+    /// Where requests are logged, if they are.
+    access: Option<Arc<AccessLog>>,
     /// The name of what no route takes.
     nowhere: Arc<str>,
     /// Bytes that the bodies of all workers' requests may still take.
@@ -47,17 +50,25 @@ impl Service {
         state: Handle,
         limits: Limits,
         metrics: Metrics,
+        access: Option<Arc<AccessLog>>,
         bodies: Arc<Semaphore>,
     ) -> Self {
-        Self(Arc::new(Inner { routes, state, limits, metrics, nowhere: "".into(), bodies }))
+        let nowhere = "".into();
+        Self(Arc::new(Inner { routes, state, limits, metrics, access, nowhere, bodies }))
     }
 
     pub(super) fn limits(&self) -> &Limits {
         &self.0.limits
     }
 
-    /// Answers one request. Never fails: what goes wrong is an answer as well.
-    pub(super) async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    /// Where requests are logged, if they are.
+    pub(super) fn access(&self) -> Option<&Arc<AccessLog>> {
+        self.0.access.as_ref()
+    }
+
+    /// Answers one request; gives the response, and the name of the guest that it is of. Never fails:
+    /// what goes wrong is an answer as well.
+    pub(super) async fn handle(&self, request: Request<Incoming>) -> (Response<Body>, Arc<str>) {
         let started = Instant::now();
         let active = self.0.metrics.begin();
         let method = request.method().clone();
@@ -89,7 +100,7 @@ impl Service {
             leave_out_body(&mut response);
         }
         active.end(&route, &method, response.status(), started.elapsed());
-        response
+        (response, route)
     }
 
     /// The answer, and the name of the route that gave it.

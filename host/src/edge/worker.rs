@@ -17,8 +17,11 @@ use tally_state::State;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{Limits, Metrics, accept::accept, connection, service::Service};
-use crate::registry::Routes;
-use crate::runtime::take_seat;
+use crate::{
+    logging::{self, AccessLog},
+    registry::Routes,
+    runtime::take_seat,
+};
 
 /// How often each worker's timer fires for nothing. Tokio wakes its own thread, by a write to the
 /// kernel, for each new timer that is due before all others; with this one always due sooner, the
@@ -92,6 +95,7 @@ impl Workers {
         state: &State,
         limits: &Limits,
         metrics: &Metrics,
+        access: Option<&Arc<AccessLog>>,
     ) -> Result<Self, WorkersError> {
         let ((close, closing), (drain, draining)) = (watch::channel(false), watch::channel(false));
         let (alarm, ended) = watch::channel(None);
@@ -121,6 +125,7 @@ impl Workers {
                     // Only who listens is waited for.
                     .map(|listener| (listener, closing.clone(), Arc::clone(&places)))
             });
+            let access = access.cloned();
             let (crew, listener) = (Arc::clone(&crew), listener.transpose()?);
             let alarm =
                 |part: &str| Alarm { part: format!("{part} {number}"), ended: alarm.clone() };
@@ -136,7 +141,8 @@ impl Workers {
                         });
                     }
                     // Within the runtime, as the state's lane may live here.
-                    let service = Service::new(routes, state.worker(), limits, metrics, own_bodies);
+                    let state = state.worker();
+                    let service = Service::new(routes, state, limits, metrics, access, own_bodies);
                     serve(given, service, draining, &open).await;
                 });
             })?;
@@ -198,7 +204,15 @@ impl Crew {
         worker.open.fetch_add(1, Ordering::Relaxed);
         if worker.give.send((stream, place)).is_err() {
             worker.open.fetch_sub(1, Ordering::Relaxed);
-            tracing::error!("a worker has ended; a connection was dropped");
+            logging::log(&logging::Failure {
+                level: tracing::Level::ERROR,
+                what: "a worker has ended; a connection was dropped",
+                kind: "worker",
+                guest: "",
+                id: "",
+                method: None,
+                reason: &"the process is about to end",
+            });
         }
     }
 }
@@ -331,7 +345,8 @@ mod tests {
         let (routes, metrics) = (Routes::new(Vec::new()), Metrics::register(&registry).unwrap());
         let routes = Arc::new(routes);
         let workers =
-            Workers::start(2, vec![listener], &routes, &state, &Limits::of(2), &metrics).unwrap();
+            Workers::start(2, vec![listener], &routes, &state, &Limits::of(2), &metrics, None)
+                .unwrap();
         assert!(TcpStream::connect(address).is_ok());
         let closing = tokio::time::timeout(Duration::from_secs(30), workers.stop_listening());
         assert!(closing.await.is_ok());

@@ -15,7 +15,7 @@ use tokio::{
 
 /// A stream that fails when its client has read nothing for a time while there was something to
 /// write.
-pub(super) struct Impatient {
+pub(crate) struct Impatient {
     stream: TcpStream,
     longest: Duration,
     /// Set while a write waits.
@@ -23,7 +23,7 @@ pub(super) struct Impatient {
 }
 
 impl Impatient {
-    pub(super) fn new(stream: TcpStream, longest: Duration) -> Self {
+    pub(crate) fn new(stream: TcpStream, longest: Duration) -> Self {
         Self { stream, longest, deadline: None }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, PipeReader, Read as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -14,6 +14,9 @@ use tempfile::TempDir;
 /// Longest time the program may take to say that it serves; a loaded machine is slow, and a guest
 /// may have to be compiled.
 const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Longest time the program may take to end.
+const END_LIMIT: Duration = Duration::from_secs(120);
 
 /// A guest that `just build-test-guests` or `just test-guests` has built.
 pub fn guest(name: &str) -> PathBuf {
@@ -103,10 +106,30 @@ impl Host {
 
     fn launch(
         dir: TempDir,
-        mut command: Command,
+        command: Command,
         complete: impl FnOnce(&mut Command),
     ) -> Result<Self, String> {
         let log = File::create(dir.path().join("log")).unwrap();
+        Self::launch_logging_to(log.into(), dir, command, complete)
+    }
+
+    /// As [`Host::start`], with a standard error that is a pipe, and its reading end.
+    pub fn start_unread(guest_name: &str, store: &str, flags: &[&str]) -> (Self, PipeReader) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let command = tally(dir.path());
+        let started = Self::launch_logging_to(writer.into(), dir, command, |command| {
+            command.arg(guest(guest_name)).args(["--store", store]).args(flags);
+        });
+        (started.unwrap_or_else(|log| panic!("{log}")), reader)
+    }
+
+    fn launch_logging_to(
+        log: Stdio,
+        dir: TempDir,
+        mut command: Command,
+        complete: impl FnOnce(&mut Command),
+    ) -> Result<Self, String> {
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         // Tests share a machine that may be slow: those of this limit set their own.
         command.env("TALLY_CPU_LIMIT", "30s");
@@ -120,7 +143,8 @@ impl Host {
             let read = output.read_line(&mut banner).unwrap();
             if read == 0 {
                 child.wait().unwrap();
-                return Err(std::fs::read_to_string(dir.path().join("log")).unwrap());
+                let log = std::fs::read_to_string(dir.path().join("log"));
+                return Err(log.unwrap_or_else(|_| "it ended at once".into()));
             }
             assert!(started.elapsed() < START_LIMIT, "not serving yet:\n{banner}");
         }
@@ -149,7 +173,14 @@ impl Host {
 
     /// Waits until it has ended.
     pub fn wait(&mut self) -> ExitStatus {
-        self.child.wait().unwrap()
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < END_LIMIT, "it has not ended");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The folder it runs in.
@@ -157,11 +188,15 @@ impl Host {
         self.dir.path()
     }
 
-    /// Waits until its log holds a text.
-    pub fn wait_for_log(&self, text: &str) {
+    /// Waits until its log holds a text; gives the log. A line is written a moment after it was logged.
+    pub fn wait_for_log(&self, text: &str) -> String {
         let started = Instant::now();
-        while !self.log().contains(text) {
-            assert!(started.elapsed() < START_LIMIT, "no '{text}' in the log:\n{}", self.log());
+        loop {
+            let log = self.log();
+            if log.contains(text) {
+                return log;
+            }
+            assert!(started.elapsed() < START_LIMIT, "no '{text}' in the log:\n{log}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -421,8 +421,7 @@ async fn a_trap_is_logged_with_the_guests_own_stack_where_that_is_asked_for() {
         let deployed = deploy(&host, "default", standard_handler(calling)).await;
         assert_eq!(deployed.status, 200, "{deployed:?}");
         get(host.address, "/").await.problem(500, "trap");
-        host.wait_for_log("a guest failed");
-        let log = host.log();
+        let log = host.wait_for_log("a guest failed");
         assert_eq!(log.contains("named_by_its_author"), is_told, "{log}");
         assert!(log.contains("unreachable"), "{log}");
     }
@@ -456,8 +455,7 @@ async fn state_that_a_new_name_leaves_behind_is_said_at_the_start() {
         assert_eq!(post(host.address, "/increment").await.count(), 2, "under another route");
         drop(host);
         let host = start("prefix = '/old'\nname = 'hits'");
-        host.wait_for_log("buckets that no guest opens: ");
-        let log = host.log();
+        let log = host.wait_for_log("buckets that no guest opens: ");
         assert!(log.contains("'/old/*'") && log.contains("'counter'"), "{log}");
         drop(host);
         let host = start("prefix = '/'\nname = 'hits'\nbuckets = [\"default=counter\"]");

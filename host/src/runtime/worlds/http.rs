@@ -181,9 +181,9 @@ async fn answer(
         Outcome::More { body, ended } => {
             effects.begin_stream();
             if !ended {
-                stream::go_on(running, guest, id);
+                stream::go_on(running, Arc::clone(&guest), id.clone());
             }
-            stream(collected, body, response_limit, broken)
+            stream(collected, body, response_limit, broken, guest, id)
         }
         Outcome::Failed(cause) => return Err(cause),
     };

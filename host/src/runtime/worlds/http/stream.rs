@@ -1,6 +1,7 @@
 //! Responses that outgrow the buffer, and guests that go on after them.
 
 use std::{
+    fmt::Display,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -11,10 +12,14 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use tracing::Level;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::{Broken, Running, reply::Collected};
-use crate::runtime::{BodyError, failure::Cause, message::Body};
+use crate::{
+    logging::{self, Failure},
+    runtime::{BodyError, failure::Cause, message::Body},
+};
 
 /// Lets a guest go on in a task of its own, within its limits. Nobody waits for it: whether its
 /// client still reads or not, it holds its place in the pool until it ends.
@@ -28,8 +33,24 @@ pub(super) fn go_on(running: Running, guest: Arc<str>, id: HeaderValue) {
 
 /// Says that a guest failed when its client could no longer be told.
 fn log(guest: &str, id: &HeaderValue, cause: &Cause) {
-    let id = id.to_str().unwrap_or_default();
-    tracing::error!(guest, id, %cause, "a guest failed after its response had begun");
+    let kind = match cause {
+        Cause::CpuLimit => "cpu_limit",
+        Cause::WallLimit => "wall_limit",
+        Cause::Trap(_) => "trap",
+        _ => "other",
+    };
+    failed("a guest failed after its response had begun", kind, guest, id, cause);
+}
+
+fn failed(
+    what: &'static str,
+    kind: &'static str,
+    guest: &str,
+    id: &HeaderValue,
+    reason: &dyn Display,
+) {
+    let (level, id) = (Level::ERROR, id.to_str().unwrap_or_default());
+    logging::log(&Failure { level, what, kind, guest, id, method: None, reason });
 }
 
 /// What was collected, and then what follows, up to `limit` bytes in all.
@@ -38,10 +59,12 @@ pub(super) fn stream(
     body: HyperOutgoingBody,
     limit: usize,
     broken: Broken,
+    guest: Arc<str>,
+    id: HeaderValue,
 ) -> Body {
     let left = limit.saturating_sub(collected.bytes);
     let collected = collected.parts.into_iter();
-    Body::Stream(Streaming { collected, body, left, limit, broken }.boxed_unsync())
+    Body::Stream(Streaming { collected, body, left, limit, broken, guest, id }.boxed_unsync())
 }
 
 struct Streaming {
@@ -51,6 +74,9 @@ struct Streaming {
     left: usize,
     limit: usize,
     broken: Broken,
+    /// Whose response it is, and to which request, for the log.
+    guest: Arc<str>,
+    id: HeaderValue,
 }
 
 impl HttpBody for Streaming {
@@ -76,8 +102,10 @@ impl HttpBody for Streaming {
             match self.left.checked_sub(bytes) {
                 Some(left) => self.left = left,
                 None => {
-                    tracing::error!(limit = self.limit, "a response was cut off at its limit");
                     let limit = self.limit;
+                    let what = "a response was cut off at its limit";
+                    let reason = format_args!("it is over {limit} bytes");
+                    failed(what, "response_limit", &self.guest, &self.id, &reason);
                     return Poll::Ready(Some(Err(BodyError::TooLarge { limit })));
                 }
             }
