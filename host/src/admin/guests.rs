@@ -31,6 +31,9 @@ pub(super) const UPLOAD_BYTES: usize = 4 * MAX_BYTES;
 /// Longest time that a component may take to arrive.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Bytes of a refused body that are read on.
+const MAX_DISCARDED: usize = 2 * MAX_BYTES;
+
 /// Longest time that a refused body is read on.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -165,7 +168,7 @@ impl UploadError {
 /// Reads on what is left of a refused body, within bounds, so that its client gets to read why.
 pub(super) async fn discard(mut body: Incoming) {
     let reading = async {
-        let mut left = MAX_BYTES;
+        let mut left = MAX_DISCARDED;
         while let Some(Ok(frame)) = body.frame().await {
             let bytes = frame.data_ref().map_or(0, Bytes::len);
             match left.checked_sub(bytes) {

@@ -9,7 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::Request;
+use http_body_util::Full;
 use tempfile::TempDir;
+
+use crate::client::{Client, Response};
 
 /// Longest time the program may take to say that it serves; a loaded machine is slow, and a guest
 /// may have to be compiled.
@@ -34,9 +38,10 @@ pub fn guest(name: &str) -> PathBuf {
     path
 }
 
-/// The program with a clean environment, in a folder of its own.
+/// The program with a clean environment, in a folder of its own, where hosts keep their tokens as well.
 pub fn tally(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tally"));
+    command.env("XDG_RUNTIME_DIR", dir.join("run"));
     command.current_dir(dir).env_remove("RUST_BACKTRACE").stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TALLY_") {
@@ -92,6 +97,7 @@ impl Host {
         let limited = format!("ulimit -v {kibibytes}; exec \"$0\" \"$@\"");
         let mut command = Command::new("sh");
         command.current_dir(dir.path()).env_remove("RUST_BACKTRACE").stdin(Stdio::null());
+        command.env("XDG_RUNTIME_DIR", dir.path().join("run"));
         command.args(["-c", &limited, env!("CARGO_BIN_EXE_tally")]);
         let started = Self::launch(dir, command, |command| {
             command.arg(guest(guest_name)).args(["--store", store]).args(flags);
@@ -130,10 +136,13 @@ impl Host {
         mut command: Command,
         complete: impl FnOnce(&mut Command),
     ) -> Result<Self, String> {
-        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
         // Tests share a machine that may be slow: those of this limit set their own.
         command.env("TALLY_CPU_LIMIT", "30s");
         complete(&mut command);
+        if !command.get_args().any(|argument| argument == "--admin") {
+            command.args(["--admin", "127.0.0.1:0"]);
+        }
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut banner = String::new();
@@ -164,6 +173,27 @@ impl Host {
     /// What it has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    /// The file with the admin token that it has made.
+    pub fn token_file(&self) -> PathBuf {
+        self.dir().join("run/tally").join(format!("admin-{}.token", self.admin))
+    }
+
+    /// The admin token that it has made.
+    pub fn token(&self) -> String {
+        std::fs::read_to_string(self.token_file()).unwrap().trim().to_owned()
+    }
+
+    /// Deploys a component over the admin listener.
+    pub async fn deploy(&self, name: &str, component: Vec<u8>) -> Response {
+        let mut client = Client::connect(self.admin).await;
+        let request = Request::put(format!("/guests/{name}"))
+            .header("host", self.admin.to_string())
+            .header("authorization", format!("Bearer {}", self.token()))
+            .body(Full::from(component))
+            .unwrap();
+        client.try_send(request).await.unwrap()
     }
 
     /// Sends it a signal.

@@ -132,6 +132,18 @@ async fn equal_failures_are_summed_up_and_none_is_lost_at_the_end() {
 }
 
 #[tokio::test]
+async fn failures_are_counted_at_the_end_of_the_interval_though_no_more_follow() {
+    let host = Host::start("probe-http", "memory:", &["--log-format", "json"]);
+    storm(host.address, "/trap-before", 80, 500).await;
+    let log = host.wait_for_log("a guest failed: 79 more in ");
+    let line = log.lines().find(|line| line.contains("79 more")).unwrap();
+    let fields = &serde_json::from_str::<Value>(line).unwrap()["fields"];
+    assert_eq!((&fields["count"], &fields["guest"]), (&79.into(), &"default".into()), "{line}");
+    assert_eq!(fields["kind"], "trap");
+    assert!(fields["example_reason"].as_str().unwrap().contains("unreachable"), "{line}");
+}
+
+#[tokio::test]
 async fn each_failure_is_logged_where_that_is_asked_for() {
     let host = Host::start("probe-http", "memory:", &["--log-every-failure"]);
     storm(host.address, "/trap-before", 80, 500).await;
@@ -237,7 +249,7 @@ async fn the_access_log_as_json_says_who_answered_and_what_was_cut_off() {
 async fn clients_cannot_forge_lines_of_the_access_log() {
     for format in ["combined", "json"] {
         let host = logging("probe-http", format);
-        let evil: &[u8] = b"GET /\"%0a?\"x HTTP/1.1\r\nhost: h\r\n\
+        let evil: &[u8] = b"GET /\"%0a{\\}?x HTTP/1.1\r\nhost: h\r\n\
             user-agent: x\" 200 0 \"-\" \"\\\x80\xe2\x80\xa8\t{\"status\":200}\r\n\
             referer: \"\\\"\r\nx-request-id: one\"two\r\nconnection: close\r\n\r\n";
         let answer = raw(host.address, evil);
