@@ -20,8 +20,8 @@ use tally::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Longest time to write the last line to standard error.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Longest time to wait for the reader of what the host says at its start and at its end.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs HTTP handlers as WebAssembly plugins over shared, exact state.
 #[derive(Parser)]
@@ -73,16 +73,23 @@ fn main() -> ExitCode {
     }
 }
 
-/// Writes why the program ends to standard error. Does not wait for a reader that does not read.
+/// Writes why the program ends to standard error.
 fn fail(error: &anyhow::Error) {
-    let (text, (done, written)) = (format!("tally: {error:#}"), std::sync::mpsc::channel());
+    let text = format!("tally: {error:#}");
+    // Standard error may be closed; there is nobody left to tell.
+    without_waiting(move || drop(writeln!(std::io::stderr(), "{text}")));
+}
+
+/// Writes something, and waits for it no longer than [`PATIENCE`]: a reader that does not read must
+/// keep the host neither from serving nor from ending.
+fn without_waiting(write: impl FnOnce() + Send + 'static) {
+    let (done, written) = std::sync::mpsc::channel();
     let writing = std::thread::Builder::new().spawn(move || {
-        // Standard error may be closed; there is nobody left to tell.
-        let _ = writeln!(std::io::stderr(), "{text}");
+        write();
         let _ = done.send(());
     });
     if writing.is_ok() {
-        let _ = written.recv_timeout(LAST_WORDS);
+        let _ = written.recv_timeout(PATIENCE);
     }
 }
 
@@ -100,7 +107,10 @@ fn run(command: Command) -> Result<ExitCode> {
                 config.access_log != AccessFormat::Off && config.access_log_file.is_none();
             let tell = move |text: &str| match is_taken {
                 true => text.lines().for_each(|line| tracing::info!("{line}")),
-                false => say(text),
+                false => {
+                    let text = text.to_owned();
+                    without_waiting(move || say(&text));
+                }
             };
             // Accepting, health and signals; requests have threads of their own.
             let main = main_runtime()?;

@@ -33,19 +33,19 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections at once: many times what collectors and probes of one host need. Their files are among
 /// those that the limit on connections of clients leaves.
-const MAX_CONNECTIONS: usize = 64;
+pub(super) const MAX_CONNECTIONS: usize = 64;
 
-/// How often it is looked whether one of them has ended, while all are at work.
+/// How often to look whether one of them has ended, if all are at work. There are fewer uploads.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// An open connection.
 struct Connection {
-    /// Requests of it that are being answered.
+    /// Deployments over it that are under way.
     at_work: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
-/// A request that is being answered, until dropped.
+/// A deployment that is under way, until dropped.
 pub(super) struct AtWork(Arc<AtomicUsize>);
 
 impl AtWork {
@@ -70,7 +70,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Keeps the connection open for as long as a request is answered, whoever else comes.
+    /// Keeps the connection open until a deployment is done, whoever else comes.
     pub(super) fn begin(&self) -> AtWork {
         AtWork::begin(&self.at_work)
     }
@@ -104,8 +104,8 @@ pub(super) async fn serve(admin: Arc<Admin>, listener: TcpListener) {
     }
 }
 
-/// Sees to it that there is room for another connection: at the limit, the oldest without a request at
-/// work makes room. It is idle, slow to send a head, or was refused.
+/// Makes room for another connection: at the limit, the oldest without a deployment under way is
+/// closed. It is idle, slow to send a head or to read, or was refused.
 async fn make_room(open: &mut Vec<Connection>) {
     loop {
         open.retain(|connection| !connection.task.is_finished());

@@ -16,7 +16,11 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Admin, text};
+use super::{
+    Admin,
+    connections::{MAX_CONNECTIONS, Peer},
+    text,
+};
 use crate::runtime::World;
 
 /// Bytes of a component that are taken: more than any that can be loaded.
@@ -27,6 +31,13 @@ const MOST_NAMED: usize = 20;
 
 /// Bytes of all components that are arriving or waiting to be loaded: four of the largest.
 pub(super) const UPLOAD_BYTES: usize = 4 * MAX_BYTES;
+
+/// Components that are arriving or waiting to be loaded: half of the connections, so that others are
+/// left for health and metrics.
+pub(super) const MAX_UPLOADS: usize = MAX_CONNECTIONS / 2;
+
+/// Longest time without a byte of a component that is arriving.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest time that a component may take to arrive.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,13 +75,15 @@ impl Admin {
             return Err(UploadError::TooLarge);
         }
         let (mut bytes, mut held) = (Vec::new(), None::<OwnedSemaphorePermit>);
-        while let Some(frame) = body.frame().await {
+        loop {
+            let frame = tokio::time::timeout(STALL_TIMEOUT, body.frame()).await;
+            let Some(frame) = frame.map_err(|_| UploadError::Timeout)? else { break };
             let Ok(part) = frame?.into_data() else { continue };
             if bytes.len().saturating_add(part.len()) > MAX_BYTES {
                 return Err(UploadError::TooLarge);
             }
             let permits = u32::try_from(part.len()).map_err(|_| UploadError::TooLarge)?;
-            let taken = Arc::clone(&self.uploads).try_acquire_many_owned(permits);
+            let taken = Arc::clone(&self.upload_bytes).try_acquire_many_owned(permits);
             let taken = taken.map_err(|_| UploadError::TooMany)?;
             match &mut held {
                 Some(held) => held.merge(taken),
@@ -85,7 +98,13 @@ impl Admin {
         &self,
         name: &str,
         request: Request<Incoming>,
+        peer: &Peer,
     ) -> Response<Full<Bytes>> {
+        let Ok(_upload) = self.uploads.try_acquire() else {
+            discard(request.into_body()).await;
+            return UploadError::TooMany.into_response();
+        };
+        let _at_work = peer.begin();
         // Read first, so that a client that is slow to send keeps no other from deploying, and gets
         // to read an answer.
         let mut body = request.into_body();

@@ -34,7 +34,12 @@ use tally_state::{Handle, Part, State};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 pub(crate) use self::gate::{Gate, is_loopback};
-use self::{connections::Peer, gauges::Gauges, guests::UPLOAD_BYTES, route::Route};
+use self::{
+    connections::Peer,
+    gauges::Gauges,
+    guests::{MAX_UPLOADS, UPLOAD_BYTES},
+    route::Route,
+};
 use crate::{edge::Workers, logging::Logs, registry::Routes, runtime::Runtime};
 
 /// What the admin listener answers from.
@@ -48,8 +53,10 @@ pub(crate) struct Admin {
     draining: AtomicBool,
     /// Held by the one component that is being loaded.
     deploying: Semaphore,
-    /// Bytes that components may still take which are arriving or waiting to be loaded.
-    uploads: Arc<Semaphore>,
+    /// Held by components that are arriving or waiting to be loaded, one for each.
+    uploads: Semaphore,
+    /// Bytes that these may still take.
+    upload_bytes: Arc<Semaphore>,
     gate: Gate,
     gauges: Gauges,
     logs: Logs,
@@ -71,7 +78,8 @@ impl Admin {
     ) -> prometheus::Result<Self> {
         let gauges = Gauges::register(&registry)?;
         let draining = AtomicBool::new(false);
-        let (deploying, uploads) = (Semaphore::new(1), Arc::new(Semaphore::new(UPLOAD_BYTES)));
+        let (deploying, uploads) = (Semaphore::new(1), Semaphore::new(MAX_UPLOADS));
+        let upload_bytes = Arc::new(Semaphore::new(UPLOAD_BYTES));
         let state = store.worker();
         Ok(Self {
             registry,
@@ -83,6 +91,7 @@ impl Admin {
             draining,
             deploying,
             uploads,
+            upload_bytes,
             gate,
             gauges,
             logs,
@@ -103,11 +112,12 @@ impl Admin {
         let (uri, method) = (request.uri().clone(), request.method().clone());
         let route = Route::of(&method, &uri);
         if let Err(refusal) = self.gate.check(&request, &route, peer.local) {
-            // Not yet at work: it makes room for others.
-            guests::discard(request.into_body()).await;
+            // A client that asks first whether it may send its body needs no more than the answer.
+            if !request.headers().contains_key(header::EXPECT) {
+                guests::discard(request.into_body()).await;
+            }
             return *refusal;
         }
-        let _at_work = peer.begin();
         match route {
             Route::Index => {
                 text(StatusCode::OK, "/livez\n/readyz?verbose\n/metrics\n/guests\n".into())
@@ -116,7 +126,7 @@ impl Admin {
             Route::Ready { verbose } => self.ready(verbose).await,
             Route::Metrics => self.metrics(),
             Route::Guests => self.list_guests(),
-            Route::Deploy(name) => self.deploy(name, request).await,
+            Route::Deploy(name) => self.deploy(name, request, peer).await,
             Route::NotAllowed(allow) => not_allowed(allow),
             Route::Unknown => {
                 let known = "there is /livez, /readyz, /metrics and /guests\n";

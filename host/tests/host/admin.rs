@@ -284,12 +284,29 @@ async fn slow_uploads_keep_no_other_from_deploying() {
     let started = Instant::now();
     let response = tokio::time::timeout(LIMIT, host.deploy("default", component())).await;
     assert_eq!(response.expect("it waits for none").status, 200);
-    // Those that are slow have not been given up yet, which takes 30 s.
-    if started.elapsed() < Duration::from_secs(20) {
+    // Those that are slow have not been given up yet, which takes 10 s.
+    if started.elapsed() < Duration::from_secs(5) {
         let mut byte = [0];
         slow[0].set_nonblocking(true).unwrap();
         assert!((&slow[0]).read(&mut byte).is_err(), "it is still waited for");
     }
+}
+
+#[tokio::test]
+async fn uploads_leave_connections_for_health_and_metrics() {
+    let host = Host::start("counter", "memory:", &[]);
+    // More than there may be connections.
+    let slow: Vec<TcpStream> = (0..80).map(|_| slow_upload(&host)).collect();
+    for path in ["/livez", "/readyz", "/metrics"] {
+        let answer = tokio::time::timeout(LIMIT, get(host.admin, path)).await;
+        assert_eq!(answer.expect("an answer").status, 200, "{path}");
+    }
+    // Those beyond the limit are told so, once their clients had time to read it.
+    let mut last = slow.last().unwrap();
+    last.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut answer = [0; 12];
+    last.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 503");
 }
 
 #[tokio::test]

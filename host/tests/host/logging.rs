@@ -32,7 +32,7 @@ async fn storm(address: SocketAddr, target: &str, requests: usize, status: u16) 
         })
     });
     for client in clients.collect::<Vec<_>>() {
-        client.await.unwrap();
+        tokio::time::timeout(LIMIT, client).await.expect("all are answered").unwrap();
     }
 }
 
