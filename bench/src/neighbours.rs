@@ -29,6 +29,9 @@ use crate::{
     traffic::Traffic,
 };
 
+/// The token of the hosts that are deployed to: they listen on loopback, and for a minute.
+const ADMIN_TOKEN: &str = "a-token-for-measuring";
+
 /// Connections of the counter.
 const CONNECTIONS: u32 = 8;
 
@@ -222,7 +225,7 @@ fn deploy(admin: SocketAddr, component: &[u8]) -> Result<()> {
     let length = component.len();
     write!(
         stream,
-        "PUT /guests/loud HTTP/1.1\r\nhost: admin\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+        "PUT /guests/loud HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {ADMIN_TOKEN}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
     )?;
     stream.write_all(component)?;
     let mut answer = String::new();
@@ -310,7 +313,7 @@ impl Bench<'_> {
         Server::start_by(Contender::Tally, self.dir, |address, admin| {
             let mut command =
                 self.files.tally(Path::new(""), "memory:", &address.to_string(), admin);
-            command.arg("--config").arg(&config);
+            command.arg("--config").arg(&config).env("TALLY_ADMIN_TOKEN", ADMIN_TOKEN);
             command
         })
         .await

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Each room knows only the next one. [`config`] is what all of it is told, [`server`] starts the
-//! rooms in order and stops them again, and `admin` shows what they do. [`kv`] reaches the state from
+//! rooms in order and stops them again, `admin` shows what they do, and [`logging`] writes what they
+//! report. [`kv`] reaches the state from
 //! outside, without a server.
 
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod deploy;
 pub mod edge;
 mod interfaces;
 pub mod kv;
+pub mod logging;
 pub mod registry;
 pub mod runtime;
 pub mod server;

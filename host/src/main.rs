@@ -5,23 +5,23 @@
 
 #![forbid(unsafe_code)]
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use tally::{
-    config::{Config, LogFormat, Options},
-    deploy, kv, runtime, server,
+    config::{AccessFormat, Config, Options},
+    deploy, kv,
+    logging::Logs,
+    runtime, server,
 };
-use tracing_subscriber::EnvFilter;
 
 /// Some forty small allocations a request, on several threads.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Longest time to wait for the reader of what the host says at its start and at its end.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs HTTP handlers as WebAssembly plugins over shared, exact state.
 #[derive(Parser)]
@@ -52,6 +52,10 @@ enum Command {
         /// The host's admin listener
         #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:3001")]
         admin: String,
+        /// File with the host's admin token; the token itself can be in TALLY_ADMIN_TOKEN [default:
+        /// that of a host of the same user on this machine]
+        #[arg(long, value_name = "FILE", env = "TALLY_ADMIN_TOKEN_FILE")]
+        admin_token_file: Option<PathBuf>,
     },
     /// Look at the keys and values of a store, and change them
     Kv(Box<kv::Arguments>),
@@ -63,10 +67,29 @@ fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            // Standard error may be closed; there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "tally: {error:#}");
+            fail(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Writes why the program ends to standard error.
+fn fail(error: &anyhow::Error) {
+    let text = format!("tally: {error:#}");
+    // Standard error may be closed; there is nobody left to tell.
+    without_waiting(move || drop(writeln!(std::io::stderr(), "{text}")));
+}
+
+/// Writes something, and waits for it no longer than [`PATIENCE`]: a reader that does not read must
+/// keep the host neither from serving nor from ending.
+fn without_waiting(write: impl FnOnce() + Send + 'static) {
+    let (done, written) = std::sync::mpsc::channel();
+    let writing = std::thread::Builder::new().spawn(move || {
+        write();
+        let _ = done.send(());
+    });
+    if writing.is_ok() {
+        let _ = written.recv_timeout(PATIENCE);
     }
 }
 
@@ -78,17 +101,29 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Serve(options) => {
             let config = Config::load(*options, &environment)?;
-            start_logging(&config)?;
+            let logs = Logs::start(&config)?;
+            // Every line of the access log's stream is one request.
+            let is_taken =
+                config.access_log != AccessFormat::Off && config.access_log_file.is_none();
+            let tell = move |text: &str| match is_taken {
+                true => text.lines().for_each(|line| tracing::info!("{line}")),
+                false => {
+                    let text = text.to_owned();
+                    without_waiting(move || say(&text));
+                }
+            };
             // Accepting, health and signals; requests have threads of their own.
             let main = main_runtime()?;
-            let served = main.block_on(server::serve(config, say));
+            let served = main.block_on(server::serve(config, &logs, tell));
             // Without waiting for files on a disk that hangs.
             main.shutdown_background();
+            logs.finish();
             served?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Deploy { guest, route, admin } => {
-            let deploying = deploy::deploy(&guest, route.as_deref(), &admin);
+        Command::Deploy { guest, route, admin, admin_token_file } => {
+            let token = deploy::token(&environment, admin_token_file.as_deref())?;
+            let deploying = deploy::deploy(&guest, route.as_deref(), &admin, token);
             say(&main_runtime()?.block_on(deploying)?);
             Ok(ExitCode::SUCCESS)
         }
@@ -124,20 +159,4 @@ fn main_runtime() -> Result<tokio::runtime::Runtime> {
 fn say(text: &str) {
     let mut output = std::io::stdout().lock();
     let _ = writeln!(output, "{text}").and_then(|()| output.flush());
-}
-
-/// Logs go to standard error, so that standard output stays for what was asked for.
-fn start_logging(config: &Config) -> Result<()> {
-    let filter = EnvFilter::try_new(&config.log).with_context(|| {
-        format!("log: '{}' is no filter; write info or info,tally=debug", config.log)
-    })?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match config.log_format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
 }

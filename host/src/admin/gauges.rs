@@ -1,11 +1,13 @@
 //! Values that are read when somebody asks for metrics, rather than kept up to date.
 
 use prometheus::{
-    CounterVec, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
+    CounterVec, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
 };
 
 use crate::{
     edge::Workers,
+    logging::{Lines, Logs},
     registry::{Guest, Routes},
     runtime::Runtime,
 };
@@ -33,6 +35,8 @@ pub(super) struct Gauges {
     refused: IntCounterVec,
     is_loaded: IntGaugeVec,
     weight: GaugeVec,
+    log_dropped: IntCounter,
+    access_log_dropped: IntCounter,
 }
 
 impl Gauges {
@@ -50,6 +54,7 @@ impl Gauges {
             Ok(metric)
         }
         let gauge = |name: &str, help: &str| add(registry, IntGauge::new(name, help));
+        let total = |name: &str, help: &str| add(registry, IntCounter::new(name, help));
         let by_guest = |name: &str, help: &str| {
             add(registry, IntGaugeVec::new(Opts::new(name, help), &["guest"]))
         };
@@ -121,6 +126,14 @@ impl Gauges {
                 "Requests that were refused before the guest ran, by reason",
                 &["guest", "reason"],
             )?,
+            log_dropped: total(
+                "tally_log_dropped_lines_total",
+                "Lines of the log that were lost, because its reader was too slow or gone",
+            )?,
+            access_log_dropped: total(
+                "tally_access_log_dropped_lines_total",
+                "Lines of the access log that were lost, because they could not be written in time",
+            )?,
             is_loaded: by_guest("tally_guest_loaded", "Whether the guest is loaded")?,
             weight: add(
                 registry,
@@ -138,6 +151,15 @@ impl Gauges {
     pub(super) fn of_workers(&self, workers: &Workers) {
         set(&self.connections, workers.connections());
         set(&self.body_bytes, workers.body_bytes());
+    }
+
+    pub(super) fn of_logs(&self, logs: &Logs) {
+        let access = logs.access_lines().map_or(0, Lines::dropped);
+        for (counter, total) in
+            [(&self.log_dropped, logs.log().dropped()), (&self.access_log_dropped, access)]
+        {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
     }
 
     pub(super) fn of_guests(&self, runtime: &Runtime, routes: &Routes) {

@@ -7,42 +7,40 @@
 //! - `GET /metrics`: Prometheus' text format.
 //! - `/guests`: the guests, and replacing one (see `guests`).
 //!
-//! A web page that a developer visits could send requests here, as the listener is on their own
-//! machine: what a browser sends for a page (`Origin`) is refused.
+//! Who may ask for what is decided in `gate`: strangers get nothing, and what changes something needs
+//! the `token`.
 
+mod connections;
+mod gate;
 mod gauges;
 mod guests;
+mod route;
+pub(crate) mod token;
 
 use std::{
-    convert::Infallible,
     fmt::Write as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::Incoming;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use tally_state::{Handle, Part, State};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use self::gauges::Gauges;
-use crate::{edge::Workers, registry::Routes, runtime::Runtime};
-
-/// The pause after a failed accept, as at the edge.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Longest time a connection may be idle.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Components that may arrive at once, of up to 65 MiB each.
-const MAX_UPLOADS: usize = 4;
+pub(crate) use self::gate::{Gate, is_loopback};
+use self::{
+    connections::Peer,
+    gauges::Gauges,
+    guests::{MAX_UPLOADS, UPLOAD_BYTES},
+    route::Route,
+};
+use crate::{edge::Workers, logging::Logs, registry::Routes, runtime::Runtime};
 
 /// What the admin listener answers from.
 pub(crate) struct Admin {
@@ -55,9 +53,13 @@ pub(crate) struct Admin {
     draining: AtomicBool,
     /// Held by the one component that is being loaded.
     deploying: Semaphore,
-    /// Held by components that are arriving, as each is held in memory.
+    /// Held by components that are arriving or waiting to be loaded, one for each.
     uploads: Semaphore,
+    /// Bytes that these may still take.
+    upload_bytes: Arc<Semaphore>,
+    gate: Gate,
     gauges: Gauges,
+    logs: Logs,
 }
 
 impl Admin {
@@ -71,10 +73,13 @@ impl Admin {
         routes: Arc<Routes>,
         workers: Arc<Workers>,
         store: State,
+        logs: Logs,
+        gate: Gate,
     ) -> prometheus::Result<Self> {
         let gauges = Gauges::register(&registry)?;
         let draining = AtomicBool::new(false);
         let (deploying, uploads) = (Semaphore::new(1), Semaphore::new(MAX_UPLOADS));
+        let upload_bytes = Arc::new(Semaphore::new(UPLOAD_BYTES));
         let state = store.worker();
         Ok(Self {
             registry,
@@ -86,7 +91,10 @@ impl Admin {
             draining,
             deploying,
             uploads,
+            upload_bytes,
+            gate,
             gauges,
+            logs,
         })
     }
 
@@ -97,51 +105,30 @@ impl Admin {
 
     /// Serves until dropped.
     pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
-        loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "the admin listener cannot accept; trying again");
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-            };
-            let admin = Arc::clone(&self);
-            let service = service_fn(move |request| {
-                let admin = Arc::clone(&admin);
-                async move { Ok::<_, Infallible>(admin.answer(request).await) }
-            });
-            tokio::spawn(async move {
-                let mut builder = http1::Builder::new();
-                builder.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
-                if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-                    tracing::debug!(%error, "an admin connection ended");
-                }
-            });
-        }
+        connections::serve(self, listener).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        if request.headers().contains_key(header::ORIGIN) {
-            return text(StatusCode::FORBIDDEN, "not for web pages\n".into());
+    async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Full<Bytes>> {
+        let (uri, method) = (request.uri().clone(), request.method().clone());
+        let route = Route::of(&method, &uri);
+        if let Err(refusal) = self.gate.check(&request, &route, peer.local) {
+            // A client that asks first whether it may send its body needs no more than the answer.
+            if !request.headers().contains_key(header::EXPECT) {
+                guests::discard(request.into_body()).await;
+            }
+            return *refusal;
         }
-        let path = request.uri().path().to_owned();
-        if let Some(name) = path.strip_prefix("/guests/") {
-            return match *request.method() {
-                Method::PUT => self.deploy(name, request).await,
-                _ => not_allowed("PUT"),
-            };
-        }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return not_allowed("GET, HEAD");
-        }
-        match path.as_str() {
-            "/livez" => text(StatusCode::OK, "ok\n".into()),
-            "/readyz" => self.ready(request.uri().query() == Some("verbose")).await,
-            "/metrics" => self.metrics(),
-            "/guests" => self.list_guests(),
-            "/" => text(StatusCode::OK, "/livez\n/readyz?verbose\n/metrics\n/guests\n".into()),
-            _ => {
+        match route {
+            Route::Index => {
+                text(StatusCode::OK, "/livez\n/readyz?verbose\n/metrics\n/guests\n".into())
+            }
+            Route::Live => text(StatusCode::OK, "ok\n".into()),
+            Route::Ready { verbose } => self.ready(verbose).await,
+            Route::Metrics => self.metrics(),
+            Route::Guests => self.list_guests(),
+            Route::Deploy(name) => self.deploy(name, request, peer).await,
+            Route::NotAllowed(allow) => not_allowed(allow),
+            Route::Unknown => {
                 let known = "there is /livez, /readyz, /metrics and /guests\n";
                 text(StatusCode::NOT_FOUND, known.into())
             }
@@ -187,6 +174,7 @@ impl Admin {
 
     fn metrics(&self) -> Response<Full<Bytes>> {
         self.gauges.of_workers(&self.workers);
+        self.gauges.of_logs(&self.logs);
         self.gauges.of_guests(&self.runtime, &self.routes);
         let mut body = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut body) {

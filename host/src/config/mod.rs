@@ -20,7 +20,7 @@ use std::{
 pub(crate) use self::store::STORE_HEADING;
 pub use self::{
     guests::{GuestConfig, GuestOptions, RouteOptions},
-    options::{LogFormat, Options},
+    options::{ADMIN_TOKEN, AccessFormat, LogFormat, Options},
     store::StoreOptions,
     units::{Size, Span},
 };
@@ -57,6 +57,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health and metrics are served.
     pub admin: SocketAddr,
+    /// How clients of the admin listener are known.
+    pub admin_access: AdminAccess,
     /// Threads that serve requests, each with a runtime of its own.
     pub workers: usize,
     /// What clients may use.
@@ -71,6 +73,48 @@ pub struct Config {
     pub log: String,
     /// How it is written.
     pub log_format: LogFormat,
+    /// Whether failures are logged one by one, and not summed up.
+    pub log_every_failure: bool,
+    /// How requests are logged.
+    pub access_log: AccessFormat,
+    /// The file they are logged to; none is standard output.
+    pub access_log_file: Option<PathBuf>,
+}
+
+/// How clients of the admin listener are known.
+#[derive(Clone, Debug, Default)]
+pub struct AdminAccess {
+    /// The token from the environment.
+    pub token: Option<Secret>,
+    /// The file that holds the token.
+    pub token_file: Option<PathBuf>,
+    /// Names by which they may call it, beside those of this machine.
+    pub hosts: Vec<String>,
+}
+
+/// A text that is never printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// A secret, unless the text is empty: environments often have variables for what is not set.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let text = text.trim();
+        (!text.is_empty()).then(|| Self(text.to_owned()))
+    }
+
+    /// The text. Never to be printed or logged.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(HIDDEN)
+    }
 }
 
 impl Config {
@@ -80,7 +124,10 @@ impl Config {
     /// [`ConfigError`] for a file that cannot be read, an unknown key in it or in the environment
     /// (with the nearest known one), or a value out of its range.
     pub fn load(flags: Options, environment: &[(String, String)]) -> Result<Self, ConfigError> {
-        Self::resolve(Self::options(flags, environment)?)
+        let mut config = Self::resolve(Self::options(flags, environment)?)?;
+        let token = environment.iter().find(|(name, _)| name == ADMIN_TOKEN);
+        config.admin_access.token = token.and_then(|(_, token)| Secret::new(token));
+        Ok(config)
     }
 
     /// What is in force, completed and without secrets, as a `tally.toml`.
@@ -138,6 +185,11 @@ impl Config {
         };
         let mut guests =
             guests::resolve(options.guest.as_deref(), options.guest_options, options.routes)?;
+        if options.access_log_file.is_some() && options.access_log == Some(AccessFormat::Off) {
+            return Err(ConfigError(
+                "access-log-file: only with access-log = \"combined\" or \"json\"".into(),
+            ));
+        }
         let workers = at_least_one("workers", options.workers)?;
         let guests_at_most = at_least_one("max-loaded", options.max_loaded)?;
         let room = Room {
@@ -170,6 +222,11 @@ impl Config {
             store: options.store.unwrap_or_default(),
             listen: options.listen.unwrap_or(options::LISTEN),
             admin: options.admin.unwrap_or(options::ADMIN),
+            admin_access: AdminAccess {
+                token: None,
+                token_file: options.admin_token_file,
+                hosts: options.admin_hosts.unwrap_or_default(),
+            },
             workers,
             edge,
             state,
@@ -177,6 +234,9 @@ impl Config {
             drain_timeout: span("drain-timeout", options.drain_timeout)?,
             log: options.log.unwrap_or_default(),
             log_format: options.log_format.unwrap_or_default(),
+            log_every_failure: options.log_every_failure.unwrap_or_default(),
+            access_log: options.access_log.unwrap_or_default(),
+            access_log_file: options.access_log_file,
         })
     }
 }

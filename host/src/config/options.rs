@@ -27,6 +27,10 @@ pub(super) const LISTEN: SocketAddr =
 pub(super) const ADMIN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3001);
 
+/// The variable with the token of the admin listener. There is no flag for it, as other users of the
+/// machine can see command lines.
+pub const ADMIN_TOKEN: &str = "TALLY_ADMIN_TOKEN";
+
 /// How logs are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -34,6 +38,19 @@ pub enum LogFormat {
     /// For people.
     #[default]
     Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How requests are logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFormat {
+    /// Not at all.
+    #[default]
+    Off,
+    /// The combined format of Apache and nginx.
+    Combined,
     /// One JSON object a line.
     Json,
 }
@@ -60,9 +77,25 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS", env = "TALLY_LISTEN")]
     pub listen: Option<SocketAddr>,
 
-    /// Address to serve health and metrics at [default: 127.0.0.1:3001]
+    /// Address to serve health and metrics at, and to take deployments; other than on loopback only
+    /// with a token [default: 127.0.0.1:3001]
     #[arg(long, value_name = "ADDRESS", env = "TALLY_ADMIN")]
     pub admin: Option<SocketAddr>,
+
+    /// File with the token for the admin listener; the token itself can be in TALLY_ADMIN_TOKEN
+    /// [default: on loopback, a token is made and kept where tally deploy finds it]
+    #[arg(long, value_name = "FILE", env = "TALLY_ADMIN_TOKEN_FILE")]
+    pub admin_token_file: Option<PathBuf>,
+
+    /// Further name by which clients may call the admin listener; can be repeated [default: none]
+    #[arg(
+        long = "admin-host",
+        value_name = "HOST",
+        env = "TALLY_ADMIN_HOSTS",
+        value_delimiter = ','
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_hosts: Option<Vec<String>>,
 
     /// Threads that serve requests [default: the machine's cores]
     #[arg(long, value_name = "N", env = "TALLY_WORKERS")]
@@ -125,6 +158,25 @@ pub struct Options {
     /// How to log
     #[arg(long, value_name = "FORMAT", env = "TALLY_LOG_FORMAT")]
     pub log_format: Option<LogFormat>,
+
+    /// Log each failed request, instead of the first of a kind and then counts [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "TALLY_LOG_EVERY_FAILURE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub log_every_failure: Option<bool>,
+
+    /// Log each request, in the combined format of Apache and nginx or as JSON [default: off]
+    #[arg(long, value_name = "FORMAT", env = "TALLY_ACCESS_LOG")]
+    pub access_log: Option<AccessFormat>,
+
+    /// File for the access log; opened again when it was moved or removed [default: standard output]
+    #[arg(long, value_name = "FILE", env = "TALLY_ACCESS_LOG_FILE")]
+    pub access_log_file: Option<PathBuf>,
 
     /// Load guests again when their files change [default: false]
     #[arg(
@@ -208,6 +260,8 @@ impl Options {
             store: Some("sqlite:tally.db".into()),
             listen: Some(LISTEN),
             admin: Some(ADMIN),
+            admin_token_file: None,
+            admin_hosts: None,
             workers: Some(workers),
             max_connections: Some(edge.connections),
             head_limit: Some(Size(edge.head)),
@@ -223,6 +277,9 @@ impl Options {
             drain_timeout: Some(Span(std::time::Duration::from_secs(30))),
             log: Some("info".into()),
             log_format: Some(LogFormat::Text),
+            log_every_failure: Some(false),
+            access_log: Some(AccessFormat::Off),
+            access_log_file: None,
             watch: Some(false),
             max_loaded: Some(room.guests),
             max_loaded_size: Some(Size(room.bytes)),
@@ -243,6 +300,8 @@ impl Options {
             store: self.store.or(others.store),
             listen: self.listen.or(others.listen),
             admin: self.admin.or(others.admin),
+            admin_token_file: self.admin_token_file.or(others.admin_token_file),
+            admin_hosts: self.admin_hosts.or(others.admin_hosts),
             workers: self.workers.or(others.workers),
             max_connections: self.max_connections.or(others.max_connections),
             head_limit: self.head_limit.or(others.head_limit),
@@ -258,6 +317,9 @@ impl Options {
             drain_timeout: self.drain_timeout.or(others.drain_timeout),
             log: self.log.or(others.log),
             log_format: self.log_format.or(others.log_format),
+            log_every_failure: self.log_every_failure.or(others.log_every_failure),
+            access_log: self.access_log.or(others.access_log),
+            access_log_file: self.access_log_file.or(others.access_log_file),
             watch: self.watch.or(others.watch),
             max_loaded: self.max_loaded.or(others.max_loaded),
             max_loaded_size: self.max_loaded_size.or(others.max_loaded_size),
@@ -303,6 +365,7 @@ pub(super) fn check_environment(variables: &[(String, String)]) -> Result<(), Co
     let known: Vec<String> = command()
         .get_arguments()
         .filter_map(|argument| argument.get_env().and_then(OsStr::to_str).map(str::to_owned))
+        .chain([ADMIN_TOKEN.to_owned()])
         .collect();
     for (name, _) in variables {
         let theirs = name.starts_with("TALLY_SERVICE_")
@@ -375,6 +438,9 @@ mod tests {
             "rate-limit",
             "rate-burst",
             "keep-loaded",
+            "access-log-file",
+            "admin-token-file",
+            "admin-hosts",
         ];
         let empty = ["env", "settings", "route"];
         assert_eq!(table.len() + open.len() + empty.len(), keys().len());

@@ -7,6 +7,7 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::worker::Crew;
+use crate::logging;
 
 /// The pause after an error that concerns the process, such as no more descriptors: long enough
 /// not to spin, short enough to be serving again at once.
@@ -21,7 +22,7 @@ pub(super) async fn accept(
     crew: &Crew,
     places: &Arc<Semaphore>,
 ) {
-    // Of what lasts, the first time is said.
+    // A persistent error is logged once.
     let mut fails = false;
     loop {
         match listener.accept().await {
@@ -31,7 +32,15 @@ pub(super) async fn accept(
                 let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
                 match stream.into_std() {
                     Ok(stream) => crew.give(near, stream, place),
-                    Err(error) => tracing::warn!(%error, "a connection was lost"),
+                    Err(error) => logging::log(&logging::Failure {
+                        level: tracing::Level::WARN,
+                        what: "a connection was lost",
+                        kind: "accept",
+                        guest: "",
+                        id: "",
+                        method: None,
+                        reason: &error,
+                    }),
                 }
             }
             Err(error) if concerns_one_connection(&error) => {}

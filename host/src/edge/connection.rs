@@ -67,12 +67,16 @@ pub(super) async fn serve(
     let builder = builder(&service);
     let idle_timeout = service.limits().head_timeout;
     let patience = Patience::new(service.waiting(), idle_timeout);
+    // Asked for only where it is logged: that is a system call.
+    let client = service.access().and_then(|_| stream.peer_addr().ok());
     let requests = Arc::new(Requests::default());
     let counted = Arc::clone(&requests);
     let handle = hyper::service::service_fn(move |request| {
         let service = service.clone();
         let active = Active::begin(&counted);
-        async move { Ok::<_, std::convert::Infallible>(service.handle(request, active).await) }
+        let access = client.zip(service.access());
+        let access = access.map(|(client, log)| log.begin(client, &request));
+        async move { Ok::<_, std::convert::Infallible>(service.handle(request, active, access).await) }
     });
     let stream = Watched::new(stream, patience.clone());
     let state = State { requests, progress: stream.progress(), patience };

@@ -27,5 +27,7 @@ pub(crate) use self::limits::open_files;
 pub(crate) use self::{
     limits::SMALLEST_HEAD,
     metrics::Metrics,
+    progress::Watched,
+    responses::Patience,
     worker::{Workers, WorkersError},
 };

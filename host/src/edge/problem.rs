@@ -9,9 +9,13 @@
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
 use tally_state::Applied;
+use tracing::Level;
 
 use super::{explain::explain, request_id::RequestId};
-use crate::runtime::{Body, BodyError, Cause, Failure, OverRate, Rate};
+use crate::{
+    logging,
+    runtime::{Body, BodyError, Cause, Failure, OverRate, Rate},
+};
 
 /// Seconds after which a refused request may be tried again: a full pool or a restarting store
 /// need about that.
@@ -150,23 +154,26 @@ impl Problem {
             tracing::debug!(id, %method, problem = ?self, "a request was refused");
             return;
         };
-        match &failure.cause {
+        let (level, what) = match &failure.cause {
+            Cause::Trap(_) | Cause::InvalidResponse(_) | Cause::Internal(_) => {
+                (Level::ERROR, "a guest failed")
+            }
+            Cause::StateNotApplied(_) | Cause::StateUnknown(_) | Cause::IdempotencyUnknown(_) => {
+                (Level::WARN, "the store failed")
+            }
+            Cause::CpuLimit | Cause::WallLimit => (Level::WARN, "a guest reached its limit"),
             Cause::Unavailable(reason) => {
                 tracing::debug!(id, guest, %method, reason, "a guest is not loaded");
+                return;
             }
-            Cause::Trap(reason) | Cause::InvalidResponse(reason) | Cause::Internal(reason) => {
-                tracing::error!(id, guest, %method, reason, "a guest failed");
+            _ => {
+                tracing::debug!(id, %method, ?failure, "a request was refused");
+                return;
             }
-            Cause::StateNotApplied(reason)
-            | Cause::StateUnknown(reason)
-            | Cause::IdempotencyUnknown(reason) => {
-                tracing::warn!(id, guest, %method, reason, "the store failed");
-            }
-            Cause::CpuLimit | Cause::WallLimit => {
-                tracing::warn!(id, guest, %method, ?failure, "a guest reached its limit");
-            }
-            _ => tracing::debug!(id, %method, ?failure, "a request was refused"),
-        }
+        };
+        let (method, reason) = (Some(method.as_str()), &failure.cause);
+        let (_, kind, _) = explain(self);
+        logging::log(&logging::Failure { level, what, kind, guest, id, method, reason });
     }
 }
 

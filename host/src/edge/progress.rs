@@ -47,7 +47,7 @@ impl Progress {
 
 /// A stream that fails when its client takes nothing for a time, or next to nothing for longer, while there is
 /// something to write.
-pub(super) struct Watched {
+pub(crate) struct Watched {
     stream: TcpStream,
     patience: Patience,
     progress: Arc<Progress>,
@@ -58,7 +58,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub(super) fn new(stream: TcpStream, patience: Patience) -> Self {
+    pub(crate) fn new(stream: TcpStream, patience: Patience) -> Self {
         Self { stream, patience, progress: Arc::default(), blocked: None, deadline: None }
     }
 

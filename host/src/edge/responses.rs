@@ -18,7 +18,10 @@ use futures_util::task::AtomicWaker;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::rt::Executor;
 
-use crate::runtime::{Body, BodyError, Tenant};
+use crate::{
+    logging::Access,
+    runtime::{Body, BodyError, Tenant},
+};
 
 /// Bytes of a body that hyper is given at once. What it has been given it keeps until the client takes it, which
 /// nobody sees over HTTP/2.
@@ -56,19 +59,27 @@ impl Waiting {
 
 /// For how long a client may take nothing.
 #[derive(Clone)]
-pub(super) struct Patience {
-    waiting: Arc<Waiting>,
+pub(crate) struct Patience {
+    /// Less while there is little room among these.
+    waiting: Option<Arc<Waiting>>,
     longest: Duration,
 }
 
 impl Patience {
     pub(super) fn new(waiting: &Arc<Waiting>, longest: Duration) -> Self {
-        Self { waiting: Arc::clone(waiting), longest }
+        Self { waiting: Some(Arc::clone(waiting)), longest }
+    }
+
+    /// Always the same.
+    pub(crate) fn of(longest: Duration) -> Self {
+        Self { waiting: None, longest }
     }
 
     pub(super) fn longest(&self) -> Duration {
-        let half = self.waiting.most.checked_div(2).unwrap_or_default();
-        if self.waiting.bytes() > half { self.longest.min(SHORT_PATIENCE) } else { self.longest }
+        let is_short = self.waiting.as_ref().is_some_and(|waiting| {
+            waiting.bytes() > waiting.most.checked_div(2).unwrap_or_default()
+        });
+        if is_short { self.longest.min(SHORT_PATIENCE) } else { self.longest }
     }
 }
 
@@ -160,16 +171,23 @@ pub(super) struct Sent {
     _held: Option<Held>,
     /// Its stream of HTTP/2, if it may have to wait for its client.
     stream: Option<Arc<Stream>>,
+    /// Its line of the access log, if there is one.
+    access: Option<Access>,
 }
 
 impl Sent {
-    pub(super) fn new(body: Body, active: Active, held: Option<Held>) -> Self {
+    pub(super) fn new(
+        body: Body,
+        active: Active,
+        held: Option<Held>,
+        access: Option<Access>,
+    ) -> Self {
         // Within its task.
         let stream = if held.is_some() { Stream::current() } else { None };
         if let Some(stream) = &stream {
             active.0.lock().push(Arc::clone(stream));
         }
-        Self { body, active, _held: held, stream }
+        Self { body, active, _held: held, stream, access }
     }
 }
 
@@ -200,6 +218,10 @@ impl HttpBody for Sent {
         };
         if let (Some(stream), Poll::Ready(Some(_))) = (&self.stream, &polled) {
             stream.gave();
+        }
+        let Self { body, access, .. } = &mut *self;
+        if let Some(access) = access {
+            access.polled(&polled, body.is_end_stream());
         }
         polled
     }

@@ -18,6 +18,7 @@ use super::{
     responses::{self, Held, Sent, Waiting},
 };
 use crate::{
+    logging::{Access, AccessLog},
     registry::{self, Guest, Routes},
     runtime::{self, Body, BodyError, Cause, Failure, Refused},
 };
@@ -40,6 +41,8 @@ struct Inner {
     state: Handle,
     limits: Limits,
     metrics: Metrics,
+    /// Where requests are logged, if they are.
+    access: Option<Arc<AccessLog>>,
     /// The name of what no route takes.
     nowhere: Arc<str>,
     /// Bytes that the bodies of all workers' requests may still take.
@@ -54,11 +57,12 @@ impl Service {
         state: Handle,
         limits: Limits,
         metrics: Metrics,
+        access: Option<Arc<AccessLog>>,
         bodies: Arc<Semaphore>,
         waiting: Arc<Waiting>,
     ) -> Self {
         let nowhere = "".into();
-        Self(Arc::new(Inner { routes, state, limits, metrics, nowhere, bodies, waiting }))
+        Self(Arc::new(Inner { routes, state, limits, metrics, access, nowhere, bodies, waiting }))
     }
 
     /// Bytes of responses that wait for their clients.
@@ -70,11 +74,18 @@ impl Service {
         &self.0.limits
     }
 
-    /// Answers one request. Never fails: what goes wrong is an answer as well.
+    /// Where requests are logged, if they are.
+    pub(super) fn access(&self) -> Option<&Arc<AccessLog>> {
+        self.0.access.as_ref()
+    }
+
+    /// Answers one request, and notes it in its line of the access log. Never fails: what goes wrong is an
+    /// answer as well.
     pub(super) async fn handle(
         &self,
         request: Request<Incoming>,
         on_connection: responses::Active,
+        mut access: Option<Access>,
     ) -> Response<Sent> {
         let started = Instant::now();
         let active = self.0.metrics.begin();
@@ -110,8 +121,11 @@ impl Service {
             leave_out_body(&mut response);
         }
         active.end(&route, &method, response.status(), started.elapsed());
+        if let Some(access) = &mut access {
+            access.answered(&response, route);
+        }
         // Under way until the last of its body is sent.
-        response.map(|body| Sent::new(body, on_connection, held))
+        response.map(|body| Sent::new(body, on_connection, held, access))
     }
 
     /// The answer, and the name of the route that gave it.

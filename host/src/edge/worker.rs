@@ -19,8 +19,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use super::{
     Limits, Metrics, accept::accept, connection, heartbeat, responses::Waiting, service::Service,
 };
-use crate::registry::Routes;
-use crate::runtime::take_seat;
+use crate::{
+    logging::{self, AccessLog},
+    registry::Routes,
+    runtime::take_seat,
+};
 
 /// Tasks that run between two looks at what has arrived. A guest takes as long as twenty ordinary
 /// tasks: at Tokio's 61, a store's answer would wait for a millisecond's worth of them, and with it
@@ -89,6 +92,7 @@ impl Workers {
         state: &State,
         limits: &Limits,
         metrics: &Metrics,
+        access: Option<&Arc<AccessLog>>,
     ) -> Result<Self, WorkersError> {
         let ((close, closing), (drain, draining)) = (watch::channel(false), watch::channel(false));
         let (alarm, ended) = watch::channel(None);
@@ -119,6 +123,7 @@ impl Workers {
                     // Only who listens is waited for.
                     .map(|listener| (listener, closing.clone(), Arc::clone(&places)))
             });
+            let access = access.cloned();
             let (crew, listener) = (Arc::clone(&crew), listener.transpose()?);
             let alarm =
                 |part: &str| Alarm { part: format!("{part} {number}"), ended: alarm.clone() };
@@ -135,8 +140,9 @@ impl Workers {
                     }
                     tokio::spawn(heartbeat::beat());
                     // Within the runtime, as the state's lane may live here.
+                    let state = state.worker();
                     let service =
-                        Service::new(routes, state.worker(), limits, metrics, own_bodies, waiting);
+                        Service::new(routes, state, limits, metrics, access, own_bodies, waiting);
                     serve(given, service, draining, &open).await;
                 });
             })?;
@@ -198,7 +204,15 @@ impl Crew {
         worker.open.fetch_add(1, Ordering::Relaxed);
         if worker.give.send((stream, place)).is_err() {
             worker.open.fetch_sub(1, Ordering::Relaxed);
-            tracing::error!("a worker has ended; a connection was dropped");
+            logging::log(&logging::Failure {
+                level: tracing::Level::ERROR,
+                what: "a worker has ended; a connection was dropped",
+                kind: "worker",
+                guest: "",
+                id: "",
+                method: None,
+                reason: &"the process is about to end",
+            });
         }
     }
 }
@@ -329,7 +343,8 @@ mod tests {
         let (routes, metrics) = (Routes::new(Vec::new()), Metrics::register(&registry).unwrap());
         let routes = Arc::new(routes);
         let workers =
-            Workers::start(2, vec![listener], &routes, &state, &Limits::of(2), &metrics).unwrap();
+            Workers::start(2, vec![listener], &routes, &state, &Limits::of(2), &metrics, None)
+                .unwrap();
         assert!(TcpStream::connect(address).is_ok());
         let closing = tokio::time::timeout(Duration::from_secs(30), workers.stop_listening());
         assert!(closing.await.is_ok());

@@ -17,6 +17,8 @@ use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamResult},
 };
 
+use crate::logging;
+
 /// Bytes that one request may put into the log: pages of text for whoever reads it, and an end to
 /// a guest that floods it.
 const MAX_BYTES: usize = 64 << 10;
@@ -116,7 +118,15 @@ impl Journal {
                 line!(level, %guest, id, source, "{line}");
             }
             None => {
-                tracing::warn!(target: "guest", %guest, id, "this request has printed {MAX_BYTES} bytes; the rest is left out");
+                logging::log(&logging::Failure {
+                    level: Level::WARN,
+                    what: "a request has printed as much as it may; the rest is left out",
+                    kind: "output_limit",
+                    guest,
+                    id,
+                    method: None,
+                    reason: &format_args!("it is over {MAX_BYTES} bytes"),
+                });
             }
         }
     }

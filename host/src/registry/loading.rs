@@ -10,7 +10,10 @@ use bytes::Bytes;
 use tally_state::Handle;
 
 use super::Guest;
-use crate::runtime::{Cause, LoadError, Loaded, Release, Source};
+use crate::{
+    logging,
+    runtime::{Cause, LoadError, Loaded, Release, Source},
+};
 
 /// What became of a new release.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,14 +40,22 @@ impl Guest {
             let (guest, release) = (Arc::clone(self), Arc::clone(release));
             // Goes on when this request is given up: others wait for it as well.
             tokio::spawn(async move {
-                let runtime = Arc::clone(&guest.runtime);
+                let (runtime, name) = (Arc::clone(&guest.runtime), Arc::clone(guest.name()));
                 let load = move || match release.use_loaded() {
                     Some(_) => {}
                     // What became of it is told by the release.
                     None => drop(guest.load_now(&release)),
                 };
                 if let Err(error) = runtime.work(load).await {
-                    tracing::error!(%error, "a guest could not be loaded");
+                    logging::log(&logging::Failure {
+                        level: tracing::Level::ERROR,
+                        what: "a guest could not be loaded",
+                        kind: "load",
+                        guest: &name,
+                        id: "",
+                        method: None,
+                        reason: &error,
+                    });
                 }
                 drop(held);
             });

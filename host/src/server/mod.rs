@@ -6,7 +6,14 @@ mod orphans;
 mod store;
 mod upkeep;
 
-use std::{fmt::Write as _, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use prometheus::Registry;
 use tally_state::{OpenError, State};
@@ -19,9 +26,13 @@ use self::{
     upkeep::upkeep,
 };
 use crate::{
-    admin::Admin,
+    admin::{
+        Admin, Gate, is_loopback,
+        token::{self, Kept, TokenError},
+    },
     config::Config,
     edge::{self, Workers, WorkersError},
+    logging::{self, Logs},
     registry::Routes,
     runtime::{Instances, LoadError, Runtime, Sizes, World},
 };
@@ -62,6 +73,19 @@ pub enum ServerError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The token of the admin listener cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Others can reach the admin listener, and could deploy.
+    #[error(
+        "other machines can reach the admin listener at {address}, and it has no token; {advice}, or listen on loopback alone with --admin 127.0.0.1:{port}",
+        advice = token::ADVICE,
+        port = address.port(),
+    )]
+    NoToken {
+        /// Its address.
+        address: SocketAddr,
+    },
     /// An address cannot be listened at.
     #[error("cannot listen at {address}: {reason}; {advice}")]
     Listen {
@@ -98,18 +122,31 @@ pub enum ServerError {
 
 /// Serves until a signal says to stop, then lets requests under way finish.
 ///
-/// `started` is told, for people, what is served where once it is.
+/// `started` is told, for people, what is served where once it is. `logs` is where requests are logged,
+/// and what counts the lines that were lost; the caller finishes it.
 ///
 /// # Errors
 /// [`ServerError`], before anything is served, or when requests had to be cut off at the end.
-pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), ServerError> {
+pub async fn serve(
+    config: Config,
+    logs: &Logs,
+    started: impl FnOnce(&str),
+) -> Result<(), ServerError> {
     if config.guests.is_empty() {
         return Err(ServerError::NoGuest);
+    }
+    let access = &config.admin_access;
+    let token = token::configured(access.token.as_ref(), access.token_file.as_deref())?;
+    if token.is_none() && !is_loopback(config.admin.ip()) {
+        return Err(ServerError::NoToken { address: config.admin });
     }
     // Listening comes first, as it fails fastest.
     let (address, listeners) = listen_for_each(config.workers, "listen", config.listen)?;
     let (admin_address, admin_listener) = listen("admin", config.admin)?;
     let mut stop = Signals::watch().map_err(ServerError::Signals)?;
+    // Gone with this function.
+    let kept = if token.is_none() { keep_token(admin_address) } else { None };
+    let token = token.or_else(|| Some(kept.as_ref()?.token().clone()));
     let registry = Registry::new();
     let metrics = tally_state::Metrics::register(&registry)?;
     let prepared = async {
@@ -141,8 +178,15 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     };
     let routes = Arc::new(Routes::new(routes));
     let metrics = edge::Metrics::register(&registry)?;
-    let workers =
-        Workers::start(config.workers, listeners, &routes, &state, &config.edge, &metrics)?;
+    let workers = Workers::start(
+        config.workers,
+        listeners,
+        &routes,
+        &state,
+        &config.edge,
+        &metrics,
+        logs.access(),
+    )?;
     let workers = Arc::new(workers);
     let admin = Admin::new(
         registry,
@@ -150,11 +194,14 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
         Arc::clone(&routes),
         Arc::clone(&workers),
         state.clone(),
+        logs.clone(),
+        Gate::new(token, admin_address.ip(), config.admin_access.hosts.clone()),
     );
     let admin = Arc::new(admin?);
 
     let mut admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener));
     let accounting = tokio::spawn(account(Arc::clone(&routes), worker.clone()));
+    let reporting = tokio::spawn(logging::report());
     let watching =
         config.watch.then(|| tokio::spawn(watch(watched, Arc::clone(&routes), worker.clone())));
     let looking = {
@@ -163,7 +210,8 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
         let is_shared = state.description().backend == "redis";
         tokio::spawn(async move { orphans::report(&guests, &worker, is_shared).await })
     };
-    started(&banner(&config, &routes, &state, address, admin_address));
+    let token_file = kept.as_ref().map(Kept::path);
+    started(&banner(&config, &routes, &state, address, admin_address, token_file));
 
     tokio::select! {
         () = stop.next() => {}
@@ -183,6 +231,7 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
     };
     let connections = workers.connections();
     accounting.abort();
+    reporting.abort();
     looking.abort();
     if cut != Some(Duration::ZERO) {
         // What was recorded since the last account; a store that is away does not hold up the end.
@@ -206,6 +255,18 @@ async fn drain(workers: &Workers, runtime: &Runtime) {
     }
 }
 
+/// Makes a token for the admin listener where none is configured. Without one, nobody can deploy.
+fn keep_token(admin: SocketAddr) -> Option<Kept> {
+    Kept::make(admin)
+        .inspect_err(|reason| {
+            tracing::warn!(
+                "no deployments over HTTP: there is no file to keep a token in ({reason}); {}",
+                token::ADVICE
+            );
+        })
+        .ok()
+}
+
 /// What is served where, and what the store promises.
 fn banner(
     config: &Config,
@@ -213,6 +274,7 @@ fn banner(
     state: &State,
     address: SocketAddr,
     admin: SocketAddr,
+    token_file: Option<&Path>,
 ) -> String {
     let description = state.description();
     let mut text = format!("serving  http://{address}  with {} workers\n", config.workers);
@@ -237,11 +299,11 @@ fn banner(
     if let Some(others) = routes.iter().count().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
         let _ = writeln!(text, "         and {others} more; the admin listener has all at /guests");
     }
-    let _ = write!(
-        text,
-        "admin    http://{admin}  /livez /readyz /metrics /guests\n\
-         store    {description}",
-    );
+    let _ = writeln!(text, "admin    http://{admin}  /livez /readyz /metrics /guests");
+    if let Some(file) = token_file {
+        let _ = writeln!(text, "token    for tally deploy, in {}", file.display());
+    }
+    let _ = write!(text, "store    {description}");
     if let Some(warning) = &description.warning {
         let _ = write!(text, "\nwarning  {warning}");
     }

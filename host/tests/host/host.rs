@@ -2,18 +2,25 @@
 
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, PipeReader, Read as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
+use http::Request;
+use http_body_util::Full;
 use tempfile::TempDir;
+
+use crate::client::{Client, Response};
 
 /// Longest time the program may take to say that it serves; a loaded machine is slow, and a guest
 /// may have to be compiled.
 const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Longest time the program may take to end.
+const END_LIMIT: Duration = Duration::from_secs(120);
 
 /// A guest that `just build-test-guests` or `just test-guests` has built.
 pub fn guest(name: &str) -> PathBuf {
@@ -31,9 +38,10 @@ pub fn guest(name: &str) -> PathBuf {
     path
 }
 
-/// The program with a clean environment, in a folder of its own.
+/// The program with a clean environment, in a folder of its own, where hosts keep their tokens as well.
 pub fn tally(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tally"));
+    command.env("XDG_RUNTIME_DIR", dir.join("run"));
     command.current_dir(dir).env_remove("RUST_BACKTRACE").stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TALLY_") {
@@ -89,6 +97,7 @@ impl Host {
         let limited = format!("ulimit -v {kibibytes}; exec \"$0\" \"$@\"");
         let mut command = Command::new("sh");
         command.current_dir(dir.path()).env_remove("RUST_BACKTRACE").stdin(Stdio::null());
+        command.env("XDG_RUNTIME_DIR", dir.path().join("run"));
         command.args(["-c", &limited, env!("CARGO_BIN_EXE_tally")]);
         let started = Self::launch(dir, command, |command| {
             command.arg(guest(guest_name)).args(["--store", store]).args(flags);
@@ -103,14 +112,37 @@ impl Host {
 
     fn launch(
         dir: TempDir,
-        mut command: Command,
+        command: Command,
         complete: impl FnOnce(&mut Command),
     ) -> Result<Self, String> {
         let log = File::create(dir.path().join("log")).unwrap();
-        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        Self::launch_logging_to(log.into(), dir, command, complete)
+    }
+
+    /// As [`Host::start`], with a standard error that is a pipe, and its reading end.
+    pub fn start_unread(guest_name: &str, store: &str, flags: &[&str]) -> (Self, PipeReader) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let command = tally(dir.path());
+        let started = Self::launch_logging_to(writer.into(), dir, command, |command| {
+            command.arg(guest(guest_name)).args(["--store", store]).args(flags);
+        });
+        (started.unwrap_or_else(|log| panic!("{log}")), reader)
+    }
+
+    fn launch_logging_to(
+        log: Stdio,
+        dir: TempDir,
+        mut command: Command,
+        complete: impl FnOnce(&mut Command),
+    ) -> Result<Self, String> {
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
         // Tests share a machine that may be slow: those of this limit set their own.
         command.env("TALLY_CPU_LIMIT", "30s");
         complete(&mut command);
+        if !command.get_args().any(|argument| argument == "--admin") {
+            command.args(["--admin", "127.0.0.1:0"]);
+        }
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut banner = String::new();
@@ -120,7 +152,8 @@ impl Host {
             let read = output.read_line(&mut banner).unwrap();
             if read == 0 {
                 child.wait().unwrap();
-                return Err(std::fs::read_to_string(dir.path().join("log")).unwrap());
+                let log = std::fs::read_to_string(dir.path().join("log"));
+                return Err(log.unwrap_or_else(|_| "it ended at once".into()));
             }
             assert!(started.elapsed() < START_LIMIT, "not serving yet:\n{banner}");
         }
@@ -142,6 +175,27 @@ impl Host {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
+    /// The file with the admin token that it has made.
+    pub fn token_file(&self) -> PathBuf {
+        self.dir().join("run/tally").join(format!("admin-{}.token", self.admin))
+    }
+
+    /// The admin token that it has made.
+    pub fn token(&self) -> String {
+        std::fs::read_to_string(self.token_file()).unwrap().trim().to_owned()
+    }
+
+    /// Deploys a component over the admin listener.
+    pub async fn deploy(&self, name: &str, component: Vec<u8>) -> Response {
+        let mut client = Client::connect(self.admin).await;
+        let request = Request::put(format!("/guests/{name}"))
+            .header("host", self.admin.to_string())
+            .header("authorization", format!("Bearer {}", self.token()))
+            .body(Full::from(component))
+            .unwrap();
+        client.try_send(request).await.unwrap()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: &str) {
         tally_testkit::signal_process(self.child.id(), signal).unwrap();
@@ -149,7 +203,14 @@ impl Host {
 
     /// Waits until it has ended.
     pub fn wait(&mut self) -> ExitStatus {
-        self.child.wait().unwrap()
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < END_LIMIT, "it has not ended");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The folder it runs in.
@@ -157,11 +218,15 @@ impl Host {
         self.dir.path()
     }
 
-    /// Waits until its log holds a text.
-    pub fn wait_for_log(&self, text: &str) {
+    /// Waits until its log holds a text; gives the log. A line is written a moment after it was logged.
+    pub fn wait_for_log(&self, text: &str) -> String {
         let started = Instant::now();
-        while !self.log().contains(text) {
-            assert!(started.elapsed() < START_LIMIT, "no '{text}' in the log:\n{}", self.log());
+        loop {
+            let log = self.log();
+            if log.contains(text) {
+                return log;
+            }
+            assert!(started.elapsed() < START_LIMIT, "no '{text}' in the log:\n{log}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

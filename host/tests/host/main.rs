@@ -13,6 +13,7 @@
 )]
 #![allow(unreachable_pub, reason = "the modules of one test program share what is public")]
 
+mod admin;
 mod client;
 mod command_line;
 mod counter;
@@ -26,6 +27,7 @@ mod hostile_guests;
 mod idempotency;
 mod idle;
 mod kv;
+mod logging;
 mod many;
 mod operations;
 mod overload;

@@ -43,15 +43,6 @@ async fn ask(client: &mut Client, method: Method, host: &str, path: &str) -> Res
     client.try_send(request).await.unwrap()
 }
 
-async fn deploy(host: &Host, name: &str, component: Vec<u8>) -> Response {
-    let mut client = Client::connect(host.admin).await;
-    let request = Request::put(format!("/guests/{name}"))
-        .header("host", host.admin.to_string())
-        .body(Full::from(component))
-        .unwrap();
-    client.try_send(request).await.unwrap()
-}
-
 /// The sum of a metric over all guests and other labels.
 async fn sum(host: &Host, metric: &str) -> f64 {
     let metrics = get(host.admin, "/metrics").await;
@@ -102,7 +93,7 @@ async fn two_thousand_guests_are_loaded_dropped_swapped_and_loaded_again() {
     assert!(sum(&host, "tally_guest_evictions_total").await > (GUESTS - LOADED) as f64);
     // Another version for one that is not loaded, which it keeps when it is dropped again.
     let before = ask(&mut client, Method::GET, "g3.test", "/report").await;
-    let swapped = deploy(&host, "g3", versioned("counter", 12_345)).await;
+    let swapped = host.deploy("g3", versioned("counter", 12_345)).await;
     assert_eq!(swapped.status, 200, "{swapped:?}");
     for number in 100..300 {
         ask(&mut client, Method::GET, &format!("g{number}.test"), "/report").await;
@@ -307,7 +298,7 @@ async fn a_guest_is_served_beside_every_hostile_neighbour() {
     // What is deployed again and again, and compiled each time.
     let deploying = async {
         for number in 0..5 {
-            assert_eq!(deploy(&host, "loud", versioned("probe", 1_000 + number)).await.status, 200);
+            assert_eq!(host.deploy("loud", versioned("probe", 1_000 + number)).await.status, 200);
         }
     };
     let counting = async {
@@ -418,11 +409,10 @@ async fn a_trap_is_logged_with_the_guests_own_stack_where_that_is_asked_for() {
         (func (export \"handle\") (param i32 i32) call $named_by_its_author)";
     for (flags, is_told) in [(&["--guest-backtraces"][..], true), (&[], false)] {
         let host = Host::start("probe", "memory:", flags);
-        let deployed = deploy(&host, "default", standard_handler(calling)).await;
+        let deployed = host.deploy("default", standard_handler(calling)).await;
         assert_eq!(deployed.status, 200, "{deployed:?}");
         get(host.address, "/").await.problem(500, "trap");
-        host.wait_for_log("a guest failed");
-        let log = host.log();
+        let log = host.wait_for_log("a guest failed");
         assert_eq!(log.contains("named_by_its_author"), is_told, "{log}");
         assert!(log.contains("unreachable"), "{log}");
     }
@@ -456,8 +446,7 @@ async fn state_that_a_new_name_leaves_behind_is_said_at_the_start() {
         assert_eq!(post(host.address, "/increment").await.count(), 2, "under another route");
         drop(host);
         let host = start("prefix = '/old'\nname = 'hits'");
-        host.wait_for_log("buckets that no guest opens: ");
-        let log = host.log();
+        let log = host.wait_for_log("buckets that no guest opens: ");
         assert!(log.contains("'/old/*'") && log.contains("'counter'"), "{log}");
         drop(host);
         let host = start("prefix = '/'\nname = 'hits'\nbuckets = [\"default=counter\"]");

@@ -158,7 +158,7 @@ async fn a_second_signal_and_the_time_limit_end_at_once() {
 async fn logs_can_be_json() {
     let host = Host::start("probe", "memory:", &["--log-format", "json"]);
     let id = get(host.address, "/panic").await.headers["x-request-id"].clone();
-    let log = host.log();
+    let log = host.wait_for_log("a guest failed");
     let line = log.lines().find(|line| line.contains("a guest failed")).unwrap();
     let json: serde_json::Value = serde_json::from_str(line).unwrap();
     assert_eq!(json["fields"]["id"], id.to_str().unwrap());

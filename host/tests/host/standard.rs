@@ -187,7 +187,7 @@ async fn a_trap_is_a_clean_500_until_the_answer_has_left() {
     // A megabyte has left by then: the connection is cut, and nobody takes it for whole.
     let request = client.request(Method::GET, "/trap-after-stream");
     assert!(client.try_send(request).await.is_err());
-    assert!(host.log().contains("a guest failed after its response had begun"));
+    host.wait_for_log("a guest failed after its response had begun");
     assert_eq!(get(host.address, "/static").await.text(), "1", "the place is free again");
 }
 
@@ -255,14 +255,12 @@ async fn what_a_guest_prints_is_in_the_log_line_by_line_with_the_requests_id() {
     for (path, line) in [("/stdout?a-line", "a-line"), ("/stderr?an-error", "an-error")] {
         let response = client.get(path).await;
         let id = response.headers["x-request-id"].to_str().unwrap().to_owned();
-        let log = host.log();
-        let found =
-            log.lines().find(|found| found.contains(line)).unwrap_or_else(|| panic!("{log}"));
+        let log = host.wait_for_log(line);
+        let found = log.lines().find(|found| found.contains(line)).unwrap();
         assert!(found.contains(&id) && found.contains("default"), "{found}");
     }
     assert_eq!(client.get("/flood-stdout").await.status, 200);
-    host.wait_for_log("the rest is left out");
-    let log = host.log();
+    let log = host.wait_for_log("the rest is left out");
     assert!(log.len() < 512 << 10, "{} bytes of log", log.len());
     assert!(log.lines().all(|line| line.len() < 8 << 10), "long lines are cut");
 }

@@ -11,8 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Request};
-use http_body_util::Full;
+use http::Method;
 
 use crate::{
     client::{Client, Held, get, until_metrics_say},
@@ -63,17 +62,6 @@ pub fn standard_handler(fields: &str) -> Vec<u8> {
             (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#
     );
     wat::parse_str(text).unwrap()
-}
-
-async fn put(host: &Host, name: &str, body: Vec<u8>) -> crate::client::Response {
-    let mut client = Client::connect(host.admin).await;
-    let request = Request::builder()
-        .method(Method::PUT)
-        .uri(format!("/guests/{name}"))
-        .header("host", host.admin.to_string())
-        .body(Full::from(body))
-        .unwrap();
-    client.try_send(request).await.unwrap()
 }
 
 /// Clients that count and report until told to stop, and what they saw.
@@ -131,7 +119,7 @@ async fn a_hundred_swaps_under_load_fail_no_request_and_leave_no_memory_behind()
     let mut versions = HashSet::new();
     let mut early = 0;
     for swap in 0..SWAPS {
-        let response = put(&host, "default", guests[swap % 2].clone()).await;
+        let response = host.deploy("default", guests[swap % 2].clone()).await;
         assert_eq!(response.status, 200, "{response:?}");
         let version = response.json()["version"].as_str().unwrap().to_owned();
         // What is asked for from now on is answered by the new version.
@@ -165,7 +153,7 @@ async fn a_request_under_way_finishes_on_the_version_it_began_on() {
     let host = Host::start("probe-http", "memory:", &PATIENT);
     let held = Held::begin(host.address, "/count-body");
     until_metrics_say(host.admin, IN_USE).await;
-    let response = put(&host, "default", versioned("counter", "a")).await;
+    let response = host.deploy("default", versioned("counter", "a")).await;
     assert_eq!(response.status, 200, "{response:?}");
     assert_eq!(get(host.address, "/report").await.status, 200, "the new one answers");
     let answer = held.finish();
@@ -183,11 +171,11 @@ async fn what_cannot_run_is_refused_and_the_version_before_goes_on() {
         (starting("(loop (br 0))"), "cannot be instantiated: it computes for longer"),
         (vec![0; 66 << 20], "at most"),
     ] {
-        let response = put(&host, "default", body).await;
+        let response = host.deploy("default", body).await;
         assert!(response.status.is_client_error(), "{response:?}");
         assert!(response.text().contains(part), "{response:?}");
     }
-    let response = put(&host, "other", versioned("counter", "a")).await;
+    let response = host.deploy("other", versioned("counter", "a")).await;
     assert_eq!(response.status, 404);
     assert!(response.text().contains("'default'"), "{response:?}");
     assert_eq!(get(host.address, "/report").await.json()["guest_version"], version);
@@ -198,7 +186,7 @@ async fn a_full_pool_lets_no_version_in_untried() {
     let host = Host::start("probe-http", "memory:", &[&PATIENT[..], &["--pool", "1"]].concat());
     let held = Held::begin(host.address, "/count-body");
     until_metrics_say(host.admin, IN_USE).await;
-    let deploying = put(&host, "default", starting("unreachable"));
+    let deploying = host.deploy("default", starting("unreachable"));
     // Time for it to get as far as the full pool; with less, it would find the pool free.
     let finishing = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -221,7 +209,7 @@ async fn a_full_guest_is_deployed_to_and_requests_keep_the_release_they_began_wi
     let waiting = "tally_pool_waiting_requests{guest=\"default\"} 1";
     until_metrics_say(host.admin, waiting).await;
     // Enough memory to be taken for an interpreter, which gets slots of another size.
-    let deploying = put(&host, "default", starting_with_memory("nop", 100));
+    let deploying = host.deploy("default", starting_with_memory("nop", 100));
     let response = tokio::time::timeout(Duration::from_secs(60), deploying).await;
     let response = response.expect("it does not wait for the guest's places");
     assert_eq!(response.status, 200, "{response:?}");
@@ -247,9 +235,12 @@ async fn a_guest_that_cannot_start_is_not_served() {
 async fn a_component_that_arrives_slowly_keeps_no_other_from_deploying() {
     let host = Host::start("counter", "memory:", &[]);
     let mut slow = std::net::TcpStream::connect(host.admin).unwrap();
-    let head = "PUT /guests/default HTTP/1.1\r\nhost: h\r\ncontent-length: 1000\r\n\r\n";
+    let token = host.token();
+    let head = format!(
+        "PUT /guests/default HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-length: 1000\r\n\r\n"
+    );
     slow.write_all(head.as_bytes()).unwrap();
-    let response = put(&host, "default", versioned("counter", "a")).await;
+    let response = host.deploy("default", versioned("counter", "a")).await;
     assert_eq!(response.status, 200, "{response:?}");
 }
 

@@ -28,9 +28,8 @@ async fn compiling_shows_its_progress_and_the_next_start_finds_it_compiled() {
         (host, started.elapsed())
     };
     let (host, cold) = start();
-    let log = host.log();
-    let told = "the next start finds it compiled";
-    assert!(log.contains("compiling ") && log.contains(told), "{log}");
+    let log = host.wait_for_log("the next start finds it compiled");
+    assert!(log.contains("compiling "), "{log}");
     drop(host);
     let compiled = compiled(&home);
     assert_eq!(compiled.len(), 1, "{compiled:?}");

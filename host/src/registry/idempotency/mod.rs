@@ -36,6 +36,7 @@ use tally_state::{Applied, Digest, Error, Handle, RecordMeter, Rejection, Scope}
 use self::budget::Budget;
 use crate::{
     interfaces::{Effects, Settings},
+    logging,
     runtime::{Body, Cause, Failure, Recordings, Request, Response},
 };
 
@@ -160,7 +161,15 @@ impl Layer {
             let storing = async move {
                 if let Err(error) = state.store_response(&bucket, &scope, encoded).await {
                     // Its writes are recorded: sent again, the request runs again over them.
-                    tracing::warn!(guest = %name, %error, "a response could not be stored");
+                    logging::log(&logging::Failure {
+                        level: tracing::Level::WARN,
+                        what: "a response could not be stored",
+                        kind: "store",
+                        guest: &name,
+                        id: "",
+                        method: None,
+                        reason: &error,
+                    });
                 }
             };
             // What it has read would lead it another way: the request's own writes are in there now.

@@ -187,9 +187,9 @@ async fn answer(
         Outcome::More { body, ended } => {
             effects.begin_stream();
             if !ended {
-                stream::go_on(running, tenant, client.clone(), id);
+                stream::go_on(running, Arc::clone(&tenant), client.clone(), id.clone());
             }
-            stream(collected, body, response_limit, broken, client)
+            stream(collected, body, response_limit, broken, client, (tenant, id))
         }
         Outcome::Failed(cause) => return Err(cause),
     };

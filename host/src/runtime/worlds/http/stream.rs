@@ -1,6 +1,7 @@
 //! Responses that outgrow the buffer, and guests that go on after them.
 
 use std::{
+    fmt::Display,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -12,15 +13,19 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use tracing::Level;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::{Broken, Running, reply::Collected};
-use crate::runtime::{
-    BodyError,
-    client_time::{ClientTime, For},
-    failure::Cause,
-    message::Body,
-    tenant::Tenant,
+use crate::{
+    logging::{self, Failure},
+    runtime::{
+        BodyError,
+        client_time::{ClientTime, For},
+        failure::Cause,
+        message::Body,
+        tenant::Tenant,
+    },
 };
 
 /// A client that takes nothing for so long is slow: its guest holds its place only as one of a few.
@@ -66,8 +71,24 @@ async fn too_slow(tenant: &Tenant, client: &ClientTime) {
 
 /// Says that a guest failed when its client could no longer be told.
 fn log(guest: &str, id: &HeaderValue, cause: &Cause) {
-    let id = id.to_str().unwrap_or_default();
-    tracing::error!(guest, id, %cause, "a guest failed after its response had begun");
+    let kind = match cause {
+        Cause::CpuLimit => "cpu_limit",
+        Cause::WallLimit => "wall_limit",
+        Cause::Trap(_) => "trap",
+        _ => "other",
+    };
+    failed("a guest failed after its response had begun", kind, guest, id, cause);
+}
+
+fn failed(
+    what: &'static str,
+    kind: &'static str,
+    guest: &str,
+    id: &HeaderValue,
+    reason: &dyn Display,
+) {
+    let (level, id) = (Level::ERROR, id.to_str().unwrap_or_default());
+    logging::log(&Failure { level, what, kind, guest, id, method: None, reason });
 }
 
 /// What was collected, and then what follows, up to `limit` bytes in all.
@@ -77,10 +98,12 @@ pub(super) fn stream(
     limit: usize,
     broken: Broken,
     client: ClientTime,
+    (tenant, id): (Arc<Tenant>, HeaderValue),
 ) -> Body {
     let left = limit.saturating_sub(collected.bytes);
     let collected = collected.parts.into_iter();
-    Body::Stream(Streaming { collected, body, left, limit, broken, client }.boxed_unsync())
+    let streaming = Streaming { collected, body, left, limit, broken, client, tenant, id };
+    Body::Stream(streaming.boxed_unsync())
 }
 
 struct Streaming {
@@ -92,6 +115,9 @@ struct Streaming {
     broken: Broken,
     /// A response that is not asked for waits for its client.
     client: ClientTime,
+    /// Whose response it is, and to which request, for the log.
+    tenant: Arc<Tenant>,
+    id: HeaderValue,
 }
 
 impl HttpBody for Streaming {
@@ -132,8 +158,10 @@ impl Streaming {
             match self.left.checked_sub(bytes) {
                 Some(left) => self.left = left,
                 None => {
-                    tracing::error!(limit = self.limit, "a response was cut off at its limit");
                     let limit = self.limit;
+                    let what = "a response was cut off at its limit";
+                    let reason = format_args!("it is over {limit} bytes");
+                    failed(what, "response_limit", self.tenant.name(), &self.id, &reason);
                     return Poll::Ready(Some(Err(BodyError::TooLarge { limit })));
                 }
             }
