@@ -57,6 +57,8 @@ pub struct Config {
     pub state: tally_state::Options,
     /// How long a store that is away is waited for at the start; zero is not at all.
     pub store_wait: Duration,
+    /// How long requests are served after a signal to stop, before that.
+    pub shutdown_delay: Duration,
     /// How long requests under way may take after a signal to stop.
     pub drain_timeout: Duration,
     /// What is logged, in `tracing`'s syntax.
@@ -156,13 +158,14 @@ impl Config {
             load_ahead: options.load_ahead.unwrap_or_default(),
             strict: options.strict.unwrap_or_default(),
             guest_backtraces: options.guest_backtraces.or(options.watch).unwrap_or_default(),
-            store: options.store.unwrap_or_default(),
+            store: store::resolve(options.store, options.store_file.as_deref())?,
             listen: options.listen.unwrap_or(options::LISTEN),
             admin: options.admin.unwrap_or(options::ADMIN),
             workers,
             edge,
             state,
             store_wait: options.store_wait.map(|wait| wait.0).unwrap_or_default(),
+            shutdown_delay: options.shutdown_delay.map(|delay| delay.0).unwrap_or_default(),
             drain_timeout: span("drain-timeout", options.drain_timeout)?,
             log: options.log.unwrap_or_default(),
             log_format: options.log_format.unwrap_or_default(),
@@ -308,9 +311,9 @@ mod tests {
         let variable = |name: &str| vec![(name.to_owned(), String::from("1"))];
         let error = Config::load(Options::default(), &variable("TALLY_STROE")).unwrap_err();
         assert!(error.to_string().contains("TALLY_STORE"), "{error}");
-        // What Kubernetes sets for a service that is named tally.
-        assert!(Config::load(Options::default(), &variable("TALLY_SERVICE_HOST")).is_ok());
-        assert!(Config::load(Options::default(), &variable("TALLY_PORT_3000_TCP")).is_ok());
+        // A number is what a person writes.
+        let error = Config::load(Options::default(), &variable("TALLY_PORT")).unwrap_err();
+        assert!(error.to_string().contains("TALLY_PORT"), "{error}");
     }
 
     #[test]

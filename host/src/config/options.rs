@@ -105,6 +105,15 @@ pub struct Options {
     #[arg(long, value_name = "TIME", env = "TALLY_IDEMPOTENCY_WINDOW")]
     pub idempotency_window: Option<Span>,
 
+    /// File that holds the store's URL, instead of --store
+    #[arg(long, value_name = "FILE", env = "TALLY_STORE_FILE")]
+    pub store_file: Option<PathBuf>,
+
+    /// How long the host goes on serving after SIGTERM or SIGINT, while it says that it is not ready
+    /// [default: 0s]
+    #[arg(long, value_name = "TIME", env = "TALLY_SHUTDOWN_DELAY")]
+    pub shutdown_delay: Option<Span>,
+
     /// Longest time for requests under way after SIGTERM or SIGINT [default: 30s]
     #[arg(long, value_name = "TIME", env = "TALLY_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<Span>,
@@ -192,6 +201,7 @@ impl Options {
             guest: None,
             config: None,
             store: Some("sqlite:tally.db".into()),
+            store_file: None,
             listen: Some(LISTEN),
             admin: Some(ADMIN),
             workers: Some(workers),
@@ -205,6 +215,7 @@ impl Options {
             connect_timeout: Some(Span(state.connect_timeout)),
             store_wait: Some(Span(std::time::Duration::from_secs(10))),
             idempotency_window: Some(Span(state.idempotency_window)),
+            shutdown_delay: Some(Span(std::time::Duration::ZERO)),
             drain_timeout: Some(Span(std::time::Duration::from_secs(30))),
             log: Some("info".into()),
             log_format: Some(LogFormat::Text),
@@ -221,10 +232,16 @@ impl Options {
 
     /// These, and where they leave something open, the others.
     pub(super) fn or(self, others: Self) -> Self {
+        // Two ways to say one thing.
+        let (store, store_file) = match (self.store, self.store_file) {
+            (None, None) => (others.store, others.store_file),
+            own => own,
+        };
         Self {
             guest: self.guest.or(others.guest),
             config: self.config.or(others.config),
-            store: self.store.or(others.store),
+            store,
+            store_file,
             listen: self.listen.or(others.listen),
             admin: self.admin.or(others.admin),
             workers: self.workers.or(others.workers),
@@ -238,6 +255,7 @@ impl Options {
             connect_timeout: self.connect_timeout.or(others.connect_timeout),
             store_wait: self.store_wait.or(others.store_wait),
             idempotency_window: self.idempotency_window.or(others.idempotency_window),
+            shutdown_delay: self.shutdown_delay.or(others.shutdown_delay),
             drain_timeout: self.drain_timeout.or(others.drain_timeout),
             log: self.log.or(others.log),
             log_format: self.log_format.or(others.log_format),
@@ -280,21 +298,43 @@ fn check_keys(what: &str, table: &toml::Table, known: &[String]) -> Result<(), C
 }
 
 /// Refuses variables that look like settings and are none, as a misspelt one would go unnoticed.
-/// Those that Kubernetes sets for a service named `tally` are let be.
+/// Those that Kubernetes sets for a service whose name begins with `tally` are let be.
 pub(super) fn check_environment(variables: &[(String, String)]) -> Result<(), ConfigError> {
     let known: Vec<String> = command()
         .get_arguments()
         .filter_map(|argument| argument.get_env().and_then(OsStr::to_str).map(str::to_owned))
         .collect();
-    for (name, _) in variables {
-        let theirs = name.starts_with("TALLY_SERVICE_")
-            || name == "TALLY_PORT"
-            || name.starts_with("TALLY_PORT_");
-        if name.starts_with("TALLY_") && !theirs && !known.contains(name) {
+    for (name, value) in variables {
+        let is_known = known.contains(name) || is_service_variable(name, value);
+        if name.starts_with("TALLY_") && !is_known {
             return Err(ConfigError(unknown("environment variable", name, &known)));
         }
     }
     Ok(())
+}
+
+/// Whether Kubernetes sets such a variable for a service: for one named `tally-redis`, these are
+/// `TALLY_REDIS_SERVICE_HOST`, `…_SERVICE_PORT` and one for each port with a name, `TALLY_REDIS_PORT`
+/// with a URL, and `TALLY_REDIS_PORT_6379_TCP` with `…_PROTO`, `…_PORT` and `…_ADDR` behind it. No
+/// setting has such a name.
+fn is_service_variable(name: &str, value: &str) -> bool {
+    if name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+    {
+        return true;
+    }
+    let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    // The number alone is what a person writes, who wants to hear of --listen.
+    (name.ends_with("_PORT") && is_url)
+        || name.match_indices("_PORT_").any(|(start, part)| {
+            let rest = name.get(start.saturating_add(part.len())..).unwrap_or_default();
+            let mut parts = rest.split('_');
+            let port = parts.next().is_some_and(|port| port.parse::<u16>().is_ok());
+            let protocol = parts.next().is_some_and(|name| ["TCP", "UDP", "SCTP"].contains(&name));
+            let last = parts.next().is_none_or(|part| ["PROTO", "PORT", "ADDR"].contains(&part));
+            port && protocol && last && parts.next().is_none()
+        })
 }
 
 fn command() -> Command {
@@ -340,6 +380,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_setting_has_the_name_of_a_service_s_variable() {
+        for argument in command().get_arguments() {
+            let name = argument.get_env().and_then(OsStr::to_str).unwrap_or_default();
+            assert!(!is_service_variable(name, "tcp://10.0.0.1:80"), "{name}");
+        }
+    }
+
+    #[test]
     fn the_files_keys_are_the_options() {
         let text = toml::to_string(&Options::default().or_defaults()).unwrap();
         let table: toml::Table = text.parse().unwrap();
@@ -349,6 +397,7 @@ mod tests {
         // All but the guest, what depends on it, and what is empty.
         let open = [
             "guest",
+            "store-file",
             "pool",
             "memory-limit",
             "outgoing-hosts",
