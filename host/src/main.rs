@@ -77,11 +77,20 @@ fn run(command: Command) -> Result<ExitCode> {
         .collect();
     match command {
         Command::Serve(options) => {
-            let config = Config::load(*options, &environment)?;
-            start_logging(&config)?;
             // Accepting, health and signals; requests have threads of their own.
             let main = main_runtime()?;
-            let served = main.block_on(server::serve(config, say));
+            let signals = {
+                let _main = main.enter();
+                server::Signals::watch()?
+            };
+            let config = Config::load((*options).clone(), &environment)?;
+            let set_log = start_logging(&config)?;
+            let reload = move || {
+                let config =
+                    Config::load((*options).clone(), &environment).map_err(|e| e.to_string())?;
+                set_log(&config.log)
+            };
+            let served = main.block_on(server::serve(config, signals, say, reload));
             // Without waiting for files on a disk that hangs.
             main.shutdown_background();
             served?;
@@ -126,18 +135,41 @@ fn say(text: &str) {
     let _ = writeln!(output, "{text}").and_then(|()| output.flush());
 }
 
+/// Sets another filter of the log; says what it did, or why it cannot.
+type SetLog = Box<dyn Fn(&str) -> Result<String, String> + Send>;
+
 /// Logs go to standard error, so that standard output stays for what was asked for.
-fn start_logging(config: &Config) -> Result<()> {
-    let filter = EnvFilter::try_new(&config.log).with_context(|| {
-        format!("log: '{}' is no filter; write info or info,tally=debug", config.log)
-    })?;
+fn start_logging(config: &Config) -> Result<SetLog> {
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(log_filter(&config.log).map_err(anyhow::Error::msg)?)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    match config.log_format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
+    Ok(match config.log_format {
+        LogFormat::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            Box::new(move |log| {
+                handle.reload(log_filter(log)?).map_err(|e| e.to_string()).map(|()| said(log))
+            })
+        }
+        LogFormat::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.init();
+            Box::new(move |log| {
+                handle.reload(log_filter(log)?).map_err(|e| e.to_string()).map(|()| said(log))
+            })
+        }
+    })
+}
+
+fn log_filter(log: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(log).map_err(|error| {
+        format!("log: '{log}' is no filter; write info or info,tally=debug: {error}")
+    })
+}
+
+fn said(log: &str) -> String {
+    format!("the log's filter is {log}")
 }

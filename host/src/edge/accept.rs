@@ -3,7 +3,6 @@
 //! its share on its worker is handed on.
 
 use std::{io, sync::Arc, time::Duration};
-
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::worker::Crew;
@@ -16,7 +15,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// queue. `near` is the worker that this runs on; while a guest computes there, a connection waits until
 /// that yields.
 pub(super) async fn accept(
-    listener: TcpListener,
+    listener: &TcpListener,
     near: usize,
     crew: &Crew,
     places: &Arc<Semaphore>,
@@ -45,6 +44,42 @@ pub(super) async fn accept(
         }
     }
 }
+
+/// How long a listener that closes still accepts: handshakes of the network that have begun end within a
+/// round trip, which takes less than this around the world.
+const LAST_ACCEPTS: Duration = Duration::from_millis(200);
+
+/// Accepts the connections that have reached the kernel, and no new ones. To close a listener resets
+/// what waits in its queue, and with it requests that were sent.
+pub(super) async fn accept_last(
+    listener: &TcpListener,
+    near: usize,
+    crew: &Crew,
+    places: &Arc<Semaphore>,
+) {
+    #[cfg(target_os = "linux")]
+    // Without it, connections are lost that come in the instant of the close.
+    if let Err(error) = socket2::SockRef::from(listener).attach_filter(&NO_NEW_CONNECTIONS) {
+        tracing::debug!(%error, "a listener closes without a filter");
+    }
+    let last = accept(listener, near, crew, places);
+    // The only end it has.
+    let _ = tokio::time::timeout(LAST_ACCEPTS, last).await;
+}
+
+/// A filter for the kernel (classic BPF, over the TCP header) that drops the first segment of a
+/// connection, SYN without ACK (RFC 9293, 3.5), and lets all others pass.
+#[cfg(target_os = "linux")]
+const NO_NEW_CONNECTIONS: [socket2::SockFilter; 5] = [
+    // The byte of the flags.
+    socket2::SockFilter::new(0x30, 0, 0, 13),
+    // SYN and ACK of it.
+    socket2::SockFilter::new(0x54, 0, 0, 0x12),
+    // SYN alone is dropped.
+    socket2::SockFilter::new(0x15, 0, 1, 0x02),
+    socket2::SockFilter::new(0x06, 0, 0, 0),
+    socket2::SockFilter::new(0x06, 0, 0, u32::MAX),
+];
 
 /// Whether the client went away before it was accepted, which says nothing of the next.
 fn concerns_one_connection(error: &io::Error) -> bool {

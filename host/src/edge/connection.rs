@@ -3,20 +3,21 @@
 //!
 //! hyper times the heads of HTTP/1 requests. What it does not time is watched here: a connection
 //! that sends nothing, half a preface, or no more requests, one that does not read (`writing`), and
-//! one that does not close when it is asked to.
+//! one that does not close when it is asked to (`FAREWELL`).
 
 use std::{
     net::TcpStream,
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
+use http::{HeaderValue, Version, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -51,13 +52,18 @@ struct Requests {
     begun: AtomicUsize,
     /// Those under way.
     active: AtomicUsize,
+    /// Whether they come over HTTP/2.
+    http2: AtomicBool,
+    /// Whether the response to the next request of HTTP/1 says that it is the last.
+    closing: AtomicBool,
 }
 
 /// A request under way, until dropped.
 struct Active(Arc<Requests>);
 
 impl Active {
-    fn begin(requests: &Arc<Requests>) -> Self {
+    fn begin(requests: &Arc<Requests>, version: Version) -> Self {
+        requests.http2.store(version == Version::HTTP_2, Ordering::Relaxed);
         requests.begun.fetch_add(1, Ordering::Relaxed);
         requests.active.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(requests))
@@ -100,7 +106,7 @@ impl HttpBody for Counted {
 pub(super) async fn serve(
     stream: TcpStream,
     service: Service,
-    mut draining: watch::Receiver<bool>,
+    mut draining: watch::Receiver<Option<Duration>>,
 ) {
     // Answers written in two parts would wait for each other's acknowledgement.
     let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
@@ -117,9 +123,14 @@ pub(super) async fn serve(
     let counted = Arc::clone(&requests);
     let handle = hyper::service::service_fn(move |request| {
         let service = service.clone();
-        let active = Active::begin(&counted);
+        let version = request.version();
+        let active = Active::begin(&counted, version);
         async move {
-            let response = service.handle(request).await;
+            let mut response = service.handle(request).await;
+            if version < Version::HTTP_2 && active.0.closing.load(Ordering::Relaxed) {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
             // Under way until the last of its body is sent.
             let response = response.map(|body| Counted { body, _active: active });
             Ok::<_, std::convert::Infallible>(response)
@@ -129,8 +140,11 @@ pub(super) async fn serve(
         pin!(builder.serve_connection(TokioIo::new(Impatient::new(stream, idle_timeout)), handle));
     let closing = async {
         tokio::select! {
-            // An error means that the server is gone, which asks for the same.
-            _ = draining.wait_for(|draining| *draining) => {}
+            () = async {
+                // An error means that the server is gone, which asks for the same at once.
+                let grace = draining.wait_for(Option::is_some).await.ok().and_then(|grace| *grace);
+                say_goodbye(&requests, grace.unwrap_or_default()).await;
+            } => {}
             () = idle(&requests, idle_timeout) => {}
         }
     };
@@ -171,6 +185,23 @@ fn builder(service: &Service) -> Builder<TokioExecutor> {
         .keep_alive_interval(PING)
         .keep_alive_timeout(limits.head_timeout);
     builder
+}
+
+/// Gives the client of HTTP/1 time to hear that the connection closes, which it only does from a
+/// response: closed at once, the connection would take a request with it that is on its way
+/// (RFC 9112, 9.6). In HTTP/2 the connection itself says so, without a pause (RFC 9113, 6.8).
+async fn say_goodbye(requests: &Requests, grace: Duration) {
+    requests.closing.store(true, Ordering::Relaxed);
+    let told_by_connection = async {
+        while !requests.http2.load(Ordering::Relaxed) {
+            tokio::time::sleep(FAREWELL_LOOK).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = told_by_connection => {}
+        () = idle(requests, grace) => {}
+    }
 }
 
 /// Waits until for `longest` no request has been under way and none has begun.

@@ -1,17 +1,20 @@
 //! One HTTP request: read within its limits, answered by a guest, counted.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tally_state::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     Limits, Metrics,
-    body::{self, Trouble},
+    body::{self, Rules, Trouble},
     problem::Problem,
     request_id::RequestId,
 };
@@ -39,6 +42,8 @@ struct Inner {
     nowhere: Arc<str>,
     /// Bytes that the bodies of all workers' requests may still take.
     bodies: Arc<Semaphore>,
+    /// What is asked of bodies. Shared within the worker alone.
+    rules: Arc<Rules>,
 }
 
 impl Service {
@@ -48,8 +53,11 @@ impl Service {
         limits: Limits,
         metrics: Metrics,
         bodies: Arc<Semaphore>,
+        draining: watch::Receiver<Option<Duration>>,
     ) -> Self {
-        Self(Arc::new(Inner { routes, state, limits, metrics, nowhere: "".into(), bodies }))
+        let rules = Arc::new(Rules { limit: limits.body, timeout: limits.body_timeout, draining });
+        let nowhere = "".into();
+        Self(Arc::new(Inner { routes, state, limits, metrics, nowhere, bodies, rules }))
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -113,13 +121,13 @@ impl Service {
         // The one that answers, whatever is deployed meanwhile.
         let chosen = guest.choose();
         let answer = async {
-            let limits = &self.0.limits;
             let bodies = body::Room { own: guest.tenant().bodies(), all: &self.0.bodies };
+            let rules = &self.0.rules;
             let whole = chosen.takes_whole_bodies() || keyed;
             // For guests that answer for themselves what went wrong, or ask others.
             parts.headers.insert(REQUEST_ID, id.header());
             let (headers, version) = (&parts.headers, parts.version);
-            let taking = body::take(body, headers, version, whole, limits, bodies, &trouble);
+            let taking = body::take(body, headers, version, whole, bodies, rules, &trouble);
             let taken = taking.await;
             if matches!(taken, Err(BodyError::TooMany)) {
                 guest.tenant().usage().refused(Refused::Bodies);

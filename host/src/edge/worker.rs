@@ -16,7 +16,12 @@ use std::{
 use tally_state::State;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::{Limits, Metrics, accept::accept, connection, service::Service};
+use super::{
+    Limits, Metrics,
+    accept::{accept, accept_last},
+    connection,
+    service::Service,
+};
 use crate::registry::Routes;
 use crate::runtime::take_seat;
 
@@ -54,8 +59,9 @@ pub(crate) struct Workers {
     most_bodies: usize,
     /// Set when listeners are to close; those who hear of it are there as long as their listeners.
     close: watch::Sender<bool>,
-    /// Set when connections are to finish what they are at.
-    drain: watch::Sender<bool>,
+    /// Set when connections are to finish what they are at: how long idle ones stay open for a last
+    /// request.
+    drain: watch::Sender<Option<Duration>>,
     /// The first part that has ended by a panic.
     ended: watch::Receiver<Option<String>>,
 }
@@ -93,7 +99,7 @@ impl Workers {
         limits: &Limits,
         metrics: &Metrics,
     ) -> Result<Self, WorkersError> {
-        let ((close, closing), (drain, draining)) = (watch::channel(false), watch::channel(false));
+        let ((close, closing), (drain, draining)) = (watch::channel(false), watch::channel(None));
         let (alarm, ended) = watch::channel(None);
         let most_bodies = limits.bodies.min(Semaphore::MAX_PERMITS);
         let bodies = Arc::new(Semaphore::new(most_bodies));
@@ -136,7 +142,14 @@ impl Workers {
                         });
                     }
                     // Within the runtime, as the state's lane may live here.
-                    let service = Service::new(routes, state.worker(), limits, metrics, own_bodies);
+                    let service = Service::new(
+                        routes,
+                        state.worker(),
+                        limits,
+                        metrics,
+                        own_bodies,
+                        draining.clone(),
+                    );
                     serve(given, service, draining, &open).await;
                 });
             })?;
@@ -164,18 +177,19 @@ impl Workers {
         self.most_bodies.saturating_sub(self.bodies.available_permits())
     }
 
-    /// Closes all listeners: what comes now is refused by the kernel, and goes elsewhere.
+    /// Closes all listeners, once they have accepted the connections that the kernel had taken: what comes
+    /// now is refused by the kernel, and goes elsewhere.
     pub(crate) async fn stop_listening(&self) {
         // Nobody hears of it when they are closed already.
         let _ = self.close.send(true);
         self.close.closed().await;
     }
 
-    /// Asks all connections to finish the requests they are at and to close. None must come after
-    /// this.
-    pub(crate) fn start_draining(&self) {
-        // Nobody listens when there is no connection.
-        let _ = self.drain.send(true);
+    /// Asks all connections to finish the requests they are at and to close, those that are accepted
+    /// later as well. A connection of HTTP/1 that is idle stays open for `grace`: its client may be
+    /// about to send a request, which is answered as the last one.
+    pub(crate) fn start_draining(&self, grace: Duration) {
+        self.drain.send_replace(Some(grace));
     }
 
     /// Waits until no connection is open.
@@ -225,15 +239,16 @@ async fn listen(
     tokio::select! {
         // An error means that the server is gone, which asks for the same.
         _ = closing.wait_for(|closing| *closing) => {}
-        () = accept(listener, near, &crew, &places) => {}
+        () = accept(&listener, near, &crew, &places) => {}
     }
+    accept_last(&listener, near, &crew, &places).await;
 }
 
 /// Serves connections until no more are given and all have closed.
 async fn serve(
     mut given: mpsc::UnboundedReceiver<Given>,
     service: Service,
-    draining: watch::Receiver<bool>,
+    draining: watch::Receiver<Option<Duration>>,
     open: &Arc<AtomicUsize>,
 ) {
     let mut connections = tokio::task::JoinSet::new();

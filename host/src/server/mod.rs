@@ -3,18 +3,19 @@
 mod guests;
 mod listen;
 mod orphans;
+mod signals;
 mod store;
 
 use std::{fmt::Write as _, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use prometheus::Registry;
 use tally_state::{OpenError, State};
-use tokio::signal::unix::{SignalKind, signal};
 
-pub use self::guests::read_guest;
+pub use self::{guests::read_guest, signals::Signals};
 use self::{
     guests::{account, account_once, look, prepare, watch},
     listen::{listen, listen_for_each},
+    signals::reload_on,
 };
 use crate::{
     admin::Admin,
@@ -29,6 +30,10 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// Routes that are told of at the start.
 const MOST_TOLD: usize = 20;
+
+/// How long idle connections of HTTP/1 stay open for a last request once the host stops, as long as there is
+/// time: longer than a request takes that is on its way.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Longest time to tell the store at the end what was recorded since it was last told.
 const LAST_ACCOUNT: Duration = Duration::from_millis(500);
@@ -75,7 +80,7 @@ pub enum ServerError {
     Workers(#[from] WorkersError),
     /// The machine lacks something basic.
     #[error("cannot watch for signals: {0}")]
-    Signals(io::Error),
+    Signals(#[source] io::Error),
     /// Two metrics have one name, which is a bug.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -96,18 +101,24 @@ pub enum ServerError {
 
 /// Serves until a signal says to stop, then lets requests under way finish.
 ///
-/// `started` is told, for people, what is served where once it is.
+/// `started` is told, for people, what is served where once it is. `reload` takes over what can change
+/// without a restart, and says what it did.
 ///
 /// # Errors
 /// [`ServerError`], before anything is served, or when requests had to be cut off at the end.
-pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), ServerError> {
+pub async fn serve(
+    config: Config,
+    signals: Signals,
+    started: impl FnOnce(&str),
+    reload: impl Fn() -> Result<String, String> + Send + 'static,
+) -> Result<(), ServerError> {
+    let Signals { mut stop, hangup } = signals;
     if config.guests.is_empty() {
         return Err(ServerError::NoGuest);
     }
     // Listening comes first, as it fails fastest.
     let (address, listeners) = listen_for_each(config.workers, "listen", config.listen)?;
     let (admin_address, admin_listener) = listen("admin", config.admin)?;
-    let mut stop = Signals::watch().map_err(ServerError::Signals)?;
     let registry = Registry::new();
     let metrics = tally_state::Metrics::register(&registry)?;
     let prepared = async {
@@ -158,23 +169,42 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
         let is_shared = state.description().backend == "redis";
         tokio::spawn(async move { orphans::report(&guests, &worker, is_shared).await })
     };
+    let reloading = tokio::spawn(reload_on(hangup, reload));
     started(&banner(&config, &routes, &state, address, admin_address));
 
-    tokio::select! {
-        () = stop.next() => {}
+    let until_stopped = async {
+        stop.next().await;
+        admin.start_draining();
+        if config.shutdown_delay.is_zero() {
+            return false;
+        }
+        tracing::info!(
+            "not ready, and stopping in {:?}; a second signal ends at once",
+            config.shutdown_delay
+        );
+        tokio::select! {
+            () = tokio::time::sleep(config.shutdown_delay) => false,
+            () = stop.next() => true,
+        }
+    };
+    let at_once = tokio::select! {
+        at_once = until_stopped => at_once,
         // One that goes on without them would look alive.
         part = workers.ended() => return Err(ServerError::Ended(part)),
         _ = &mut admin_task => return Err(ServerError::Ended("the admin listener".into())),
-    }
+    };
     tracing::info!(connections = workers.connections(), "stopping; a second signal ends at once");
     if let Some(watching) = watching {
         watching.abort();
     }
-    admin.start_draining();
+    reloading.abort();
+    let grace = GRACE.min(config.drain_timeout / 2);
     let cut = tokio::select! {
-        () = drain(&workers, &runtime) => None,
-        () = tokio::time::sleep(config.drain_timeout) => Some(config.drain_timeout),
+        biased;
+        () = std::future::ready(()), if at_once => Some(Duration::ZERO),
         () = stop.next() => Some(Duration::ZERO),
+        () = drain(&workers, &runtime, grace) => None,
+        () = tokio::time::sleep(config.drain_timeout) => Some(config.drain_timeout),
     };
     let connections = workers.connections();
     accounting.abort();
@@ -192,9 +222,9 @@ pub async fn serve(config: Config, started: impl FnOnce(&str)) -> Result<(), Ser
 
 /// Takes no more connections, and waits until none is open and no guest is at work: one may go on after
 /// its answer.
-async fn drain(workers: &Workers, runtime: &Runtime) {
+async fn drain(workers: &Workers, runtime: &Runtime, grace: Duration) {
+    workers.start_draining(grace);
     workers.stop_listening().await;
-    workers.start_draining();
     workers.drained().await;
     while runtime.is_at_work() {
         tokio::time::sleep(DRAIN_LOOK).await;
@@ -241,26 +271,4 @@ fn banner(
         let _ = write!(text, "\nwarning  {warning}");
     }
     text
-}
-
-/// The signals that ask for a stop.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn watch() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -169,6 +169,11 @@ impl Held {
         Self(stream)
     }
 
+    /// Sends more of the body, chunked.
+    pub fn send(&mut self, chunk: &[u8]) {
+        self.0.write_all(chunk).unwrap();
+    }
+
     /// Ends the body, and gives all that comes back.
     pub fn finish(mut self) -> String {
         self.0.write_all(b"0\r\n\r\n").unwrap();

@@ -32,6 +32,7 @@ mod routing;
 mod shapes;
 mod standard;
 mod state_in_guests;
+mod stopping;
 mod swapping;
 
 counter_suite!(plugin_counter, "counter");
