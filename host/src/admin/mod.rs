@@ -30,7 +30,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use tally_state::{Handle, Part, State};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 
 use self::gauges::Gauges;
 use crate::{edge::Workers, registry::Routes, runtime::Runtime};
@@ -95,8 +95,16 @@ impl Admin {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Serves until dropped.
-    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
+    /// Serves until dropped, or until a listener ends, which is a bug.
+    pub(crate) async fn serve(self: Arc<Self>, listeners: Vec<TcpListener>) {
+        let mut serving = JoinSet::new();
+        for listener in listeners {
+            serving.spawn(Arc::clone(&self).listen(listener));
+        }
+        serving.join_next().await;
+    }
+
+    async fn listen(self: Arc<Self>, listener: TcpListener) {
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,

@@ -5,18 +5,20 @@
 //! settings.
 
 mod guests;
+mod listen;
 mod options;
 mod store;
 mod units;
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 pub(crate) use self::store::STORE_HEADING;
 pub use self::{
     guests::{GuestConfig, GuestOptions, RouteOptions},
+    listen::ListenAddress,
     options::{LogFormat, Options},
     store::StoreOptions,
-    units::{Size, Span},
+    units::{Mode, Size, Span},
 };
 use crate::{edge, runtime::Room};
 
@@ -46,9 +48,11 @@ pub struct Config {
     /// The store's URL. May hold a password: never to be printed.
     pub store: String,
     /// Where requests are served.
-    pub listen: SocketAddr,
-    /// Where health and metrics are served.
-    pub admin: SocketAddr,
+    pub listen: Vec<ListenAddress>,
+    /// Permissions of sockets in the file system.
+    pub socket_mode: u32,
+    /// Where health and metrics are served; no socket in the file system.
+    pub admin: ListenAddress,
     /// Threads that serve requests, each with a runtime of its own.
     pub workers: usize,
     /// What clients may use.
@@ -138,7 +142,15 @@ impl Config {
             guests: guests_at_most.min((edge::open_files() / 4).max(1)).min(guests.len().max(1)),
             bytes: size("max-loaded-size", options.max_loaded_size)?,
         };
-        edge.leave_files_for(room.guests, workers);
+        let listen = options.listen.unwrap_or_default();
+        let admin = options.admin.unwrap_or(options::ADMIN);
+        if matches!(admin, ListenAddress::Unix(_)) {
+            let text = "admin: an address with a port, such as 127.0.0.1:3001; probes and tally deploy ask there";
+            return Err(ConfigError(text.into()));
+        }
+        let all = listen.iter().map(|address| ("listen", address));
+        listen::check_unique(all.chain([("admin", &admin)]))?;
+        edge.leave_files_for(room.guests, workers, listen.len());
         // No guest can take all of what is for several, and each can hold one body at least.
         let bodies = match guests.len() {
             0 | 1 => edge.bodies,
@@ -159,8 +171,9 @@ impl Config {
             strict: options.strict.unwrap_or_default(),
             guest_backtraces: options.guest_backtraces.or(options.watch).unwrap_or_default(),
             store: store::resolve(options.store, options.store_file.as_deref())?,
-            listen: options.listen.unwrap_or(options::LISTEN),
-            admin: options.admin.unwrap_or(options::ADMIN),
+            listen,
+            socket_mode: options.socket_mode.unwrap_or(options::SOCKET_MODE).0,
+            admin,
             workers,
             edge,
             state,

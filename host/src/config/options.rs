@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsStr,
-    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -12,17 +11,18 @@ use serde::{Deserialize, Serialize};
 use super::{
     ConfigError,
     guests::{GuestOptions, ROUTE_KEYS, RouteOptions},
-    units::{Size, Span},
+    listen::{ListenAddress, one_or_many},
+    units::{Mode, Size, Span},
 };
 use crate::{edge, runtime::Room};
 
 /// Guests that are loaded at the start: all of a small configuration, and some of a large one.
 const LOAD_AHEAD: usize = 32;
 
-pub(super) const LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
-pub(super) const ADMIN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3001);
+pub(super) const ADMIN: ListenAddress = ListenAddress::local(3_001);
+
+/// Those who run the server and its group: a proxy in front of it is put into the group.
+pub(super) const SOCKET_MODE: Mode = Mode(0o660);
 
 /// How logs are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -53,13 +53,19 @@ pub struct Options {
     #[arg(long, value_name = "URL", env = "TALLY_STORE", hide_env_values = true)]
     pub store: Option<String>,
 
-    /// Address to serve requests at [default: 127.0.0.1:3000]
-    #[arg(long, value_name = "ADDRESS", env = "TALLY_LISTEN")]
-    pub listen: Option<SocketAddr>,
+    /// Address to serve requests at: 127.0.0.1:3000, :3000 for all, localhost:3000, or unix:PATH. Can be
+    /// repeated, or a list with commas [default: 127.0.0.1:3000]
+    #[arg(long, value_name = "ADDRESS", env = "TALLY_LISTEN", value_delimiter = ',')]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<Vec<ListenAddress>>,
+
+    /// Permissions of sockets in the file system [default: 0660]
+    #[arg(long, value_name = "MODE", env = "TALLY_SOCKET_MODE")]
+    pub socket_mode: Option<Mode>,
 
     /// Address to serve health and metrics at [default: 127.0.0.1:3001]
     #[arg(long, value_name = "ADDRESS", env = "TALLY_ADMIN")]
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<ListenAddress>,
 
     /// Threads that serve requests [default: the machine's cores]
     #[arg(long, value_name = "N", env = "TALLY_WORKERS")]
@@ -202,7 +208,8 @@ impl Options {
             config: None,
             store: Some("sqlite:tally.db".into()),
             store_file: None,
-            listen: Some(LISTEN),
+            listen: Some(vec![ListenAddress::local(3_000)]),
+            socket_mode: Some(SOCKET_MODE),
             admin: Some(ADMIN),
             workers: Some(workers),
             max_connections: Some(edge.connections),
@@ -243,6 +250,7 @@ impl Options {
             store,
             store_file,
             listen: self.listen.or(others.listen),
+            socket_mode: self.socket_mode.or(others.socket_mode),
             admin: self.admin.or(others.admin),
             workers: self.workers.or(others.workers),
             max_connections: self.max_connections.or(others.max_connections),

@@ -3,9 +3,9 @@
 //! its share on its worker is handed on.
 
 use std::{io, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::sync::Semaphore;
 
-use super::worker::Crew;
+use super::{protocol::Protocol, socket::Listener, worker::Crew};
 
 /// The pause after an error that concerns the process, such as no more descriptors: long enough
 /// not to spin, short enough to be serving again at once.
@@ -15,7 +15,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// queue. `near` is the worker that this runs on; while a guest computes there, a connection waits until
 /// that yields.
 pub(super) async fn accept(
-    listener: &TcpListener,
+    listener: &Listener,
+    protocol: &Protocol,
     near: usize,
     crew: &Crew,
     places: &Arc<Semaphore>,
@@ -24,14 +25,11 @@ pub(super) async fn accept(
     let mut fails = false;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok(socket) => {
                 fails = false;
                 // Only now: the last place may be for a connection that comes to another worker.
                 let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
-                match stream.into_std() {
-                    Ok(stream) => crew.give(near, stream, place),
-                    Err(error) => tracing::warn!(%error, "a connection was lost"),
-                }
+                crew.give(near, socket, protocol.clone(), place);
             }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
@@ -52,34 +50,20 @@ const LAST_ACCEPTS: Duration = Duration::from_millis(200);
 /// Accepts the connections that have reached the kernel, and no new ones. To close a listener resets
 /// what waits in its queue, and with it requests that were sent.
 pub(super) async fn accept_last(
-    listener: &TcpListener,
+    listener: &Listener,
+    protocol: &Protocol,
     near: usize,
     crew: &Crew,
     places: &Arc<Semaphore>,
 ) {
-    #[cfg(target_os = "linux")]
     // Without it, connections are lost that come in the instant of the close.
-    if let Err(error) = socket2::SockRef::from(listener).attach_filter(&NO_NEW_CONNECTIONS) {
+    if let Err(error) = listener.refuse_new() {
         tracing::debug!(%error, "a listener closes without a filter");
     }
-    let last = accept(listener, near, crew, places);
+    let last = accept(listener, protocol, near, crew, places);
     // The only end it has.
     let _ = tokio::time::timeout(LAST_ACCEPTS, last).await;
 }
-
-/// A filter for the kernel (classic BPF, over the TCP header) that drops the first segment of a
-/// connection, SYN without ACK (RFC 9293, 3.5), and lets all others pass.
-#[cfg(target_os = "linux")]
-const NO_NEW_CONNECTIONS: [socket2::SockFilter; 5] = [
-    // The byte of the flags.
-    socket2::SockFilter::new(0x30, 0, 0, 13),
-    // SYN and ACK of it.
-    socket2::SockFilter::new(0x54, 0, 0, 0x12),
-    // SYN alone is dropped.
-    socket2::SockFilter::new(0x15, 0, 1, 0x02),
-    socket2::SockFilter::new(0x06, 0, 0, 0),
-    socket2::SockFilter::new(0x06, 0, 0, u32::MAX),
-];
 
 /// Whether the client went away before it was accepted, which says nothing of the next.
 fn concerns_one_connection(error: &io::Error) -> bool {

@@ -6,7 +6,6 @@
 //! one that does not close when it is asked to (`FAREWELL`).
 
 use std::{
-    net::TcpStream,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -25,7 +24,7 @@ use hyper_util::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{service::Service, writing::Impatient};
+use super::{protocol::Protocol, service::Service, socket::StdSocket, transport};
 use crate::runtime::{Body, BodyError};
 
 /// Requests at once on one HTTP/2 connection: what RFC 9113 (6.5.2) recommends as the least, and
@@ -104,21 +103,20 @@ impl HttpBody for Counted {
 
 /// Serves a connection until it is closed or drained.
 pub(super) async fn serve(
-    stream: TcpStream,
+    socket: StdSocket,
+    protocol: Protocol,
     service: Service,
     mut draining: watch::Receiver<Option<Duration>>,
 ) {
-    // Answers written in two parts would wait for each other's acknowledgement.
-    let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
-    let stream = match stream {
-        Ok(stream) => stream,
+    let idle_timeout = service.limits().head_timeout;
+    let transport = match transport::open(socket, &protocol, idle_timeout).await {
+        Ok(transport) => transport,
         Err(error) => {
             tracing::debug!(%error, "a connection was lost");
             return;
         }
     };
     let builder = builder(&service);
-    let idle_timeout = service.limits().head_timeout;
     let requests = Arc::new(Requests::default());
     let counted = Arc::clone(&requests);
     let handle = hyper::service::service_fn(move |request| {
@@ -136,8 +134,7 @@ pub(super) async fn serve(
             Ok::<_, std::convert::Infallible>(response)
         }
     });
-    let mut connection =
-        pin!(builder.serve_connection(TokioIo::new(Impatient::new(stream, idle_timeout)), handle));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(transport), handle));
     let closing = async {
         tokio::select! {
             () = async {

@@ -1,7 +1,7 @@
 //! HTTP: from sockets to requests for the runtime, and back.
 //!
 //! `worker`s are threads with a runtime of their own each, on which they `accept` connections;
-//! `connection` speaks HTTP/1.1 and HTTP/2 on them; `service` turns one HTTP request into
+//! `connection` speaks HTTP/1.1 and HTTP/2 on them, over a `transport` as the listener's `protocol` says; `service` turns one HTTP request into
 //! one call of the guest that the registry finds, `body` reads what the client sends; `problem` is the
 //! one place that decides status codes, for what `explain` calls by name.
 //!
@@ -14,8 +14,11 @@ mod explain;
 mod limits;
 mod metrics;
 mod problem;
+mod protocol;
 mod request_id;
 mod service;
+mod socket;
+mod transport;
 mod worker;
 mod writing;
 
@@ -24,5 +27,7 @@ pub(crate) use self::limits::open_files;
 pub(crate) use self::{
     limits::SMALLEST_HEAD,
     metrics::Metrics,
+    protocol::{Listening, Protocol},
+    socket::StdListener,
     worker::{Workers, WorkersError},
 };

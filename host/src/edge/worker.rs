@@ -5,7 +5,6 @@
 
 use std::{
     io,
-    net::{TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -20,7 +19,9 @@ use super::{
     Limits, Metrics,
     accept::{accept, accept_last},
     connection,
+    protocol::{Listening, Protocol},
     service::Service,
+    socket::{Listener, StdListener, StdSocket},
 };
 use crate::registry::Routes;
 use crate::runtime::take_seat;
@@ -42,8 +43,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 /// that stay are spread evenly, many to within that part, and of what comes and goes most is not handed on.
 const SLACK: usize = 8;
 
-/// A connection, and its place among those that may be open.
-type Given = (TcpStream, OwnedSemaphorePermit);
+/// A connection, what is spoken on it, and its place among those that may be open.
+type Given = (StdSocket, Protocol, OwnedSemaphorePermit);
 
 /// Why workers cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -90,10 +91,11 @@ struct Worker {
 }
 
 impl Workers {
-    /// Starts the threads: the first ones with a listener each.
+    /// Starts the threads. Where there is a socket for each worker, each listens for itself; else one
+    /// listens for all, another one for each place.
     pub(crate) fn start(
         count: usize,
-        listeners: Vec<TcpListener>,
+        places_to_listen: Vec<Listening>,
         routes: &Arc<Routes>,
         state: &State,
         limits: &Limits,
@@ -111,8 +113,8 @@ impl Workers {
         .take(count)
         .unzip();
         let crew = Arc::new(Crew(workers.into()));
-        let mut listeners = listeners.into_iter();
-        for (number, (given, open)) in given.into_iter().enumerate() {
+        let listeners = for_workers(count, places_to_listen);
+        for (number, ((given, open), listeners)) in given.into_iter().zip(listeners).enumerate() {
             let own = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .event_interval(EVENT_INTERVAL)
@@ -120,25 +122,26 @@ impl Workers {
             let (routes, state, limits) = (Arc::clone(routes), state.clone(), limits.clone());
             let (metrics, draining, own_bodies) =
                 (metrics.clone(), draining.clone(), Arc::clone(&bodies));
-            let listener = listeners.next().map(|listener| {
+            let listeners = listeners.into_iter().map(|(listener, protocol)| {
                 // Registered with the worker's own network.
                 let _own = own.enter();
-                tokio::net::TcpListener::from_std(listener)
-                    // Only who listens is waited for.
-                    .map(|listener| (listener, closing.clone(), Arc::clone(&places)))
+                // Only who listens is waited for.
+                Ok((listener.register()?, protocol, closing.clone(), Arc::clone(&places)))
             });
-            let (crew, listener) = (Arc::clone(&crew), listener.transpose()?);
+            let (crew, listeners) = (Arc::clone(&crew), listeners.collect::<io::Result<Vec<_>>>()?);
+            let alarm = alarm.clone();
             let alarm =
-                |part: &str| Alarm { part: format!("{part} {number}"), ended: alarm.clone() };
-            let (alarm, listening) = (alarm("worker thread"), alarm("the listener of worker"));
+                move |part: &str| Alarm { part: format!("{part} {number}"), ended: alarm.clone() };
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                let _alarm = alarm;
+                let _alarm = alarm("worker thread");
                 take_seat(number);
                 own.block_on(async move {
-                    if let Some((listener, closing, places)) = listener {
+                    for (listener, protocol, closing, places) in listeners {
+                        let (listening, crew) =
+                            (alarm("the listener of worker"), Arc::clone(&crew));
                         tokio::spawn(async move {
                             let _alarm = listening;
-                            listen(listener, number, crew, places, closing).await;
+                            listen(listener, protocol, number, crew, places, closing).await;
                         });
                     }
                     // Within the runtime, as the state's lane may live here.
@@ -207,14 +210,35 @@ impl Crew {
     }
 
     /// Gives a connection to the worker it came to, or to one that has fewer.
-    pub(super) fn give(&self, near: usize, stream: TcpStream, place: OwnedSemaphorePermit) {
+    pub(super) fn give(
+        &self,
+        near: usize,
+        socket: StdSocket,
+        protocol: Protocol,
+        place: OwnedSemaphorePermit,
+    ) {
         let Some(worker) = self.0.get(choose(self.counts(), near)) else { return };
         worker.open.fetch_add(1, Ordering::Relaxed);
-        if worker.give.send((stream, place)).is_err() {
+        if worker.give.send((socket, protocol, place)).is_err() {
             worker.open.fetch_sub(1, Ordering::Relaxed);
             tracing::error!("a worker has ended; a connection was dropped");
         }
     }
+}
+
+/// The sockets that each worker listens at.
+fn for_workers(count: usize, places: Vec<Listening>) -> Vec<Vec<(StdListener, Protocol)>> {
+    let mut workers: Vec<Vec<_>> = std::iter::repeat_with(Vec::new).take(count).collect();
+    for (place, listening) in places.into_iter().enumerate() {
+        for (number, socket) in listening.sockets.into_iter().enumerate() {
+            // Those that have one socket alone are spread over the workers.
+            let worker = place.wrapping_add(number).checked_rem(count).unwrap_or_default();
+            if let Some(worker) = workers.get_mut(worker) {
+                worker.push((socket, listening.protocol.clone()));
+            }
+        }
+    }
+    workers
 }
 
 /// Which worker serves a connection that came to one of them, by the connections that each has.
@@ -230,7 +254,8 @@ fn choose(counts: impl Iterator<Item = usize> + Clone, near: usize) -> usize {
 
 /// Listens until it is said to close.
 async fn listen(
-    listener: tokio::net::TcpListener,
+    listener: Listener,
+    protocol: Protocol,
     near: usize,
     crew: Arc<Crew>,
     places: Arc<Semaphore>,
@@ -239,9 +264,9 @@ async fn listen(
     tokio::select! {
         // An error means that the server is gone, which asks for the same.
         _ = closing.wait_for(|closing| *closing) => {}
-        () = accept(&listener, near, &crew, &places) => {}
+        () = accept(&listener, &protocol, near, &crew, &places) => {}
     }
-    accept_last(&listener, near, &crew, &places).await;
+    accept_last(&listener, &protocol, near, &crew, &places).await;
 }
 
 /// Serves connections until no more are given and all have closed.
@@ -259,12 +284,12 @@ async fn serve(
             _ = heartbeat.tick() => {}
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             next = given.recv() => {
-                let Some((stream, place)) = next else { break };
+                let Some((socket, protocol, place)) = next else { break };
                 let (service, draining) = (service.clone(), draining.clone());
                 let counted = Counted { open: Arc::clone(open), _place: place };
                 connections.spawn(async move {
                     let _counted = counted;
-                    connection::serve(stream, service, draining).await;
+                    connection::serve(socket, protocol, service, draining).await;
                 });
             }
         }
@@ -286,6 +311,8 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
     use super::*;
 
     /// Gives so many connections to workers, each to come to one of them by `place`.
@@ -345,8 +372,10 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (routes, metrics) = (Routes::new(Vec::new()), Metrics::register(&registry).unwrap());
         let routes = Arc::new(routes);
+        let sockets = vec![StdListener::Tcp(listener)];
+        let listening = vec![Listening { sockets, protocol: Protocol::Plain }];
         let workers =
-            Workers::start(2, vec![listener], &routes, &state, &Limits::of(2), &metrics).unwrap();
+            Workers::start(2, listening, &routes, &state, &Limits::of(2), &metrics).unwrap();
         assert!(TcpStream::connect(address).is_ok());
         let closing = tokio::time::timeout(Duration::from_secs(30), workers.stop_listening());
         assert!(closing.await.is_ok());

@@ -9,21 +9,22 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::Sleep,
 };
+
+use super::socket::Socket;
 
 /// A stream that fails when its client has read nothing for a time while there was something to
 /// write.
 pub(super) struct Impatient {
-    stream: TcpStream,
+    stream: Socket,
     longest: Duration,
     /// Set while a write waits.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Impatient {
-    pub(super) fn new(stream: TcpStream, longest: Duration) -> Self {
+    pub(super) fn new(stream: Socket, longest: Duration) -> Self {
         Self { stream, longest, deadline: None }
     }
 

@@ -6,7 +6,14 @@ mod orphans;
 mod signals;
 mod store;
 
-use std::{fmt::Write as _, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use prometheus::Registry;
 use tally_state::{OpenError, State};
@@ -14,13 +21,13 @@ use tally_state::{OpenError, State};
 pub use self::{guests::read_guest, signals::Signals};
 use self::{
     guests::{account, account_once, look, prepare, watch},
-    listen::{listen, listen_for_each},
+    listen::{At, Place, SocketFile, listen, listen_for_each},
     signals::reload_on,
 };
 use crate::{
     admin::Admin,
     config::Config,
-    edge::{self, Workers, WorkersError},
+    edge::{self, Listening, Protocol, Workers, WorkersError},
     registry::Routes,
     runtime::{Instances, LoadError, Runtime, Sizes, World},
 };
@@ -69,7 +76,7 @@ pub enum ServerError {
     #[error("cannot listen at {address}: {reason}; {advice}")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: String,
         /// What the operating system says.
         reason: io::Error,
         /// What to do about it.
@@ -117,8 +124,15 @@ pub async fn serve(
         return Err(ServerError::NoGuest);
     }
     // Listening comes first, as it fails fastest.
-    let (address, listeners) = listen_for_each(config.workers, "listen", config.listen)?;
-    let (admin_address, admin_listener) = listen("admin", config.admin)?;
+    let listening = async {
+        Ok::<_, ServerError>((listen_at(&config).await?, listen("admin", &config.admin).await?))
+    };
+    let ((shown, listeners, files), admin_listeners) = tokio::select! {
+        listening = listening => listening?,
+        // A name may resolve slowly.
+        () = stop.next() => return Ok(()),
+    };
+    let (admin_addresses, admin_listeners): (Vec<_>, Vec<_>) = admin_listeners.into_iter().unzip();
     let registry = Registry::new();
     let metrics = tally_state::Metrics::register(&registry)?;
     let prepared = async {
@@ -159,7 +173,7 @@ pub async fn serve(
     );
     let admin = Arc::new(admin?);
 
-    let mut admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener));
+    let mut admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listeners));
     let accounting = tokio::spawn(account(Arc::clone(&routes), worker.clone()));
     let watching =
         config.watch.then(|| tokio::spawn(watch(watched, Arc::clone(&routes), worker.clone())));
@@ -170,7 +184,7 @@ pub async fn serve(
         tokio::spawn(async move { orphans::report(&guests, &worker, is_shared).await })
     };
     let reloading = tokio::spawn(reload_on(hangup, reload));
-    started(&banner(&config, &routes, &state, address, admin_address));
+    started(&banner(&config, &routes, &state, &shown, &admin_addresses));
 
     let until_stopped = async {
         stop.next().await;
@@ -198,6 +212,8 @@ pub async fn serve(
         watching.abort();
     }
     reloading.abort();
+    // Who connects from here on finds nobody, and what has begun is served.
+    drop(files);
     let grace = GRACE.min(config.drain_timeout / 2);
     let cut = tokio::select! {
         biased;
@@ -231,17 +247,60 @@ async fn drain(workers: &Workers, runtime: &Runtime, grace: Duration) {
     }
 }
 
+/// A place where requests are served, for people.
+enum Served {
+    Http(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(address) => write!(f, "http://{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Listens wherever requests are to be served. The files are there for as long as what stands for them is
+/// kept.
+async fn listen_at(
+    config: &Config,
+) -> Result<(Vec<Served>, Vec<Listening>, Vec<SocketFile>), ServerError> {
+    let (mut served, mut listeners, mut files) = (Vec::new(), Vec::new(), Vec::new());
+    let places =
+        listen_for_each(config.workers, "listen", &config.listen, config.socket_mode).await?;
+    for Place { at, sockets } in places {
+        served.push(match at {
+            At::Address(address) => Served::Http(address),
+            At::File(file) => {
+                let path = file.path().to_owned();
+                files.push(file);
+                Served::Unix(path)
+            }
+        });
+        listeners.push(Listening { sockets, protocol: Protocol::Plain });
+    }
+    Ok((served, listeners, files))
+}
+
 /// What is served where, and what the store promises.
 fn banner(
     config: &Config,
     routes: &Routes,
     state: &State,
-    address: SocketAddr,
-    admin: SocketAddr,
+    served: &[Served],
+    admin: &[SocketAddr],
 ) -> String {
     let description = state.description();
-    let mut text = format!("serving  http://{address}  with {} workers\n", config.workers);
+    let mut text = String::new();
     // Writing to a string does not fail.
+    for (number, served) in served.iter().enumerate() {
+        let _ = match number {
+            0 => writeln!(text, "serving  {served}  with {} workers", config.workers),
+            _ => writeln!(text, "serving  {served}"),
+        };
+    }
     for (pattern, guest) in routes.iter().take(MOST_TOLD) {
         let file = config.guests.iter().find(|config| *config.name == **guest.name());
         let file = file.map(|config| config.file.display().to_string()).unwrap_or_default();
@@ -262,11 +321,10 @@ fn banner(
     if let Some(others) = routes.iter().count().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
         let _ = writeln!(text, "         and {others} more; the admin listener has all at /guests");
     }
-    let _ = write!(
-        text,
-        "admin    http://{admin}  /livez /readyz /metrics /guests\n\
-         store    {description}",
-    );
+    for admin in admin {
+        let _ = writeln!(text, "admin    http://{admin}  /livez /readyz /metrics /guests");
+    }
+    let _ = write!(text, "store    {description}");
     if let Some(warning) = &description.warning {
         let _ = write!(text, "\nwarning  {warning}");
     }

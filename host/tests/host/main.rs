@@ -25,6 +25,7 @@ mod hostile_clients;
 mod hostile_guests;
 mod idempotency;
 mod kv;
+mod listening;
 mod many;
 mod operations;
 mod readiness;
