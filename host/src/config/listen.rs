@@ -127,7 +127,7 @@ pub(super) mod one_or_many {
         deserializer: D,
     ) -> Result<Option<Vec<T>>, D::Error>
     where
-        T: std::str::FromStr<Err = String>,
+        T: std::str::FromStr<Err: std::fmt::Display>,
         D: Deserializer<'de>,
     {
         let texts = match OneOrMany::<String>::deserialize(deserializer)? {

@@ -8,6 +8,7 @@ mod guests;
 mod listen;
 mod options;
 mod store;
+mod tls;
 mod units;
 
 use std::{path::Path, time::Duration};
@@ -18,6 +19,7 @@ pub use self::{
     listen::ListenAddress,
     options::{LogFormat, Options},
     store::StoreOptions,
+    tls::TlsConfig,
     units::{Mode, Size, Span},
 };
 use crate::{edge, runtime::Room};
@@ -49,6 +51,14 @@ pub struct Config {
     pub store: String,
     /// Where requests are served.
     pub listen: Vec<ListenAddress>,
+    /// Where they are served over TLS.
+    pub tls_listen: Vec<ListenAddress>,
+    /// TLS there.
+    pub tls: Option<TlsConfig>,
+    /// Where clients are sent to TLS.
+    pub redirect_listen: Vec<ListenAddress>,
+    /// To which port; without, the first one with TLS.
+    pub redirect_to: Option<u16>,
     /// Permissions of sockets in the file system.
     pub socket_mode: u32,
     /// Where health and metrics are served; no socket in the file system.
@@ -148,9 +158,24 @@ impl Config {
             let text = "admin: an address with a port, such as 127.0.0.1:3001; probes and tally deploy ask there";
             return Err(ConfigError(text.into()));
         }
+        let tls_listen = options.tls_listen.unwrap_or_default();
+        let redirect_listen = options.redirect_listen.unwrap_or_default();
         let all = listen.iter().map(|address| ("listen", address));
-        listen::check_unique(all.chain([("admin", &admin)]))?;
-        edge.leave_files_for(room.guests, workers, listen.len());
+        let all = all.chain(tls_listen.iter().map(|address| ("tls-listen", address)));
+        let all = all.chain(redirect_listen.iter().map(|address| ("redirect-listen", address)));
+        listen::check_unique(all.clone().chain([("admin", &admin)]))?;
+        edge.leave_files_for(room.guests, workers, all.count());
+        if !redirect_listen.is_empty() && tls_listen.is_empty() && options.redirect_to.is_none() {
+            let text = "redirect-listen: clients would be sent to --tls-listen, which is not given; give it, or the port with --redirect-to";
+            return Err(ConfigError(text.into()));
+        }
+        let tls = tls::resolve(
+            !tls_listen.is_empty(),
+            options.tls_certificate.unwrap_or_default(),
+            options.tls_key.unwrap_or_default(),
+            options.tls_client_ca,
+            span("tls-handshake-timeout", options.tls_handshake_timeout)?,
+        )?;
         // No guest can take all of what is for several, and each can hold one body at least.
         let bodies = match guests.len() {
             0 | 1 => edge.bodies,
@@ -172,6 +197,10 @@ impl Config {
             guest_backtraces: options.guest_backtraces.or(options.watch).unwrap_or_default(),
             store: store::resolve(options.store, options.store_file.as_deref())?,
             listen,
+            tls_listen,
+            tls,
+            redirect_listen,
+            redirect_to: options.redirect_to,
             socket_mode: options.socket_mode.unwrap_or(options::SOCKET_MODE).0,
             admin,
             workers,

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Args, Command, ValueEnum};
@@ -20,6 +21,9 @@ use crate::{edge, runtime::Room};
 const LOAD_AHEAD: usize = 32;
 
 pub(super) const ADMIN: ListenAddress = ListenAddress::local(3_001);
+
+/// A few round trips, of clients far away and slow.
+const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Those who run the server and its group: a proxy in front of it is put into the group.
 pub(super) const SOCKET_MODE: Mode = Mode(0o660);
@@ -58,6 +62,40 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS", env = "TALLY_LISTEN", value_delimiter = ',')]
     #[serde(with = "one_or_many", default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<Vec<ListenAddress>>,
+
+    /// Address to serve requests at over TLS; as --listen, which without its own value then has none. Needs
+    /// --tls-certificate and --tls-key
+    #[arg(long, value_name = "ADDRESS", env = "TALLY_TLS_LISTEN", value_delimiter = ',')]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Option::is_none")]
+    pub tls_listen: Option<Vec<ListenAddress>>,
+
+    /// Address where clients are sent to the one with TLS, with 308; as --listen
+    #[arg(long, value_name = "ADDRESS", env = "TALLY_REDIRECT_LISTEN", value_delimiter = ',')]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Option::is_none")]
+    pub redirect_listen: Option<Vec<ListenAddress>>,
+
+    /// Port that --redirect-listen sends clients to [default: the first one with TLS]
+    #[arg(long, value_name = "N", env = "TALLY_REDIRECT_TO")]
+    pub redirect_to: Option<u16>,
+
+    /// PEM file with a certificate for TLS, and those of who signed it. Can be repeated: clients get the one
+    /// for the name that they ask for
+    #[arg(long, value_name = "FILE", env = "TALLY_TLS_CERTIFICATE", value_delimiter = ',')]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Option::is_none")]
+    pub tls_certificate: Option<Vec<PathBuf>>,
+
+    /// PEM file with the private key of a certificate, in the same order
+    #[arg(long, value_name = "FILE", env = "TALLY_TLS_KEY", value_delimiter = ',')]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<Vec<PathBuf>>,
+
+    /// PEM file with certificates, one of which must have signed a certificate that the client shows
+    #[arg(long, value_name = "FILE", env = "TALLY_TLS_CLIENT_CA")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Longest time for a TLS handshake [default: 10s]
+    #[arg(long, value_name = "TIME", env = "TALLY_TLS_HANDSHAKE_TIMEOUT")]
+    pub tls_handshake_timeout: Option<Span>,
 
     /// Permissions of sockets in the file system [default: 0660]
     #[arg(long, value_name = "MODE", env = "TALLY_SOCKET_MODE")]
@@ -196,7 +234,12 @@ impl Options {
     pub(super) fn or_defaults(self) -> Self {
         let cores = || std::thread::available_parallelism().map_or(1, Into::into);
         let workers = self.workers.unwrap_or_else(cores);
-        self.or(Self::defaults(workers))
+        let mut defaults = Self::defaults(workers);
+        if self.tls_listen.is_some() {
+            // Who asks for TLS alone gets nothing beside it.
+            defaults.listen = None;
+        }
+        self.or(defaults)
     }
 
     fn defaults(workers: usize) -> Self {
@@ -209,6 +252,13 @@ impl Options {
             store: Some("sqlite:tally.db".into()),
             store_file: None,
             listen: Some(vec![ListenAddress::local(3_000)]),
+            tls_listen: None,
+            redirect_listen: None,
+            redirect_to: None,
+            tls_certificate: None,
+            tls_key: None,
+            tls_client_ca: None,
+            tls_handshake_timeout: Some(Span(TLS_HANDSHAKE_TIMEOUT)),
             socket_mode: Some(SOCKET_MODE),
             admin: Some(ADMIN),
             workers: Some(workers),
@@ -250,6 +300,13 @@ impl Options {
             store,
             store_file,
             listen: self.listen.or(others.listen),
+            tls_listen: self.tls_listen.or(others.tls_listen),
+            redirect_listen: self.redirect_listen.or(others.redirect_listen),
+            redirect_to: self.redirect_to.or(others.redirect_to),
+            tls_certificate: self.tls_certificate.or(others.tls_certificate),
+            tls_key: self.tls_key.or(others.tls_key),
+            tls_client_ca: self.tls_client_ca.or(others.tls_client_ca),
+            tls_handshake_timeout: self.tls_handshake_timeout.or(others.tls_handshake_timeout),
             socket_mode: self.socket_mode.or(others.socket_mode),
             admin: self.admin.or(others.admin),
             workers: self.workers.or(others.workers),
@@ -406,6 +463,12 @@ mod tests {
         let open = [
             "guest",
             "store-file",
+            "tls-listen",
+            "redirect-listen",
+            "redirect-to",
+            "tls-certificate",
+            "tls-key",
+            "tls-client-ca",
             "pool",
             "memory-limit",
             "outgoing-hosts",

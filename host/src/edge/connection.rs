@@ -24,7 +24,7 @@ use hyper_util::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{protocol::Protocol, service::Service, socket::StdSocket, transport};
+use super::{protocol::Protocol, redirect, service::Service, socket::StdSocket, transport};
 use crate::runtime::{Body, BodyError};
 
 /// Requests at once on one HTTP/2 connection: what RFC 9113 (6.5.2) recommends as the least, and
@@ -109,7 +109,13 @@ pub(super) async fn serve(
     mut draining: watch::Receiver<Option<Duration>>,
 ) {
     let idle_timeout = service.limits().head_timeout;
-    let transport = match transport::open(socket, &protocol, idle_timeout).await {
+    let opening = transport::open(socket, &protocol, idle_timeout, service.handshakes());
+    // Opening takes a handshake, which some clients never finish.
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = stopping(draining.clone(), FAREWELL) => Err(std::io::ErrorKind::TimedOut.into()),
+    };
+    let transport = match opened {
         Ok(transport) => transport,
         Err(error) => {
             tracing::debug!(%error, "a connection was lost");
@@ -119,12 +125,20 @@ pub(super) async fn serve(
     let builder = builder(&service);
     let requests = Arc::new(Requests::default());
     let counted = Arc::clone(&requests);
+    let tls = matches!(protocol, Protocol::Tls(_));
+    let redirects_to = match protocol {
+        Protocol::Redirect { port } => Some(port),
+        Protocol::Plain | Protocol::Tls(_) => None,
+    };
     let handle = hyper::service::service_fn(move |request| {
         let service = service.clone();
         let version = request.version();
         let active = Active::begin(&counted, version);
         async move {
-            let mut response = service.handle(request).await;
+            let mut response = match redirects_to {
+                Some(port) => redirect::to_https(&request, port),
+                None => service.handle(request, tls).await,
+            };
             if version < Version::HTTP_2 && active.0.closing.load(Ordering::Relaxed) {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
@@ -182,6 +196,13 @@ fn builder(service: &Service) -> Builder<TokioExecutor> {
         .keep_alive_interval(PING)
         .keep_alive_timeout(limits.head_timeout);
     builder
+}
+
+/// Waits until the host has been stopping for so long.
+async fn stopping(mut draining: watch::Receiver<Option<Duration>>, longest: Duration) {
+    // An error means that the server is gone, which asks for the same.
+    let _ = draining.wait_for(Option::is_some).await.map(|_| ());
+    tokio::time::sleep(longest).await;
 }
 
 /// Gives the client of HTTP/1 time to hear that the connection closes, which it only does from a

@@ -15,9 +15,11 @@ mod limits;
 mod metrics;
 mod problem;
 mod protocol;
+mod redirect;
 mod request_id;
 mod service;
 mod socket;
+mod tls;
 mod transport;
 mod worker;
 mod writing;
@@ -29,5 +31,6 @@ pub(crate) use self::{
     metrics::Metrics,
     protocol::{Listening, Protocol},
     socket::StdListener,
+    tls::Tls,
     worker::{Workers, WorkersError},
 };

@@ -1,12 +1,18 @@
-//! What is spoken on a listener's connections, below HTTP.
+//! What is spoken on a listener's connections.
 
-use super::socket::StdListener;
+use std::sync::Arc;
+
+use super::{socket::StdListener, tls::Tls};
 
 /// What is spoken on a listener's connections.
 #[derive(Clone, Debug)]
 pub(crate) enum Protocol {
     /// HTTP by itself.
     Plain,
+    /// HTTP over TLS.
+    Tls(Arc<Tls>),
+    /// HTTP by itself, by which clients are sent to the port with TLS.
+    Redirect { port: u16 },
 }
 
 /// A place to listen at: its sockets, one for each worker or one for all, and what is spoken there.

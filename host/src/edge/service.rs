@@ -44,6 +44,8 @@ struct Inner {
     bodies: Arc<Semaphore>,
     /// What is asked of bodies. Shared within the worker alone.
     rules: Arc<Rules>,
+    /// Held by the one TLS handshake of the worker that computes.
+    handshakes: Semaphore,
 }
 
 impl Service {
@@ -57,22 +59,27 @@ impl Service {
     ) -> Self {
         let rules = Arc::new(Rules { limit: limits.body, timeout: limits.body_timeout, draining });
         let nowhere = "".into();
-        Self(Arc::new(Inner { routes, state, limits, metrics, nowhere, bodies, rules }))
+        let handshakes = Semaphore::new(1);
+        Self(Arc::new(Inner { routes, state, limits, metrics, nowhere, bodies, rules, handshakes }))
     }
 
     pub(super) fn limits(&self) -> &Limits {
         &self.0.limits
     }
 
-    /// Answers one request. Never fails: what goes wrong is an answer as well.
-    pub(super) async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    pub(super) fn handshakes(&self) -> &Semaphore {
+        &self.0.handshakes
+    }
+
+    /// Answers one request, which came over TLS or not. Never fails: what goes wrong is an answer as well.
+    pub(super) async fn handle(&self, request: Request<Incoming>, tls: bool) -> Response<Body> {
         let started = Instant::now();
         let active = self.0.metrics.begin();
         let method = request.method().clone();
         let version = request.version();
         let id = RequestId::of(request.headers());
         let keyed = registry::is_to_be_made_once(&method, request.headers());
-        let (answer, route) = self.answer(request, &id, keyed, started).await;
+        let (answer, route) = self.answer(request, tls, &id, keyed, started).await;
         let mut response = match answer {
             Ok(answer) => {
                 let mut response = Response::new(answer.body);
@@ -104,6 +111,7 @@ impl Service {
     async fn answer(
         &self,
         request: Request<Incoming>,
+        tls: bool,
         id: &RequestId,
         keyed: bool,
         started: Instant,
@@ -137,6 +145,7 @@ impl Service {
                 id: id.header(),
                 method: parts.method,
                 uri: parts.uri,
+                tls,
                 headers: parts.headers,
                 body,
             };

@@ -17,6 +17,8 @@ pub(crate) struct Request {
     pub(crate) method: Method,
     /// The target; its path and query are in origin form.
     pub(crate) uri: Uri,
+    /// Whether it came over TLS.
+    pub(crate) tls: bool,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Body,
 }

@@ -1,5 +1,6 @@
 //! Starting the rooms in order, saying what is served where, and stopping them again.
 
+mod certificates;
 mod guests;
 mod listen;
 mod orphans;
@@ -18,7 +19,7 @@ use std::{
 use prometheus::Registry;
 use tally_state::{OpenError, State};
 
-pub use self::{guests::read_guest, signals::Signals};
+pub use self::{certificates::TlsError, guests::read_guest, signals::Signals};
 use self::{
     guests::{account, account_once, look, prepare, watch},
     listen::{At, Place, SocketFile, listen, listen_for_each},
@@ -26,8 +27,8 @@ use self::{
 };
 use crate::{
     admin::Admin,
-    config::Config,
-    edge::{self, Listening, Protocol, Workers, WorkersError},
+    config::{Config, ListenAddress},
+    edge::{self, Listening, Protocol, Tls, Workers, WorkersError},
     registry::Routes,
     runtime::{Instances, LoadError, Runtime, Sizes, World},
 };
@@ -82,9 +83,17 @@ pub enum ServerError {
         /// What to do about it.
         advice: String,
     },
+    /// A file of TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The machine lacks something basic.
     #[error(transparent)]
     Workers(#[from] WorkersError),
+    /// Clients would be sent to a port that there is not.
+    #[error(
+        "redirect-listen: TLS is served at no port, only in the file system; say the port with --redirect-to"
+    )]
+    NowhereToRedirect,
     /// The machine lacks something basic.
     #[error("cannot watch for signals: {0}")]
     Signals(#[source] io::Error),
@@ -124,14 +133,25 @@ pub async fn serve(
         return Err(ServerError::NoGuest);
     }
     // Listening comes first, as it fails fastest.
-    let listening = async {
-        Ok::<_, ServerError>((listen_at(&config).await?, listen("admin", &config.admin).await?))
+    // Before they are read, so that no change is missed.
+    let tls_files = config.tls.as_ref().map(certificates::look_at);
+    let tls = match &config.tls {
+        Some(files) => {
+            let (connections, timeout) = (config.edge.connections, files.handshake_timeout);
+            Some(Arc::new(Tls::new(certificates::read(files)?, connections, timeout)))
+        }
+        None => None,
     };
-    let ((shown, listeners, files), admin_listeners) = tokio::select! {
+    let listening = async {
+        let clients = Listeners::start(&config, tls.as_ref()).await?;
+        Ok::<_, ServerError>((clients, listen("admin", &config.admin).await?))
+    };
+    let (clients, admin_listeners) = tokio::select! {
         listening = listening => listening?,
         // A name may resolve slowly.
         () = stop.next() => return Ok(()),
     };
+    let Listeners { served, listening, files, .. } = clients;
     let (admin_addresses, admin_listeners): (Vec<_>, Vec<_>) = admin_listeners.into_iter().unzip();
     let registry = Registry::new();
     let metrics = tally_state::Metrics::register(&registry)?;
@@ -162,7 +182,7 @@ pub async fn serve(
     let routes = Arc::new(Routes::new(routes));
     let metrics = edge::Metrics::register(&registry)?;
     let workers =
-        Workers::start(config.workers, listeners, &routes, &state, &config.edge, &metrics)?;
+        Workers::start(config.workers, listening, &routes, &state, &config.edge, &metrics)?;
     let workers = Arc::new(workers);
     let admin = Admin::new(
         registry,
@@ -183,8 +203,13 @@ pub async fn serve(
         let is_shared = state.description().backend == "redis";
         tokio::spawn(async move { orphans::report(&guests, &worker, is_shared).await })
     };
-    let reloading = tokio::spawn(reload_on(hangup, reload));
-    started(&banner(&config, &routes, &state, &shown, &admin_addresses));
+    let tls = config.tls.clone().zip(tls);
+    let renewing = tls
+        .clone()
+        .zip(tls_files)
+        .map(|((files, tls), seen)| tokio::spawn(certificates::watch(files, tls, seen)));
+    let reloading = tokio::spawn(reload_on(hangup, reload, tls));
+    started(&banner(&config, &routes, &state, &served, &admin_addresses));
 
     let until_stopped = async {
         stop.next().await;
@@ -212,6 +237,9 @@ pub async fn serve(
         watching.abort();
     }
     reloading.abort();
+    if let Some(renewing) = renewing {
+        renewing.abort();
+    }
     // Who connects from here on finds nobody, and what has begun is served.
     drop(files);
     let grace = GRACE.min(config.drain_timeout / 2);
@@ -248,40 +276,80 @@ async fn drain(workers: &Workers, runtime: &Runtime, grace: Duration) {
 }
 
 /// A place where requests are served, for people.
-enum Served {
-    Http(SocketAddr),
-    Unix(PathBuf),
+struct Served {
+    at: String,
+    redirects_to: Option<u16>,
 }
 
 impl fmt::Display for Served {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Http(address) => write!(f, "http://{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        match self.redirects_to {
+            None => f.write_str(&self.at),
+            Some(port) => write!(f, "{}  which sends clients to https at port {port}", self.at),
         }
     }
 }
 
-/// Listens wherever requests are to be served. The files are there for as long as what stands for them is
-/// kept.
-async fn listen_at(
-    config: &Config,
-) -> Result<(Vec<Served>, Vec<Listening>, Vec<SocketFile>), ServerError> {
-    let (mut served, mut listeners, mut files) = (Vec::new(), Vec::new(), Vec::new());
-    let places =
-        listen_for_each(config.workers, "listen", &config.listen, config.socket_mode).await?;
-    for Place { at, sockets } in places {
-        served.push(match at {
-            At::Address(address) => Served::Http(address),
-            At::File(file) => {
-                let path = file.path().to_owned();
-                files.push(file);
-                Served::Unix(path)
-            }
-        });
-        listeners.push(Listening { sockets, protocol: Protocol::Plain });
+/// All that listens for clients. The files are there for as long as what stands for them is kept.
+#[derive(Default)]
+struct Listeners {
+    served: Vec<Served>,
+    listening: Vec<Listening>,
+    files: Vec<SocketFile>,
+    /// The first port with TLS.
+    tls_port: Option<u16>,
+}
+
+impl Listeners {
+    /// Listens wherever requests are to be served.
+    async fn start(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Self, ServerError> {
+        let mut listeners = Self::default();
+        listeners.add(config, "listen", &config.listen, &Protocol::Plain).await?;
+        if let Some(tls) = tls {
+            let tls = Protocol::Tls(Arc::clone(tls));
+            listeners.add(config, "tls-listen", &config.tls_listen, &tls).await?;
+        }
+        if let Some(port) = config.redirect_to.or(listeners.tls_port) {
+            let redirect = Protocol::Redirect { port };
+            listeners.add(config, "redirect-listen", &config.redirect_listen, &redirect).await?;
+        } else if !config.redirect_listen.is_empty() {
+            return Err(ServerError::NowhereToRedirect);
+        }
+        Ok(listeners)
     }
-    Ok((served, listeners, files))
+
+    async fn add(
+        &mut self,
+        config: &Config,
+        key: &'static str,
+        addresses: &[ListenAddress],
+        protocol: &Protocol,
+    ) -> Result<(), ServerError> {
+        let places = listen_for_each(config.workers, key, addresses, config.socket_mode).await?;
+        for Place { at, sockets } in places {
+            let (scheme, redirects_to) = match protocol {
+                Protocol::Plain => ("http", None),
+                Protocol::Tls(_) => ("https", None),
+                Protocol::Redirect { port } => ("http", Some(*port)),
+            };
+            let at = match at {
+                At::Address(address) => {
+                    if matches!(protocol, Protocol::Tls(_)) {
+                        self.tls_port.get_or_insert(address.port());
+                    }
+                    format!("{scheme}://{address}")
+                }
+                At::File(file) => {
+                    let at = format!("unix:{}", file.path().display());
+                    self.files.push(file);
+                    if scheme == "https" { format!("{at}  over TLS") } else { at }
+                }
+            };
+            self.served.push(Served { at, redirects_to });
+            self.listening.push(Listening { sockets, protocol: protocol.clone() });
+        }
+        Ok(())
+    }
 }
 
 /// What is served where, and what the store promises.

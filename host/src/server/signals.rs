@@ -1,8 +1,11 @@
 //! The signals that the program takes: those that ask for a stop, and the one that asks to reload.
 
+use std::sync::Arc;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::ServerError;
+use super::{ServerError, certificates};
+use crate::{config::TlsConfig, edge::Tls};
 
 /// Signals that are watched for. From here on none of them ends the process by itself, and none is lost:
 /// the first process of a container has no default handlers, so the kernel throws away a signal that it
@@ -47,13 +50,24 @@ impl Stop {
     }
 }
 
-/// Reloads at each SIGHUP, until dropped. One that came during the start is the first.
-pub(super) async fn reload_on(mut hangup: Signal, reload: impl Fn() -> Result<String, String>) {
+/// Reloads at each SIGHUP, until dropped, and logs what it did. One that came during the start is the first.
+pub(super) async fn reload_on(
+    mut hangup: Signal,
+    reload: impl Fn() -> Result<String, String>,
+    tls: Option<(TlsConfig, Arc<Tls>)>,
+) {
     while hangup.recv().await.is_some() {
         match reload() {
             Ok(done) => tracing::info!("SIGHUP: {done}"),
             Err(reason) => {
-                tracing::error!("SIGHUP: nothing is reloaded, what was in force stays: {reason}");
+                tracing::error!("SIGHUP: the file of settings is not used: {reason}");
+            }
+        }
+        let Some((files, tls)) = &tls else { continue };
+        match certificates::reload(files, tls).await {
+            Ok(()) => tracing::info!("SIGHUP: certificates are read again, and in use"),
+            Err(reason) => {
+                tracing::error!("SIGHUP: the certificates before stay in use: {reason}");
             }
         }
     }

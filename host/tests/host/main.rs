@@ -35,6 +35,7 @@ mod standard;
 mod state_in_guests;
 mod stopping;
 mod swapping;
+mod tls;
 
 counter_suite!(plugin_counter, "counter");
 counter_suite!(http_counter, "counter-http");

@@ -314,7 +314,7 @@ async fn sighup_reloads_the_log_s_filter_and_never_ends_the_host() {
     host.wait_for_log("DEBUG");
     write("log = 3");
     host.signal("HUP");
-    host.wait_for_log("SIGHUP: nothing is reloaded");
+    host.wait_for_log("SIGHUP: the file of settings is not used");
     assert_eq!(post(host.address, "/increment").await.count(), 1);
 }
 

@@ -58,7 +58,7 @@ async fn answer(
     indices: Arc<PluginIndices>,
     request: Request,
 ) -> Result<Response, Cause> {
-    let Request { id, method, uri, headers, body } = request;
+    let Request { id, method, uri, headers, body, .. } = request;
     let body = body.collect().await.map_err(Cause::Body)?;
     let context = call.context(id).with_headers(headers);
     let request = handler::Request {
