@@ -169,6 +169,9 @@ impl Config {
             let text = "redirect-listen: clients would be sent to --tls-listen, which is not given; give it, or the port with --redirect-to";
             return Err(ConfigError(text.into()));
         }
+        if options.redirect_to == Some(0) {
+            return Err(ConfigError("redirect-to: a port, such as 443".into()));
+        }
         let tls = tls::resolve(
             !tls_listen.is_empty(),
             options.tls_certificate.unwrap_or_default(),

@@ -74,6 +74,11 @@ pub(super) async fn listen_for_each(
     mode: u32,
 ) -> Result<Vec<Place>, ServerError> {
     let mut places = Vec::new();
+    // Who lists every address of both families has one listener for each.
+    let has_v4 = |port| {
+        let every = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        addresses.contains(&ListenAddress::Ip(every))
+    };
     for address in addresses {
         let failed = |reason| error(key, address, reason);
         match address {
@@ -82,14 +87,12 @@ pub(super) async fn listen_for_each(
                 places.push(Place { at: At::File(file), sockets: vec![StdListener::Unix(socket)] });
             }
             ListenAddress::Ip(address) => {
-                // Both families' every address, each by itself.
-                let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-                let only_v6 = addresses.contains(&ListenAddress::Ip(v4));
-                let target = Target { address: *address, only_v6 };
+                let target = Target { address: *address, only_v6: has_v4(address.port()) };
                 places.push(bind_for_each(workers, &target).map_err(failed)?);
             }
             ListenAddress::Every(port) => {
-                let v6 = Target { address: (Ipv6Addr::UNSPECIFIED, *port).into(), only_v6: false };
+                let address = (Ipv6Addr::UNSPECIFIED, *port).into();
+                let v6 = Target { address, only_v6: has_v4(*port) };
                 let v4 = Target { address: (Ipv4Addr::UNSPECIFIED, *port).into(), only_v6: false };
                 let place = bind_for_each(workers, &v6).or_else(|reason| {
                     // A machine without IPv6.
@@ -260,7 +263,9 @@ fn lock(folder: &Path) -> io::Result<File> {
 fn error(key: &'static str, address: &ListenAddress, reason: io::Error) -> ServerError {
     let advice = match reason.kind() {
         io::ErrorKind::AddrInUse => {
-            format!("another program does; stop it or choose another with --{key} ADDRESS")
+            format!(
+                "another program does, or another listener of this one; stop it or choose another with --{key} ADDRESS"
+            )
         }
         _ => format!("choose another with --{key} ADDRESS"),
     };
