@@ -100,7 +100,13 @@ fn run(command: Command) -> Result<ExitCode> {
         .collect();
     match command {
         Command::Serve(options) => {
-            let config = Config::load(*options, &environment)?;
+            // Accepting, health and signals; requests have threads of their own.
+            let main = main_runtime()?;
+            let signals = {
+                let _main = main.enter();
+                server::Signals::watch()?
+            };
+            let config = Config::load((*options).clone(), &environment)?;
             let logs = Logs::start(&config)?;
             // Every line of the access log's stream is one request.
             let is_taken =
@@ -112,9 +118,13 @@ fn run(command: Command) -> Result<ExitCode> {
                     without_waiting(move || say(&text));
                 }
             };
-            // Accepting, health and signals; requests have threads of their own.
-            let main = main_runtime()?;
-            let served = main.block_on(server::serve(config, &logs, tell));
+            let reloaded = logs.clone();
+            let reload = move || {
+                let config =
+                    Config::load((*options).clone(), &environment).map_err(|e| e.to_string())?;
+                reloaded.reload(&config).map_err(|error| error.to_string())
+            };
+            let served = main.block_on(server::serve(config, signals, &logs, tell, reload));
             // Without waiting for files on a disk that hangs.
             main.shutdown_background();
             logs.finish();

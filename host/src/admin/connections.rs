@@ -76,9 +76,12 @@ impl Peer {
     }
 }
 
-/// Serves connections until dropped.
-pub(super) async fn serve(admin: Arc<Admin>, listener: TcpListener) {
-    let mut open = Vec::new();
+/// The connections of all listeners.
+#[derive(Clone, Default)]
+pub(super) struct Connections(Arc<tokio::sync::Mutex<Vec<Connection>>>);
+
+/// Serves connections of a listener until dropped.
+pub(super) async fn serve(admin: Arc<Admin>, listener: TcpListener, connections: Connections) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -96,6 +99,7 @@ pub(super) async fn serve(admin: Arc<Admin>, listener: TcpListener) {
                 continue;
             }
         };
+        let mut open = connections.0.lock().await;
         make_room(&mut open).await;
         let at_work = Arc::<AtomicUsize>::default();
         let peer = Peer { local: local(&stream), at_work: Arc::clone(&at_work) };

@@ -24,9 +24,9 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// A gate for a listener at an address.
-    pub(crate) fn new(token: Option<Secret>, listener: IpAddr, hosts: Vec<String>) -> Self {
-        Self { token, is_reachable: !is_loopback(listener), hosts }
+    /// A gate for a listener that other machines can reach or not.
+    pub(crate) fn new(token: Option<Secret>, is_reachable: bool, hosts: Vec<String>) -> Self {
+        Self { token, is_reachable, hosts }
     }
 
     /// Checks a request that came to one of this machine's addresses.

@@ -31,7 +31,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use prometheus::{Encoder as _, Registry, TextEncoder};
 use tally_state::{Handle, Part, State};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 
 pub(crate) use self::gate::{Gate, is_loopback};
 use self::{
@@ -103,9 +103,14 @@ impl Admin {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Serves until dropped.
-    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
-        connections::serve(self, listener).await;
+    /// Serves until dropped, or until a listener ends, which is a bug.
+    pub(crate) async fn serve(self: Arc<Self>, listeners: Vec<TcpListener>) {
+        let mut serving = JoinSet::new();
+        let connections = connections::Connections::default();
+        for listener in listeners {
+            serving.spawn(connections::serve(Arc::clone(&self), listener, connections.clone()));
+        }
+        serving.join_next().await;
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Full<Bytes>> {

@@ -88,7 +88,8 @@ pub(super) fn is_token(token: &Secret, sent: &[u8]) -> bool {
 /// A token that was made for this process, in a file that goes with it.
 pub(crate) struct Kept {
     token: Secret,
-    path: PathBuf,
+    /// One for each address of the listener: a client knows the one that it asks.
+    paths: Vec<PathBuf>,
 }
 
 impl Kept {
@@ -96,16 +97,17 @@ impl Kept {
     ///
     /// # Errors
     /// Why none could, and what was tried.
-    pub(crate) fn make(listener: SocketAddr) -> Result<Self, String> {
+    pub(crate) fn make(listener: &[SocketAddr]) -> Result<Self, String> {
         let mut bytes = [0; RANDOM_BYTES];
         getrandom::fill(&mut bytes).map_err(|error| format!("there is no randomness: {error}"))?;
         let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut tried = Vec::new();
         for folder in folders() {
-            match keep(&folder, listener, &text) {
-                Ok(path) => {
+            let kept = listener.iter().map(|address| keep(&folder, *address, &text));
+            match kept.collect() {
+                Ok(paths) => {
                     let token = Secret::new(&text).ok_or("a token without text")?;
-                    return Ok(Self { token, path });
+                    return Ok(Self { token, paths });
                 }
                 Err(error) => tried.push(format!("{}: {error}", folder.display())),
             }
@@ -121,17 +123,19 @@ impl Kept {
         &self.token
     }
 
-    /// Its file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Its files.
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        &self.paths
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // Another host may have begun to listen at the same address, with a token of its own.
-        if read(&self.path).is_ok_and(|text| text.trim() == self.token.expose()) {
-            let _ = fs::remove_file(&self.path);
+        for path in &self.paths {
+            // Another host may have begun to listen at the same address, with a token of its own.
+            if read(path).is_ok_and(|text| text.trim() == self.token.expose()) {
+                let _ = fs::remove_file(path);
+            }
         }
     }
 }

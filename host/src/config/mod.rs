@@ -7,12 +7,13 @@
 mod guests;
 #[cfg(test)]
 mod limits_page;
+mod listen;
 mod options;
 mod store;
+mod tls;
 mod units;
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -20,9 +21,11 @@ use std::{
 pub(crate) use self::store::STORE_HEADING;
 pub use self::{
     guests::{GuestConfig, GuestOptions, RouteOptions},
+    listen::ListenAddress,
     options::{ADMIN_TOKEN, AccessFormat, LogFormat, Options},
     store::StoreOptions,
-    units::{Size, Span},
+    tls::TlsConfig,
+    units::{Mode, Size, Span},
 };
 use crate::{edge, runtime::Room};
 
@@ -54,9 +57,19 @@ pub struct Config {
     /// The store's URL. May hold a password: never to be printed.
     pub store: String,
     /// Where requests are served.
-    pub listen: SocketAddr,
-    /// Where health and metrics are served.
-    pub admin: SocketAddr,
+    pub listen: Vec<ListenAddress>,
+    /// Where they are served over TLS.
+    pub tls_listen: Vec<ListenAddress>,
+    /// TLS there.
+    pub tls: Option<TlsConfig>,
+    /// Where clients are sent to TLS.
+    pub redirect_listen: Vec<ListenAddress>,
+    /// To which port; without, the first one with TLS.
+    pub redirect_to: Option<u16>,
+    /// Permissions of sockets in the file system.
+    pub socket_mode: u32,
+    /// Where health and metrics are served; no socket in the file system.
+    pub admin: ListenAddress,
     /// How clients of the admin listener are known.
     pub admin_access: AdminAccess,
     /// Threads that serve requests, each with a runtime of its own.
@@ -67,6 +80,8 @@ pub struct Config {
     pub state: tally_state::Options,
     /// How long a store that is away is waited for at the start; zero is not at all.
     pub store_wait: Duration,
+    /// How long requests are served after a signal to stop, before that.
+    pub shutdown_delay: Duration,
     /// How long requests under way may take after a signal to stop.
     pub drain_timeout: Duration,
     /// What is logged, in `tracing`'s syntax.
@@ -197,7 +212,33 @@ impl Config {
             guests: guests_at_most.min((edge::open_files() / 4).max(1)).min(guests.len().max(1)),
             bytes: size("max-loaded-size", options.max_loaded_size)?,
         };
-        edge.leave_files_for(room.guests, workers);
+        let listen = options.listen.unwrap_or_default();
+        let admin = options.admin.unwrap_or(options::ADMIN);
+        if matches!(admin, ListenAddress::Unix(_)) {
+            let text = "admin: an address with a port, such as 127.0.0.1:3001; probes and tally deploy ask there";
+            return Err(ConfigError(text.into()));
+        }
+        let tls_listen = options.tls_listen.unwrap_or_default();
+        let redirect_listen = options.redirect_listen.unwrap_or_default();
+        let all = listen.iter().map(|address| ("listen", address));
+        let all = all.chain(tls_listen.iter().map(|address| ("tls-listen", address)));
+        let all = all.chain(redirect_listen.iter().map(|address| ("redirect-listen", address)));
+        listen::check_unique(all.clone().chain([("admin", &admin)]))?;
+        edge.leave_files_for(room.guests, workers, all.count());
+        if !redirect_listen.is_empty() && tls_listen.is_empty() && options.redirect_to.is_none() {
+            let text = "redirect-listen: clients would be sent to --tls-listen, which is not given; give it, or the port with --redirect-to";
+            return Err(ConfigError(text.into()));
+        }
+        if options.redirect_to == Some(0) {
+            return Err(ConfigError("redirect-to: a port, such as 443".into()));
+        }
+        let tls = tls::resolve(
+            !tls_listen.is_empty(),
+            options.tls_certificate.unwrap_or_default(),
+            options.tls_key.unwrap_or_default(),
+            options.tls_client_ca,
+            span("tls-handshake-timeout", options.tls_handshake_timeout)?,
+        )?;
         // No guest can take all of what is for several, and each can hold one body at least.
         let (bodies, responses) = match guests.len() {
             0 | 1 => (edge.bodies, edge.responses),
@@ -219,9 +260,14 @@ impl Config {
             strict: options.strict.unwrap_or_default(),
             guest_backtraces: options.guest_backtraces.or(options.watch).unwrap_or_default(),
             swaps_file: options.swaps_file.unwrap_or_default(),
-            store: options.store.unwrap_or_default(),
-            listen: options.listen.unwrap_or(options::LISTEN),
-            admin: options.admin.unwrap_or(options::ADMIN),
+            store: store::resolve(options.store, options.store_file.as_deref())?,
+            listen,
+            tls_listen,
+            tls,
+            redirect_listen,
+            redirect_to: options.redirect_to,
+            socket_mode: options.socket_mode.unwrap_or(options::SOCKET_MODE).0,
+            admin,
             admin_access: AdminAccess {
                 token: None,
                 token_file: options.admin_token_file,
@@ -231,6 +277,7 @@ impl Config {
             edge,
             state,
             store_wait: options.store_wait.map(|wait| wait.0).unwrap_or_default(),
+            shutdown_delay: options.shutdown_delay.map(|delay| delay.0).unwrap_or_default(),
             drain_timeout: span("drain-timeout", options.drain_timeout)?,
             log: options.log.unwrap_or_default(),
             log_format: options.log_format.unwrap_or_default(),
@@ -379,9 +426,9 @@ mod tests {
         let variable = |name: &str| vec![(name.to_owned(), String::from("1"))];
         let error = Config::load(Options::default(), &variable("TALLY_STROE")).unwrap_err();
         assert!(error.to_string().contains("TALLY_STORE"), "{error}");
-        // What Kubernetes sets for a service that is named tally.
-        assert!(Config::load(Options::default(), &variable("TALLY_SERVICE_HOST")).is_ok());
-        assert!(Config::load(Options::default(), &variable("TALLY_PORT_3000_TCP")).is_ok());
+        // A number is what a person writes.
+        let error = Config::load(Options::default(), &variable("TALLY_PORT")).unwrap_err();
+        assert!(error.to_string().contains("TALLY_PORT"), "{error}");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::{
     ffi::OsStr,
-    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Args, Command, ValueEnum};
@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     ConfigError,
     guests::{GuestOptions, ROUTE_KEYS, RouteOptions},
-    units::{Size, Span},
+    listen::{ListenAddress, one_or_many},
+    units::{Mode, Size, Span},
 };
 use crate::{
     edge,
@@ -22,10 +23,13 @@ use crate::{
 /// Guests that are loaded at the start: all of a small configuration, and some of a large one.
 const LOAD_AHEAD: usize = 32;
 
-pub(super) const LISTEN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3000);
-pub(super) const ADMIN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3001);
+pub(super) const ADMIN: ListenAddress = ListenAddress::local(3_001);
+
+/// A few round trips, of clients far away and slow.
+const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Those who run the server and its group: a proxy in front of it is put into the group.
+pub(super) const SOCKET_MODE: Mode = Mode(0o660);
 
 /// The variable with the token of the admin listener. There is no flag for it, as other users of the
 /// machine can see command lines.
@@ -73,14 +77,54 @@ pub struct Options {
     #[arg(long, value_name = "URL", env = "TALLY_STORE", hide_env_values = true)]
     pub store: Option<String>,
 
-    /// Address to serve requests at [default: 127.0.0.1:3000]
-    #[arg(long, value_name = "ADDRESS", env = "TALLY_LISTEN")]
-    pub listen: Option<SocketAddr>,
+    /// Address to serve requests at: 127.0.0.1:3000, :3000 for all, localhost:3000, or unix:PATH. Can be
+    /// repeated, or a list with commas [default: 127.0.0.1:3000]
+    #[arg(long, value_name = "ADDRESS", env = "TALLY_LISTEN", value_delimiter = ',')]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<Vec<ListenAddress>>,
+
+    /// Address to serve requests at over TLS; as --listen, which without its own value then has none. Needs
+    /// --tls-certificate and --tls-key
+    #[arg(long, value_name = "ADDRESS", env = "TALLY_TLS_LISTEN", value_delimiter = ',')]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Option::is_none")]
+    pub tls_listen: Option<Vec<ListenAddress>>,
+
+    /// Address where clients are sent to the one with TLS, with 308; as --listen
+    #[arg(long, value_name = "ADDRESS", env = "TALLY_REDIRECT_LISTEN", value_delimiter = ',')]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Option::is_none")]
+    pub redirect_listen: Option<Vec<ListenAddress>>,
+
+    /// Port that --redirect-listen sends clients to [default: the first one with TLS]
+    #[arg(long, value_name = "N", env = "TALLY_REDIRECT_TO")]
+    pub redirect_to: Option<u16>,
+
+    /// PEM file with a certificate for TLS, and those of who signed it. Can be repeated: clients get the one
+    /// for the name that they ask for
+    #[arg(long, value_name = "FILE", env = "TALLY_TLS_CERTIFICATE", value_delimiter = ',')]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Option::is_none")]
+    pub tls_certificate: Option<Vec<PathBuf>>,
+
+    /// PEM file with the private key of a certificate, in the same order
+    #[arg(long, value_name = "FILE", env = "TALLY_TLS_KEY", value_delimiter = ',')]
+    #[serde(with = "one_or_many", default, skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<Vec<PathBuf>>,
+
+    /// PEM file with certificates, one of which must have signed a certificate that the client shows
+    #[arg(long, value_name = "FILE", env = "TALLY_TLS_CLIENT_CA")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Longest time for a TLS handshake [default: 10s]
+    #[arg(long, value_name = "TIME", env = "TALLY_TLS_HANDSHAKE_TIMEOUT")]
+    pub tls_handshake_timeout: Option<Span>,
+
+    /// Permissions of sockets in the file system [default: 0660]
+    #[arg(long, value_name = "MODE", env = "TALLY_SOCKET_MODE")]
+    pub socket_mode: Option<Mode>,
 
     /// Address to serve health and metrics at, and to take deployments; other than on loopback only
     /// with a token [default: 127.0.0.1:3001]
     #[arg(long, value_name = "ADDRESS", env = "TALLY_ADMIN")]
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<ListenAddress>,
 
     /// File with the token for the admin listener; the token itself can be in TALLY_ADMIN_TOKEN
     /// [default: on loopback, a token is made and kept where tally deploy finds it]
@@ -145,6 +189,15 @@ pub struct Options {
     /// How long a request's Idempotency-Key is remembered [default: 1day]
     #[arg(long, value_name = "TIME", env = "TALLY_IDEMPOTENCY_WINDOW")]
     pub idempotency_window: Option<Span>,
+
+    /// File that holds the store's URL, instead of --store
+    #[arg(long, value_name = "FILE", env = "TALLY_STORE_FILE")]
+    pub store_file: Option<PathBuf>,
+
+    /// How long the host goes on serving after SIGTERM or SIGINT, while it says that it is not ready
+    /// [default: 0s]
+    #[arg(long, value_name = "TIME", env = "TALLY_SHUTDOWN_DELAY")]
+    pub shutdown_delay: Option<Span>,
 
     /// Longest time for requests under way after SIGTERM or SIGINT [default: 30s]
     #[arg(long, value_name = "TIME", env = "TALLY_DRAIN_TIMEOUT")]
@@ -247,7 +300,12 @@ impl Options {
     pub(super) fn or_defaults(self) -> Self {
         let cores = || std::thread::available_parallelism().map_or(1, Into::into);
         let workers = self.workers.unwrap_or_else(cores);
-        self.or(Self::defaults(workers))
+        let mut defaults = Self::defaults(workers);
+        if self.tls_listen.is_some() {
+            // Who asks for TLS alone gets nothing beside it.
+            defaults.listen = None;
+        }
+        self.or(defaults)
     }
 
     fn defaults(workers: usize) -> Self {
@@ -258,7 +316,16 @@ impl Options {
             guest: None,
             config: None,
             store: Some("sqlite:tally.db".into()),
-            listen: Some(LISTEN),
+            store_file: None,
+            listen: Some(vec![ListenAddress::local(3_000)]),
+            tls_listen: None,
+            redirect_listen: None,
+            redirect_to: None,
+            tls_certificate: None,
+            tls_key: None,
+            tls_client_ca: None,
+            tls_handshake_timeout: Some(Span(TLS_HANDSHAKE_TIMEOUT)),
+            socket_mode: Some(SOCKET_MODE),
             admin: Some(ADMIN),
             admin_token_file: None,
             admin_hosts: None,
@@ -274,6 +341,7 @@ impl Options {
             connect_timeout: Some(Span(state.connect_timeout)),
             store_wait: Some(Span(std::time::Duration::from_secs(10))),
             idempotency_window: Some(Span(state.idempotency_window)),
+            shutdown_delay: Some(Span(std::time::Duration::ZERO)),
             drain_timeout: Some(Span(std::time::Duration::from_secs(30))),
             log: Some("info".into()),
             log_format: Some(LogFormat::Text),
@@ -294,11 +362,25 @@ impl Options {
 
     /// These, and where they leave something open, the others.
     pub(super) fn or(self, others: Self) -> Self {
+        // Two ways to say one thing.
+        let (store, store_file) = match (self.store, self.store_file) {
+            (None, None) => (others.store, others.store_file),
+            own => own,
+        };
         Self {
             guest: self.guest.or(others.guest),
             config: self.config.or(others.config),
-            store: self.store.or(others.store),
+            store,
+            store_file,
             listen: self.listen.or(others.listen),
+            tls_listen: self.tls_listen.or(others.tls_listen),
+            redirect_listen: self.redirect_listen.or(others.redirect_listen),
+            redirect_to: self.redirect_to.or(others.redirect_to),
+            tls_certificate: self.tls_certificate.or(others.tls_certificate),
+            tls_key: self.tls_key.or(others.tls_key),
+            tls_client_ca: self.tls_client_ca.or(others.tls_client_ca),
+            tls_handshake_timeout: self.tls_handshake_timeout.or(others.tls_handshake_timeout),
+            socket_mode: self.socket_mode.or(others.socket_mode),
             admin: self.admin.or(others.admin),
             admin_token_file: self.admin_token_file.or(others.admin_token_file),
             admin_hosts: self.admin_hosts.or(others.admin_hosts),
@@ -314,6 +396,7 @@ impl Options {
             connect_timeout: self.connect_timeout.or(others.connect_timeout),
             store_wait: self.store_wait.or(others.store_wait),
             idempotency_window: self.idempotency_window.or(others.idempotency_window),
+            shutdown_delay: self.shutdown_delay.or(others.shutdown_delay),
             drain_timeout: self.drain_timeout.or(others.drain_timeout),
             log: self.log.or(others.log),
             log_format: self.log_format.or(others.log_format),
@@ -360,22 +443,44 @@ fn check_keys(what: &str, table: &toml::Table, known: &[String]) -> Result<(), C
 }
 
 /// Refuses variables that look like settings and are none, as a misspelt one would go unnoticed.
-/// Those that Kubernetes sets for a service named `tally` are let be.
+/// Those that Kubernetes sets for a service whose name begins with `tally` are let be.
 pub(super) fn check_environment(variables: &[(String, String)]) -> Result<(), ConfigError> {
     let known: Vec<String> = command()
         .get_arguments()
         .filter_map(|argument| argument.get_env().and_then(OsStr::to_str).map(str::to_owned))
         .chain([ADMIN_TOKEN.to_owned()])
         .collect();
-    for (name, _) in variables {
-        let theirs = name.starts_with("TALLY_SERVICE_")
-            || name == "TALLY_PORT"
-            || name.starts_with("TALLY_PORT_");
-        if name.starts_with("TALLY_") && !theirs && !known.contains(name) {
+    for (name, value) in variables {
+        let is_known = known.contains(name) || is_service_variable(name, value);
+        if name.starts_with("TALLY_") && !is_known {
             return Err(ConfigError(unknown("environment variable", name, &known)));
         }
     }
     Ok(())
+}
+
+/// Whether Kubernetes sets such a variable for a service: for one named `tally-redis`, these are
+/// `TALLY_REDIS_SERVICE_HOST`, `…_SERVICE_PORT` and one for each port with a name, `TALLY_REDIS_PORT`
+/// with a URL, and `TALLY_REDIS_PORT_6379_TCP` with `…_PROTO`, `…_PORT` and `…_ADDR` behind it. No
+/// setting has such a name.
+fn is_service_variable(name: &str, value: &str) -> bool {
+    if name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+    {
+        return true;
+    }
+    let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    // The number alone is what a person writes, who wants to hear of --listen.
+    (name.ends_with("_PORT") && is_url)
+        || name.match_indices("_PORT_").any(|(start, part)| {
+            let rest = name.get(start.saturating_add(part.len())..).unwrap_or_default();
+            let mut parts = rest.split('_');
+            let port = parts.next().is_some_and(|port| port.parse::<u16>().is_ok());
+            let protocol = parts.next().is_some_and(|name| ["TCP", "UDP", "SCTP"].contains(&name));
+            let last = parts.next().is_none_or(|part| ["PROTO", "PORT", "ADDR"].contains(&part));
+            port && protocol && last && parts.next().is_none()
+        })
 }
 
 fn command() -> Command {
@@ -421,6 +526,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_setting_has_the_name_of_a_service_s_variable() {
+        for argument in command().get_arguments() {
+            let name = argument.get_env().and_then(OsStr::to_str).unwrap_or_default();
+            assert!(!is_service_variable(name, "tcp://10.0.0.1:80"), "{name}");
+        }
+    }
+
+    #[test]
     fn the_files_keys_are_the_options() {
         let text = toml::to_string(&Options::default().or_defaults()).unwrap();
         let table: toml::Table = text.parse().unwrap();
@@ -430,6 +543,13 @@ mod tests {
         // All but the guest, what depends on it, and what is empty.
         let open = [
             "guest",
+            "store-file",
+            "tls-listen",
+            "redirect-listen",
+            "redirect-to",
+            "tls-certificate",
+            "tls-key",
+            "tls-client-ca",
             "pool",
             "memory-limit",
             "outgoing-hosts",

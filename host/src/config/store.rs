@@ -1,10 +1,13 @@
 //! Where the store is, for commands that need nothing else of the configuration.
 
-use std::path::PathBuf;
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 
-use super::{options::Options, units::Span};
+use super::{ConfigError, options::Options, units::Span};
 
 /// What stands above these options in the help, apart from a command's own.
 pub(crate) const STORE_HEADING: &str = "Store";
@@ -22,6 +25,10 @@ pub struct StoreOptions {
     #[arg(long, value_name = "URL", env = "TALLY_STORE", hide_env_values = true, global = true, help_heading = STORE_HEADING)]
     pub store: Option<String>,
 
+    /// File that holds the store's URL, instead of --store
+    #[arg(long, value_name = "FILE", env = "TALLY_STORE_FILE", global = true, help_heading = STORE_HEADING)]
+    pub store_file: Option<PathBuf>,
+
     /// Longest time the store may take to answer [default: 5s]
     #[arg(long, value_name = "TIME", env = "TALLY_STORE_TIMEOUT", global = true, help_heading = STORE_HEADING)]
     pub store_timeout: Option<Span>,
@@ -36,11 +43,56 @@ impl From<StoreOptions> for Options {
         Self {
             config: options.config,
             store: options.store,
+            store_file: options.store_file,
             store_timeout: options.store_timeout,
             connect_timeout: options.connect_timeout,
             ..Self::default()
         }
     }
+}
+
+/// What the URL of a store begins with.
+const SCHEMES: [&str; 8] = [
+    "sqlite:",
+    "memory:",
+    "redis:",
+    "rediss:",
+    "redis-sentinel:",
+    "rediss-sentinel:",
+    "postgres:",
+    "postgresql:",
+];
+
+/// Longest file with a URL, in bytes: many times what a URL needs, so that another file was named.
+const LONGEST_FILE: u64 = 64 << 10;
+
+/// The store's URL, from the setting or from a file.
+///
+/// # Errors
+/// [`ConfigError`] if both are given, or the file does not hold a URL. As it is a secret, or another one by
+/// mistake, the text repeats nothing of it.
+pub(super) fn resolve(url: Option<String>, file: Option<&Path>) -> Result<String, ConfigError> {
+    let Some(path) = file else { return Ok(url.unwrap_or_default()) };
+    if url.is_some() {
+        let text = "store and store-file are both given (as flags, as TALLY_STORE and TALLY_STORE_FILE, or in the file of settings); leave out one";
+        return Err(ConfigError(text.into()));
+    }
+    let failed = |reason: &str| ConfigError(format!("store-file: {}: {reason}", path.display()));
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(LONGEST_FILE).read_to_end(&mut bytes))
+        .map_err(|error| failed(&format!("cannot read it: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|_| failed("it is not text"))?;
+    let url = text.trim_end_matches(['\n', '\r']);
+    if url.is_empty() {
+        return Err(failed("it is empty; it is to hold the store's URL"));
+    }
+    if url.contains(char::is_control) || !SCHEMES.iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(failed(
+            "it does not hold a store's URL and nothing else; write sqlite:PATH, redis://…, rediss://…, redis-sentinel://… or postgres://…, on one line",
+        ));
+    }
+    Ok(url.to_owned())
 }
 
 #[cfg(test)]
@@ -66,6 +118,6 @@ mod tests {
             );
             compared += 1;
         }
-        assert_eq!(compared, 4);
+        assert_eq!(compared, 5);
     }
 }

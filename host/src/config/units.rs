@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A duration, as in `500ms`, `10s` or `1m 30s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,28 @@ impl FromStr for Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+/// The permissions of a file, in octal as in `0660`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        u32::from_str_radix(text, 8)
+            .ok()
+            .filter(|mode| *mode <= 0o777 && !text.starts_with('+'))
+            .map(Self)
+            .ok_or_else(|| String::from("write permissions in octal, such as 0660 or 0666"))
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
     }
 }
 
@@ -62,14 +84,17 @@ macro_rules! as_text {
 
         impl<'de> Deserialize<'de> for $unit {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
             }
         }
     };
 }
 
+pub(super) use as_text;
+
 as_text!(Span);
 as_text!(Size);
+as_text!(Mode);
 
 #[cfg(test)]
 mod tests {
@@ -85,6 +110,11 @@ mod tests {
         }
         assert_eq!("1000".parse::<Size>().unwrap(), Size(1_000));
         assert!("ten".parse::<Size>().unwrap_err().contains("16MiB"));
+        assert_eq!("0660".parse::<Mode>().unwrap(), Mode(0o660));
+        assert_eq!("660".parse::<Mode>().unwrap().to_string(), "0660");
+        for text in ["", "rw", "0o660", "+660", "1777", "0668"] {
+            assert!(text.parse::<Mode>().unwrap_err().contains("0660"), "{text}");
+        }
         assert!("10".parse::<Span>().unwrap_err().contains("500ms"));
     }
 }

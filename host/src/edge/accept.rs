@@ -3,11 +3,9 @@
 //! its share on its worker is handed on.
 
 use std::{io, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 
-use tokio::{net::TcpListener, sync::Semaphore};
-
-use super::worker::Crew;
-use crate::logging;
+use super::{protocol::Protocol, socket::Listener, worker::Crew};
 
 /// The pause after an error that concerns the process, such as no more descriptors: long enough
 /// not to spin, short enough to be serving again at once.
@@ -17,7 +15,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// queue. `near` is the worker that this runs on; while a guest computes there, a connection waits until
 /// that yields.
 pub(super) async fn accept(
-    listener: TcpListener,
+    listener: &Listener,
+    protocol: &Protocol,
     near: usize,
     crew: &Crew,
     places: &Arc<Semaphore>,
@@ -26,22 +25,11 @@ pub(super) async fn accept(
     let mut fails = false;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok(socket) => {
                 fails = false;
                 // Only now: the last place may be for a connection that comes to another worker.
                 let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
-                match stream.into_std() {
-                    Ok(stream) => crew.give(near, stream, place),
-                    Err(error) => logging::log(&logging::Failure {
-                        level: tracing::Level::WARN,
-                        what: "a connection was lost",
-                        kind: "accept",
-                        guest: "",
-                        id: "",
-                        method: None,
-                        reason: &error,
-                    }),
-                }
+                crew.give(near, socket, protocol.clone(), place);
             }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
@@ -53,6 +41,28 @@ pub(super) async fn accept(
             }
         }
     }
+}
+
+/// How long a listener that closes still accepts: handshakes of the network that have begun end within a
+/// round trip, which takes less than this around the world.
+const LAST_ACCEPTS: Duration = Duration::from_millis(200);
+
+/// Accepts the connections that have reached the kernel, and no new ones. To close a listener resets
+/// what waits in its queue, and with it requests that were sent.
+pub(super) async fn accept_last(
+    listener: &Listener,
+    protocol: &Protocol,
+    near: usize,
+    crew: &Crew,
+    places: &Arc<Semaphore>,
+) {
+    // Without it, connections are lost that come in the instant of the close.
+    if let Err(error) = listener.refuse_new() {
+        tracing::debug!(%error, "a listener closes without a filter");
+    }
+    let last = accept(listener, protocol, near, crew, places);
+    // The only end it has.
+    let _ = tokio::time::timeout(LAST_ACCEPTS, last).await;
 }
 
 /// Whether the client went away before it was accepted, which says nothing of the next.

@@ -1,9 +1,12 @@
 //! Request bodies: read in full or handed on as they arrive, within the limits on clients.
 
 use std::{
-    pin::Pin,
-    sync::{Arc, OnceLock},
-    task::{Context, Poll},
+    pin::{Pin, pin},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -13,11 +16,10 @@ use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
-    time::Sleep,
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch},
+    time::{Instant, Sleep},
 };
 
-use super::Limits;
 use crate::runtime::{Body, BodyError, Tenant};
 
 /// Bytes of a refused or unread body that are still read, so that the client gets to read the
@@ -65,6 +67,60 @@ impl Held<'_> {
 /// Why a body that was handed on did not come to its end, if it did not.
 pub(super) type Trouble = Arc<OnceLock<BodyError>>;
 
+/// Longest time without a byte of a body that has begun, once the host stops: a client that still sends
+/// shows it within that, and one that is gone does not hold up the end. Up to twice as long passes
+/// before it is noticed.
+const STALL: Duration = Duration::from_secs(3);
+
+/// What bodies may be, and how long they are waited for.
+pub(super) struct Rules {
+    /// Bytes of one body.
+    pub(super) limit: usize,
+    /// Longest time for a whole body.
+    pub(super) timeout: Duration,
+    /// Set once the host stops.
+    pub(super) draining: watch::Receiver<Option<Duration>>,
+}
+
+/// The wait for one body. Looks again every [`STALL`], so that it need not be told that the host stops.
+struct Wait {
+    rules: Arc<Rules>,
+    until: Option<Instant>,
+    /// Bytes that had arrived at the last look.
+    seen: usize,
+}
+
+impl Wait {
+    /// With the timer to poll it with.
+    fn begin(rules: &Arc<Rules>) -> (Self, Sleep) {
+        let until = Instant::now().checked_add(rules.timeout);
+        let timer = tokio::time::sleep(rules.timeout.min(STALL));
+        (Self { rules: Arc::clone(rules), until, seen: 0 }, timer)
+    }
+
+    /// Ready once the body, of which so many bytes have arrived, is to be given up.
+    fn poll(
+        &mut self,
+        mut timer: Pin<&mut Sleep>,
+        context: &mut Context<'_>,
+        arrived: usize,
+    ) -> Poll<()> {
+        loop {
+            ready!(timer.as_mut().poll(context));
+            let now = Instant::now();
+            // A guest that was not waiting says nothing of its client.
+            let waited = now.saturating_duration_since(timer.deadline()) < STALL;
+            let stalls = waited && arrived == self.seen && self.rules.draining.borrow().is_some();
+            if stalls || self.until.is_some_and(|until| until <= now) {
+                return Poll::Ready(());
+            }
+            self.seen = arrived;
+            let left = self.until.map_or(STALL, |until| until.saturating_duration_since(now));
+            timer.as_mut().reset(now + left.min(STALL));
+        }
+    }
+}
+
 /// Takes a body from a client: in full if it has to be or is small, else as a stream. A guest that is given a stream
 /// may wait for its client, in one of the `slow` places: without one, the body has to begin to arrive first.
 pub(super) async fn take<'a>(
@@ -72,33 +128,41 @@ pub(super) async fn take<'a>(
     headers: &HeaderMap,
     version: Version,
     whole: bool,
-    limits: &Limits,
     bodies: Room<'a>,
+    rules: &Arc<Rules>,
     trouble: &Trouble,
 ) -> Result<Read<'a>, BodyError> {
     if body.is_end_stream() {
         return Ok((Body::Whole(Bytes::new()), None));
     }
+    let limit = rules.limit;
     let hint = body.size_hint();
     let announced = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
     // A client that waits for permission to send gets the refusal instead.
     let waits = headers
         .get(header::EXPECT)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if announced > limits.body && waits {
-        return Err(BodyError::TooLarge { limit: limits.body });
+    if announced > limit && waits {
+        return Err(BodyError::TooLarge { limit });
     }
     // With HTTP/2, trailers may follow a body of any length.
     let small = version < Version::HTTP_2 && hint.exact().is_some_and(|bytes| bytes <= SMALL_BYTES);
-    if whole || small || announced > limits.body {
-        let reading = read(body, limits.body, bodies);
-        let (bytes, held) = tokio::time::timeout(limits.body_timeout, reading)
-            .await
-            .unwrap_or(Err(BodyError::Timeout))?;
+    let (mut wait, timer) = Wait::begin(rules);
+    if whole || small || announced > limit {
+        let arrived = AtomicUsize::new(0);
+        let mut reading = pin!(read(body, limit, bodies, &arrived));
+        let mut timer = pin!(timer);
+        let read = std::future::poll_fn(|context| match reading.as_mut().poll(context) {
+            Poll::Pending => wait
+                .poll(timer.as_mut(), context, arrived.load(Ordering::Relaxed))
+                .map(|()| Err(BodyError::Timeout)),
+            read => read,
+        });
+        let (bytes, held) = read.await?;
         return Ok((Body::Whole(bytes), held));
     }
     let slow = bodies.tenant.for_slow_clients();
-    let mut deadline = Box::pin(tokio::time::sleep(limits.body_timeout));
+    let mut timer = Box::pin(timer);
     let mut first = None;
     let mut place = Arc::clone(&slow).try_acquire_owned().ok();
     if place.is_none() {
@@ -109,8 +173,8 @@ pub(super) async fn take<'a>(
                 None => return Ok((Body::Whole(Bytes::new()), None)),
             },
             free = free => place = free.ok(),
-            () = &mut deadline => {
-                discard(body, limits.body_timeout);
+            () = std::future::poll_fn(|context| wait.poll(timer.as_mut(), context, 0)) => {
+                discard(body, rules.timeout);
                 return Err(BodyError::Timeout);
             }
         }
@@ -118,10 +182,10 @@ pub(super) async fn take<'a>(
     let arriving = Arriving {
         body: Some(body),
         first,
-        left: limits.body,
-        limit: limits.body,
-        deadline,
-        timeout: limits.body_timeout,
+        left: limit,
+        limit,
+        wait,
+        timer,
         slow,
         place,
         patience: None,
@@ -141,6 +205,7 @@ async fn read<'a>(
     mut body: Incoming,
     limit: usize,
     bodies: Room<'a>,
+    arrived: &AtomicUsize,
 ) -> Result<(Bytes, Option<Held<'a>>), BodyError> {
     let most = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
     let most = most.unwrap_or(limit).min(limit);
@@ -151,6 +216,7 @@ async fn read<'a>(
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
         length = length.saturating_add(data.len());
+        arrived.store(length, Ordering::Relaxed);
         if length > limit && refusal.is_none() {
             refusal = Some(BodyError::TooLarge { limit });
         }
@@ -234,8 +300,8 @@ struct Arriving {
     first: Option<Frame<Bytes>>,
     left: usize,
     limit: usize,
-    deadline: Pin<Box<Sleep>>,
-    timeout: Duration,
+    wait: Wait,
+    timer: Pin<Box<Sleep>>,
     /// The guest's places for slow clients, and the one that this has of them.
     slow: Arc<Semaphore>,
     place: Option<OwnedSemaphorePermit>,
@@ -248,9 +314,10 @@ struct Arriving {
 const SLOW: Duration = Duration::from_secs(1);
 
 impl Arriving {
-    /// Looks whether a client that sends nothing may be waited for on.
-    fn wait(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.deadline.as_mut().poll(context).is_ready() {
+    /// Ready once a client that sends nothing is no longer waited for.
+    fn is_given_up(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let arrived = self.limit.saturating_sub(self.left);
+        if self.wait.poll(self.timer.as_mut(), context, arrived).is_ready() {
             return Poll::Ready(());
         }
         if self.place.is_some() {
@@ -271,7 +338,7 @@ impl Arriving {
         // The first reason is the one that counts.
         let _ = self.trouble.set(error.clone());
         if let Some(body) = self.body.take() {
-            discard(body, self.timeout);
+            discard(body, self.wait.rules.timeout);
         }
         Poll::Ready(Some(Err(error)))
     }
@@ -285,20 +352,21 @@ impl HttpBody for Arriving {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let first = self.first.take();
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let this = &mut *self;
+        let first = this.first.take();
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
         let polled = match first {
             Some(first) => Poll::Ready(Some(Ok(first))),
             None => Pin::new(body).poll_frame(context),
         };
         if polled.is_ready() {
-            (self.place, self.patience) = (None, None);
+            (this.place, this.patience) = (None, None);
         }
         match polled {
-            Poll::Pending => match self.wait(context) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(()) => self.fail(BodyError::Timeout),
-            },
+            Poll::Pending => {
+                ready!(this.is_given_up(context));
+                self.fail(BodyError::Timeout)
+            }
             Poll::Ready(None) => {
                 self.body = None;
                 Poll::Ready(None)
@@ -330,7 +398,7 @@ impl Drop for Arriving {
         if let Some(body) = self.body.take()
             && !body.is_end_stream()
         {
-            discard(body, self.timeout);
+            discard(body, self.wait.rules.timeout);
         }
     }
 }

@@ -3,10 +3,11 @@
 //!
 //! hyper times the heads of HTTP/1 requests. What it does not time is watched here: a connection
 //! that sends nothing, half a preface, or no more requests, one that does not read (`progress`, and over HTTP/2
-//! `responses`), and one that does not close when it is asked to. What is being read is never cut.
+//! `responses`), and one that does not close when it is asked to (`FAREWELL`). What is being read is never cut.
 
-use std::{net::TcpStream, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
+use http::{HeaderValue, Version, header};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -14,9 +15,13 @@ use hyper_util::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    progress::{Progress, Watched},
-    responses::{Active, Patience, Requests, Streams},
+    progress::Progress,
+    protocol::Protocol,
+    redirect,
+    responses::{Active, Patience, Requests, Sent, Streams},
     service::Service,
+    socket::StdSocket,
+    transport,
 };
 
 /// Requests at once on one HTTP/2 connection: what RFC 9113 (6.5.2) recommends as the least, and
@@ -51,40 +56,66 @@ const SEND_BUFFER: usize = 64 << 10;
 
 /// Serves a connection until it is closed or drained.
 pub(super) async fn serve(
-    stream: TcpStream,
+    socket: StdSocket,
+    protocol: Protocol,
     service: Service,
-    mut draining: watch::Receiver<bool>,
+    mut draining: watch::Receiver<Option<Duration>>,
 ) {
-    // Answers written in two parts would wait for each other's acknowledgement.
-    let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
-    let stream = match stream {
-        Ok(stream) => stream,
+    let idle_timeout = service.limits().head_timeout;
+    let patience = Patience::new(service.waiting(), idle_timeout);
+    // Asked for only where it is logged: that is a system call.
+    let client = service.access().and_then(|_| socket.client());
+    let opening = transport::open(socket, &protocol, patience.clone(), service.handshakes());
+    // Opening takes a handshake, which some clients never finish.
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = stopping(draining.clone(), FAREWELL) => Err(std::io::ErrorKind::TimedOut.into()),
+    };
+    let transport = match opened {
+        Ok(transport) => transport,
         Err(error) => {
             tracing::debug!(%error, "a connection was lost");
             return;
         }
     };
     let builder = builder(&service);
-    let idle_timeout = service.limits().head_timeout;
-    let patience = Patience::new(service.waiting(), idle_timeout);
-    // Asked for only where it is logged: that is a system call.
-    let client = service.access().and_then(|_| stream.peer_addr().ok());
+    let progress = transport.progress();
     let requests = Arc::new(Requests::default());
     let counted = Arc::clone(&requests);
+    let tls = matches!(protocol, Protocol::Tls(_));
+    let redirects_to = match protocol {
+        Protocol::Redirect { port } => Some(port),
+        Protocol::Plain | Protocol::Tls(_) => None,
+    };
     let handle = hyper::service::service_fn(move |request| {
         let service = service.clone();
-        let active = Active::begin(&counted);
-        let access = client.zip(service.access());
-        let access = access.map(|(client, log)| log.begin(client, &request));
-        async move { Ok::<_, std::convert::Infallible>(service.handle(request, active, access).await) }
+        let version = request.version();
+        let active = Active::begin(&counted, version);
+        let access = service.access().map(|log| log.begin(client, &request));
+        async move {
+            let mut response = match redirects_to {
+                None => service.handle(request, tls, active, access).await,
+                Some(port) => {
+                    let response = redirect::to_https(&request, port);
+                    response.map(|body| Sent::new(body, active, None, access))
+                }
+            };
+            if version < Version::HTTP_2 && response.body().is_last() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        }
     });
-    let stream = Watched::new(stream, patience.clone());
-    let state = State { requests, progress: stream.progress(), patience };
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), handle));
+    let state = State { requests, progress, patience };
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(transport), handle));
     let closing = async {
         tokio::select! {
-            // An error means that the server is gone, which asks for the same.
-            _ = draining.wait_for(|draining| *draining) => {}
+            () = async {
+                // An error means that the server is gone, which asks for the same at once.
+                let grace = draining.wait_for(Option::is_some).await.ok().and_then(|grace| *grace);
+                state.say_goodbye(grace.unwrap_or_default()).await;
+            } => {}
             () = state.idle(idle_timeout) => {}
         }
     };
@@ -131,6 +162,23 @@ impl State {
         }
     }
 
+    /// Gives the client of HTTP/1 time to hear that the connection closes, which it only does from a
+    /// response: closed at once, the connection would take a request with it that is on its way
+    /// (RFC 9112, 9.6). In HTTP/2 the connection itself says so, without a pause (RFC 9113, 6.8).
+    async fn say_goodbye(&self, grace: Duration) {
+        self.requests.close_with_next();
+        let told_by_connection = async {
+            while !self.requests.are_http2() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = told_by_connection => {}
+            () = self.idle(grace) => {}
+        }
+    }
+
     /// Waits until a connection that is to close has nothing more to do, and its client has had time to read the
     /// last of it.
     async fn done(&self) {
@@ -152,6 +200,13 @@ impl State {
     fn is_busy(&self) -> bool {
         self.requests.active() > 0 || self.progress.is_blocked()
     }
+}
+
+/// Waits until the host has been stopping for so long.
+async fn stopping(mut draining: watch::Receiver<Option<Duration>>, longest: Duration) {
+    // An error means that the server is gone, which asks for the same.
+    let _ = draining.wait_for(Option::is_some).await.map(|_| ());
+    tokio::time::sleep(longest).await;
 }
 
 fn builder(service: &Service) -> Builder<Streams> {

@@ -54,9 +54,11 @@ impl Limits {
 }
 
 impl Limits {
-    /// Leaves files for so many loaded guests, each of which has one.
-    pub(crate) fn leave_files_for(&mut self, guests: usize, workers: usize) {
-        let left = spare(open_files(), workers).saturating_sub(guests);
+    /// Leaves files for so many loaded guests, each of which has one, and for listeners beyond the first,
+    /// each of which has one for each worker.
+    pub(crate) fn leave_files_for(&mut self, guests: usize, workers: usize, listeners: usize) {
+        let listeners = listeners.saturating_sub(1).saturating_mul(workers);
+        let left = spare(open_files(), workers).saturating_sub(guests).saturating_sub(listeners);
         self.connections = self.connections.min(left.max(1));
     }
 }

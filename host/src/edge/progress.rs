@@ -13,7 +13,6 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::Sleep,
 };
 
@@ -47,8 +46,8 @@ impl Progress {
 
 /// A stream that fails when its client takes nothing for a time, or next to nothing for longer, while there is
 /// something to write.
-pub(crate) struct Watched {
-    stream: TcpStream,
+pub(crate) struct Watched<S> {
+    stream: S,
     patience: Patience,
     progress: Arc<Progress>,
     /// When writing began to have to wait, and what the socket had taken until then.
@@ -57,8 +56,8 @@ pub(crate) struct Watched {
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl Watched {
-    pub(crate) fn new(stream: TcpStream, patience: Patience) -> Self {
+impl<S> Watched<S> {
+    pub(crate) fn new(stream: S, patience: Patience) -> Self {
         Self { stream, patience, progress: Arc::default(), blocked: None, deadline: None }
     }
 
@@ -101,7 +100,7 @@ fn too_slow() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the client does not take what is sent to it")
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -111,7 +110,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

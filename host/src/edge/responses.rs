@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http::Version;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::rt::Executor;
 
@@ -118,6 +119,10 @@ pub(super) struct Requests {
     begun: AtomicUsize,
     /// Those under way.
     active: AtomicUsize,
+    /// Whether they come over HTTP/2.
+    are_http2: AtomicBool,
+    /// Whether the response to the next request of HTTP/1 says that it is the last.
+    closes_with_next: AtomicBool,
     /// Responses of HTTP/2 whose client may take its time: each has a window of its own.
     slow: Mutex<Vec<Arc<Stream>>>,
 }
@@ -129,6 +134,16 @@ impl Requests {
 
     pub(super) fn active(&self) -> usize {
         self.active.load(Relaxed)
+    }
+
+    /// Whether they come over HTTP/2; not before the first.
+    pub(super) fn are_http2(&self) -> bool {
+        self.are_http2.load(Relaxed)
+    }
+
+    /// Has the response to the next request of HTTP/1 say that it is the last.
+    pub(super) fn close_with_next(&self) {
+        self.closes_with_next.store(true, Relaxed);
     }
 
     /// Ends streams whose clients have taken nothing for too long. Whether there are any that may become so.
@@ -150,7 +165,10 @@ impl Requests {
 pub(super) struct Active(Arc<Requests>);
 
 impl Active {
-    pub(super) fn begin(requests: &Arc<Requests>) -> Self {
+    pub(super) fn begin(requests: &Arc<Requests>, version: Version) -> Self {
+        if version == Version::HTTP_2 {
+            requests.are_http2.store(true, Relaxed);
+        }
         requests.begun.fetch_add(1, Relaxed);
         requests.active.fetch_add(1, Relaxed);
         Self(Arc::clone(requests))
@@ -188,6 +206,11 @@ impl Sent {
             active.0.lock().push(Arc::clone(stream));
         }
         Self { body, active, _held: held, stream, access }
+    }
+
+    /// Whether it is the last response of a connection of HTTP/1.
+    pub(super) fn is_last(&self) -> bool {
+        self.active.0.closes_with_next.load(Relaxed)
     }
 }
 

@@ -1,17 +1,20 @@
 //! One HTTP request: read within its limits, answered by a guest, counted.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tally_state::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     Limits, Metrics,
-    body::{self, Trouble},
+    body::{self, Rules, Trouble},
     heartbeat,
     problem::Problem,
     request_id::RequestId,
@@ -49,6 +52,21 @@ struct Inner {
     bodies: Arc<Semaphore>,
     /// Bytes of all workers' responses that wait for their clients.
     waiting: Arc<Waiting>,
+    /// What is asked of bodies. Shared within the worker alone.
+    rules: Arc<Rules>,
+    /// Held by the one TLS handshake of the worker that computes.
+    handshakes: Semaphore,
+}
+
+/// What all workers share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    /// Where requests are logged, if they are.
+    pub(super) access: Option<Arc<AccessLog>>,
+    /// Bytes that the bodies of requests may still take.
+    pub(super) bodies: Arc<Semaphore>,
+    /// Bytes of responses that wait for their clients.
+    pub(super) waiting: Arc<Waiting>,
 }
 
 impl Service {
@@ -57,12 +75,23 @@ impl Service {
         state: Handle,
         limits: Limits,
         metrics: Metrics,
-        access: Option<Arc<AccessLog>>,
-        bodies: Arc<Semaphore>,
-        waiting: Arc<Waiting>,
+        shared: Shared,
+        draining: watch::Receiver<Option<Duration>>,
     ) -> Self {
-        let nowhere = "".into();
-        Self(Arc::new(Inner { routes, state, limits, metrics, access, nowhere, bodies, waiting }))
+        let rules = Arc::new(Rules { limit: limits.body, timeout: limits.body_timeout, draining });
+        let Shared { access, bodies, waiting } = shared;
+        Self(Arc::new(Inner {
+            routes,
+            state,
+            limits,
+            metrics,
+            access,
+            nowhere: "".into(),
+            bodies,
+            waiting,
+            rules,
+            handshakes: Semaphore::new(1),
+        }))
     }
 
     /// Bytes of responses that wait for their clients.
@@ -79,11 +108,16 @@ impl Service {
         self.0.access.as_ref()
     }
 
-    /// Answers one request, and notes it in its line of the access log. Never fails: what goes wrong is an
-    /// answer as well.
+    pub(super) fn handshakes(&self) -> &Semaphore {
+        &self.0.handshakes
+    }
+
+    /// Answers one request, which came over TLS or not, and notes it in its line of the access log. Never
+    /// fails: what goes wrong is an answer as well.
     pub(super) async fn handle(
         &self,
         request: Request<Incoming>,
+        tls: bool,
         on_connection: responses::Active,
         mut access: Option<Access>,
     ) -> Response<Sent> {
@@ -94,7 +128,7 @@ impl Service {
         let version = request.version();
         let id = RequestId::of(request.headers());
         let keyed = registry::is_to_be_made_once(&method, request.headers());
-        let (answer, route) = self.answer(request, &id, keyed, started).await;
+        let (answer, route) = self.answer(request, tls, &id, keyed, started).await;
         let mut held = None;
         let mut response = match answer {
             Ok((answer, takes)) => {
@@ -132,6 +166,7 @@ impl Service {
     async fn answer(
         &self,
         request: Request<Incoming>,
+        tls: bool,
         id: &RequestId,
         keyed: bool,
         started: Instant,
@@ -153,13 +188,13 @@ impl Service {
         // The one that answers, whatever is deployed meanwhile.
         let chosen = guest.choose();
         let answer = async {
-            let limits = &self.0.limits;
             let bodies = body::Room { tenant: guest.tenant(), all: &self.0.bodies };
+            let rules = &self.0.rules;
             let whole = chosen.takes_whole_bodies() || keyed;
             // For guests that answer for themselves what went wrong, or ask others.
             parts.headers.insert(REQUEST_ID, id.header());
             let (headers, version) = (&parts.headers, parts.version);
-            let taking = body::take(body, headers, version, whole, limits, bodies, &trouble);
+            let taking = body::take(body, headers, version, whole, bodies, rules, &trouble);
             let taken = taking.await;
             if matches!(taken, Err(BodyError::TooMany)) {
                 guest.tenant().usage().refused(Refused::Bodies);
@@ -169,9 +204,10 @@ impl Service {
                 id: id.header(),
                 method: parts.method,
                 uri: parts.uri,
+                tls,
                 headers: parts.headers,
                 body,
-                body_timeout: limits.body_timeout,
+                body_timeout: self.0.limits.body_timeout,
             };
             let answer = guest.answer(chosen, self.0.state.clone(), request).await;
             // A guest that failed over its client's body has not failed by itself; what it changed

@@ -5,7 +5,6 @@
 
 use std::{
     io,
-    net::{TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -17,7 +16,13 @@ use tally_state::State;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{
-    Limits, Metrics, accept::accept, connection, heartbeat, responses::Waiting, service::Service,
+    Limits, Metrics,
+    accept::{accept, accept_last},
+    connection, heartbeat,
+    protocol::{Listening, Protocol},
+    responses::Waiting,
+    service::{Service, Shared},
+    socket::{Listener, StdListener, StdSocket},
 };
 use crate::{
     logging::{self, AccessLog},
@@ -37,8 +42,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 /// that stay are spread evenly, many to within that part, and of what comes and goes most is not handed on.
 const SLACK: usize = 8;
 
-/// A connection, and its place among those that may be open.
-type Given = (TcpStream, OwnedSemaphorePermit);
+/// A connection, what is spoken on it, and its place among those that may be open.
+type Given = (StdSocket, Protocol, OwnedSemaphorePermit);
 
 /// Why workers cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +59,9 @@ pub(crate) struct Workers {
     most_bodies: usize,
     /// Set when listeners are to close; those who hear of it are there as long as their listeners.
     close: watch::Sender<bool>,
-    /// Set when connections are to finish what they are at.
-    drain: watch::Sender<bool>,
+    /// Set when connections are to finish what they are at: how long idle ones stay open for a last
+    /// request.
+    drain: watch::Sender<Option<Duration>>,
     /// The first part that has ended by a panic.
     ended: watch::Receiver<Option<String>>,
 }
@@ -84,21 +90,23 @@ struct Worker {
 }
 
 impl Workers {
-    /// Starts the threads: the first ones with a listener each.
+    /// Starts the threads. Where there is a socket for each worker, each listens for itself; else one
+    /// listens for all, another one for each place.
     pub(crate) fn start(
         count: usize,
-        listeners: Vec<TcpListener>,
+        places_to_listen: Vec<Listening>,
         routes: &Arc<Routes>,
         state: &State,
         limits: &Limits,
         metrics: &Metrics,
         access: Option<&Arc<AccessLog>>,
     ) -> Result<Self, WorkersError> {
-        let ((close, closing), (drain, draining)) = (watch::channel(false), watch::channel(false));
+        let ((close, closing), (drain, draining)) = (watch::channel(false), watch::channel(None));
         let (alarm, ended) = watch::channel(None);
         let most_bodies = limits.bodies.min(Semaphore::MAX_PERMITS);
         let bodies = Arc::new(Semaphore::new(most_bodies));
         let waiting = Waiting::new(limits.responses);
+        let shared = Shared { access: access.cloned(), bodies: Arc::clone(&bodies), waiting };
         let places = Arc::new(Semaphore::new(limits.connections));
         let (workers, given): (Vec<_>, Vec<_>) = std::iter::repeat_with(|| {
             let ((give, given), open) = (mpsc::unbounded_channel(), Arc::<AtomicUsize>::default());
@@ -107,42 +115,41 @@ impl Workers {
         .take(count)
         .unzip();
         let crew = Arc::new(Crew(workers.into()));
-        let mut listeners = listeners.into_iter();
-        for (number, (given, open)) in given.into_iter().enumerate() {
+        let listeners = for_workers(count, places_to_listen);
+        for (number, ((given, open), listeners)) in given.into_iter().zip(listeners).enumerate() {
             let own = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .event_interval(EVENT_INTERVAL)
                 .build()?;
             let (routes, state, limits) = (Arc::clone(routes), state.clone(), limits.clone());
-            let (metrics, draining, own_bodies, waiting) =
-                (metrics.clone(), draining.clone(), Arc::clone(&bodies), Arc::clone(&waiting));
-            let listener = listeners.next().map(|listener| {
+            let (metrics, draining, shared) = (metrics.clone(), draining.clone(), shared.clone());
+            let listeners = listeners.into_iter().map(|(listener, protocol)| {
                 // Registered with the worker's own network.
                 let _own = own.enter();
-                tokio::net::TcpListener::from_std(listener)
-                    // Only who listens is waited for.
-                    .map(|listener| (listener, closing.clone(), Arc::clone(&places)))
+                // Only who listens is waited for.
+                Ok((listener.register()?, protocol, closing.clone(), Arc::clone(&places)))
             });
-            let access = access.cloned();
-            let (crew, listener) = (Arc::clone(&crew), listener.transpose()?);
+            let (crew, listeners) = (Arc::clone(&crew), listeners.collect::<io::Result<Vec<_>>>()?);
+            let alarm = alarm.clone();
             let alarm =
-                |part: &str| Alarm { part: format!("{part} {number}"), ended: alarm.clone() };
-            let (alarm, listening) = (alarm("worker thread"), alarm("the listener of worker"));
+                move |part: &str| Alarm { part: format!("{part} {number}"), ended: alarm.clone() };
             std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                let _alarm = alarm;
+                let _alarm = alarm("worker thread");
                 take_seat(number);
                 own.block_on(async move {
-                    if let Some((listener, closing, places)) = listener {
+                    for (listener, protocol, closing, places) in listeners {
+                        let (listening, crew) =
+                            (alarm("the listener of worker"), Arc::clone(&crew));
                         tokio::spawn(async move {
                             let _alarm = listening;
-                            listen(listener, number, crew, places, closing).await;
+                            listen(listener, protocol, number, crew, places, closing).await;
                         });
                     }
                     tokio::spawn(heartbeat::beat());
                     // Within the runtime, as the state's lane may live here.
                     let state = state.worker();
                     let service =
-                        Service::new(routes, state, limits, metrics, access, own_bodies, waiting);
+                        Service::new(routes, state, limits, metrics, shared, draining.clone());
                     serve(given, service, draining, &open).await;
                 });
             })?;
@@ -170,18 +177,19 @@ impl Workers {
         self.most_bodies.saturating_sub(self.bodies.available_permits())
     }
 
-    /// Closes all listeners: what comes now is refused by the kernel, and goes elsewhere.
+    /// Closes all listeners, once they have accepted the connections that the kernel had taken: what comes
+    /// now is refused by the kernel, and goes elsewhere.
     pub(crate) async fn stop_listening(&self) {
         // Nobody hears of it when they are closed already.
         let _ = self.close.send(true);
         self.close.closed().await;
     }
 
-    /// Asks all connections to finish the requests they are at and to close. None must come after
-    /// this.
-    pub(crate) fn start_draining(&self) {
-        // Nobody listens when there is no connection.
-        let _ = self.drain.send(true);
+    /// Asks all connections to finish the requests they are at and to close, those that are accepted
+    /// later as well. A connection of HTTP/1 that is idle stays open for `grace`: its client may be
+    /// about to send a request, which is answered as the last one.
+    pub(crate) fn start_draining(&self, grace: Duration) {
+        self.drain.send_replace(Some(grace));
     }
 
     /// Waits until no connection is open.
@@ -199,10 +207,16 @@ impl Crew {
     }
 
     /// Gives a connection to the worker it came to, or to one that has fewer.
-    pub(super) fn give(&self, near: usize, stream: TcpStream, place: OwnedSemaphorePermit) {
+    pub(super) fn give(
+        &self,
+        near: usize,
+        socket: StdSocket,
+        protocol: Protocol,
+        place: OwnedSemaphorePermit,
+    ) {
         let Some(worker) = self.0.get(choose(self.counts(), near)) else { return };
         worker.open.fetch_add(1, Ordering::Relaxed);
-        if worker.give.send((stream, place)).is_err() {
+        if worker.give.send((socket, protocol, place)).is_err() {
             worker.open.fetch_sub(1, Ordering::Relaxed);
             logging::log(&logging::Failure {
                 level: tracing::Level::ERROR,
@@ -215,6 +229,21 @@ impl Crew {
             });
         }
     }
+}
+
+/// The sockets that each worker listens at.
+fn for_workers(count: usize, places: Vec<Listening>) -> Vec<Vec<(StdListener, Protocol)>> {
+    let mut workers: Vec<Vec<_>> = std::iter::repeat_with(Vec::new).take(count).collect();
+    for (place, listening) in places.into_iter().enumerate() {
+        for (number, socket) in listening.sockets.into_iter().enumerate() {
+            // Those that have one socket alone are spread over the workers.
+            let worker = place.wrapping_add(number).checked_rem(count).unwrap_or_default();
+            if let Some(worker) = workers.get_mut(worker) {
+                worker.push((socket, listening.protocol.clone()));
+            }
+        }
+    }
+    workers
 }
 
 /// Which worker serves a connection that came to one of them, by the connections that each has.
@@ -230,7 +259,8 @@ fn choose(counts: impl Iterator<Item = usize> + Clone, near: usize) -> usize {
 
 /// Listens until it is said to close.
 async fn listen(
-    listener: tokio::net::TcpListener,
+    listener: Listener,
+    protocol: Protocol,
     near: usize,
     crew: Arc<Crew>,
     places: Arc<Semaphore>,
@@ -239,15 +269,16 @@ async fn listen(
     tokio::select! {
         // An error means that the server is gone, which asks for the same.
         _ = closing.wait_for(|closing| *closing) => {}
-        () = accept(listener, near, &crew, &places) => {}
+        () = accept(&listener, &protocol, near, &crew, &places) => {}
     }
+    accept_last(&listener, &protocol, near, &crew, &places).await;
 }
 
 /// Serves connections until no more are given and all have closed.
 async fn serve(
     mut given: mpsc::UnboundedReceiver<Given>,
     service: Service,
-    draining: watch::Receiver<bool>,
+    draining: watch::Receiver<Option<Duration>>,
     open: &Arc<AtomicUsize>,
 ) {
     let mut connections = tokio::task::JoinSet::new();
@@ -256,12 +287,12 @@ async fn serve(
             biased;
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             next = given.recv() => {
-                let Some((stream, place)) = next else { break };
+                let Some((socket, protocol, place)) = next else { break };
                 let (service, draining) = (service.clone(), draining.clone());
                 let counted = Counted { open: Arc::clone(open), _place: place };
                 connections.spawn(async move {
                     let _counted = counted;
-                    connection::serve(stream, service, draining).await;
+                    connection::serve(socket, protocol, service, draining).await;
                 });
             }
         }
@@ -283,6 +314,8 @@ impl Drop for Counted {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
     use super::*;
 
     /// Gives so many connections to workers, each to come to one of them by `place`.
@@ -342,9 +375,10 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (routes, metrics) = (Routes::new(Vec::new()), Metrics::register(&registry).unwrap());
         let routes = Arc::new(routes);
+        let sockets = vec![StdListener::Tcp(listener)];
+        let listening = vec![Listening { sockets, protocol: Protocol::Plain }];
         let workers =
-            Workers::start(2, vec![listener], &routes, &state, &Limits::of(2), &metrics, None)
-                .unwrap();
+            Workers::start(2, listening, &routes, &state, &Limits::of(2), &metrics, None).unwrap();
         assert!(TcpStream::connect(address).is_ok());
         let closing = tokio::time::timeout(Duration::from_secs(30), workers.stop_listening());
         assert!(closing.await.is_ok());

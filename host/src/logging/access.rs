@@ -46,7 +46,8 @@ pub(crate) struct Access(Box<Inner>);
 
 struct Inner {
     log: Arc<AccessLog>,
-    client: IpAddr,
+    /// None where it has no address: it came through a socket in the file system.
+    client: Option<IpAddr>,
     time: SystemTime,
     started: Instant,
     method: Method,
@@ -78,11 +79,15 @@ impl AccessLog {
     }
 
     /// Notes a request whose head has arrived.
-    pub(crate) fn begin<B>(self: &Arc<Self>, client: SocketAddr, request: &Request<B>) -> Access {
+    pub(crate) fn begin<B>(
+        self: &Arc<Self>,
+        client: Option<SocketAddr>,
+        request: &Request<B>,
+    ) -> Access {
         let header = |name| request.headers().get(name).cloned();
         Access(Box::new(Inner {
             log: Arc::clone(self),
-            client: client.ip().to_canonical(),
+            client: client.map(|client| client.ip().to_canonical()),
             time: SystemTime::now(),
             started: Instant::now(),
             method: request.method().clone(),
@@ -148,7 +153,8 @@ impl Inner {
     fn combined(&self) -> String {
         let mut line = String::with_capacity(256);
         // Writing to a string does not fail.
-        let _ = write!(line, "{} - - [{}] \"", self.client, common_time(self.time));
+        let client = self.client.map_or_else(|| "-".into(), |client| client.to_string());
+        let _ = write!(line, "{client} - - [{}] \"", common_time(self.time));
         escape(&mut line, self.method.as_str().as_bytes());
         line.push(' ');
         escape(&mut line, self.target().as_bytes());
@@ -201,7 +207,7 @@ impl Inner {
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
-    client: IpAddr,
+    client: Option<IpAddr>,
     method: String,
     host: Option<String>,
     target: String,
@@ -292,7 +298,7 @@ mod tests {
     fn line(format: AccessFormat, request: &Request<()>, body: Option<&'static str>) -> String {
         let dir = tempfile::tempdir().unwrap();
         let log = log(format, dir.path());
-        let mut access = log.begin("[::ffff:10.0.0.1]:999".parse().unwrap(), request);
+        let mut access = log.begin("[::ffff:10.0.0.1]:999".parse().ok(), request);
         access.0.time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_794_326_789);
         if let Some(body) = body {
             let mut body = http_body_util::Full::new(Bytes::from_static(body.as_bytes()));

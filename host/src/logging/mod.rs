@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, reload};
 
 use self::lines::{LogFile, Output, Sink};
 pub(crate) use self::{
@@ -61,7 +61,11 @@ pub enum LoggingError {
 pub struct Logs {
     log: Lines,
     access: Option<Arc<AccessLog>>,
+    set_filter: SetFilter,
 }
+
+/// Exchanges the filter of the log.
+type SetFilter = Arc<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
 
 impl Logs {
     /// Starts logging to standard error, so that standard output stays for what was asked for, and
@@ -70,8 +74,7 @@ impl Logs {
     /// # Errors
     /// [`LoggingError`].
     pub fn start(config: &Config) -> Result<Self, LoggingError> {
-        let filter = EnvFilter::try_new(&config.log)
-            .map_err(|_| LoggingError::Filter(config.log.clone()))?;
+        let filter = filter(config)?;
         let log = Lines::start(
             "log",
             Output {
@@ -98,15 +101,34 @@ impl Logs {
             .with_env_filter(filter)
             .with_writer(log.clone())
             .with_ansi(io::stderr().is_terminal());
-        match config.log_format {
-            LogFormat::Text => builder.init(),
-            LogFormat::Json => builder.json().init(),
-        }
+        let set_filter: SetFilter = match config.log_format {
+            LogFormat::Text => {
+                let builder = builder.with_filter_reloading();
+                let handle = builder.reload_handle();
+                builder.init();
+                Arc::new(move |filter| handle.reload(filter))
+            }
+            LogFormat::Json => {
+                let builder = builder.json().with_filter_reloading();
+                let handle = builder.reload_handle();
+                builder.init();
+                Arc::new(move |filter| handle.reload(filter))
+            }
+        };
         if config.log_every_failure {
             failures::log_each();
         }
         log_panics();
-        Ok(Self { log, access })
+        Ok(Self { log, access, set_filter })
+    }
+
+    /// Takes over the filter of the log; gives what was done, for people.
+    ///
+    /// # Errors
+    /// [`LoggingError::Filter`], and then the filter before goes on.
+    pub fn reload(&self, config: &Config) -> Result<String, LoggingError> {
+        (self.set_filter)(filter(config)?).map_err(|_| LoggingError::Filter(config.log.clone()))?;
+        Ok(format!("the log's filter is {}", config.log))
     }
 
     /// The lines of the log.
@@ -133,6 +155,10 @@ impl Logs {
         }
         self.log.flush(LAST_WRITE);
     }
+}
+
+fn filter(config: &Config) -> Result<EnvFilter, LoggingError> {
+    EnvFilter::try_new(&config.log).map_err(|_| LoggingError::Filter(config.log.clone()))
 }
 
 fn start_access(path: Option<&Path>) -> Result<Lines, LoggingError> {

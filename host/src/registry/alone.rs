@@ -52,6 +52,7 @@ impl Alone {
             id: HeaderValue::from_static("alone"),
             method,
             uri: Uri::from_static(uri),
+            tls: false,
             headers,
             body: Body::Whole(bytes::Bytes::new()),
             body_timeout: std::time::Duration::ZERO,

@@ -18,6 +18,8 @@ pub(crate) struct Request {
     pub(crate) method: Method,
     /// The target; its path and query are in origin form.
     pub(crate) uri: Uri,
+    /// Whether it came over TLS.
+    pub(crate) tls: bool,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Body,
     /// The longest that the body may take to arrive.

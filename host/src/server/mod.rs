@@ -1,28 +1,30 @@
 //! Starting the rooms in order, saying what is served where, and stopping them again.
 
+mod certificates;
 mod guests;
 mod listen;
 mod orphans;
+mod signals;
 mod store;
 mod upkeep;
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     io,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use prometheus::Registry;
 use tally_state::{OpenError, State};
-use tokio::signal::unix::{SignalKind, signal};
 
-pub use self::guests::read_guest;
+pub use self::{certificates::TlsError, guests::read_guest, signals::Signals};
 use self::{
     guests::{account, account_once, look, prepare, watch},
-    listen::{listen, listen_for_each},
+    listen::{At, Place, SocketFile, listen, listen_for_each},
+    signals::reload_on,
     upkeep::upkeep,
 };
 use crate::{
@@ -30,8 +32,8 @@ use crate::{
         Admin, Gate, is_loopback,
         token::{self, Kept, TokenError},
     },
-    config::Config,
-    edge::{self, Workers, WorkersError},
+    config::{Config, ListenAddress},
+    edge::{self, Listening, Protocol, Tls, Workers, WorkersError},
     logging::{self, Logs},
     registry::Routes,
     runtime::{Instances, LoadError, Runtime, Sizes, World},
@@ -42,6 +44,10 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// Routes that are told of at the start.
 const MOST_TOLD: usize = 20;
+
+/// How long idle connections of HTTP/1 stay open for a last request once the host stops, as long as there is
+/// time: longer than a request takes that is on its way.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Longest time to tell the store at the end what was recorded since it was last told.
 const LAST_ACCOUNT: Duration = Duration::from_millis(500);
@@ -90,18 +96,26 @@ pub enum ServerError {
     #[error("cannot listen at {address}: {reason}; {advice}")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: String,
         /// What the operating system says.
         reason: io::Error,
         /// What to do about it.
         advice: String,
     },
+    /// A file of TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The machine lacks something basic.
     #[error(transparent)]
     Workers(#[from] WorkersError),
+    /// Clients would be sent to a port that there is not.
+    #[error(
+        "redirect-listen: TLS is served at no port, only in the file system; say the port with --redirect-to"
+    )]
+    NowhereToRedirect,
     /// The machine lacks something basic.
     #[error("cannot watch for signals: {0}")]
-    Signals(io::Error),
+    Signals(#[source] io::Error),
     /// Two metrics have one name, which is a bug.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -123,29 +137,54 @@ pub enum ServerError {
 /// Serves until a signal says to stop, then lets requests under way finish.
 ///
 /// `started` is told, for people, what is served where once it is. `logs` is where requests are logged,
-/// and what counts the lines that were lost; the caller finishes it.
+/// and what counts the lines that were lost; the caller finishes it. `reload` takes over what can change
+/// without a restart, and says what it did.
 ///
 /// # Errors
 /// [`ServerError`], before anything is served, or when requests had to be cut off at the end.
 pub async fn serve(
     config: Config,
+    signals: Signals,
     logs: &Logs,
     started: impl FnOnce(&str),
+    reload: impl Fn() -> Result<String, String> + Send + 'static,
 ) -> Result<(), ServerError> {
+    let Signals { mut stop, hangup } = signals;
     if config.guests.is_empty() {
         return Err(ServerError::NoGuest);
     }
     let access = &config.admin_access;
     let token = token::configured(access.token.as_ref(), access.token_file.as_deref())?;
-    if token.is_none() && !is_loopback(config.admin.ip()) {
-        return Err(ServerError::NoToken { address: config.admin });
-    }
     // Listening comes first, as it fails fastest.
-    let (address, listeners) = listen_for_each(config.workers, "listen", config.listen)?;
-    let (admin_address, admin_listener) = listen("admin", config.admin)?;
-    let mut stop = Signals::watch().map_err(ServerError::Signals)?;
+    // Before they are read, so that no change is missed.
+    let tls_files = config.tls.as_ref().map(certificates::look_at);
+    let tls = match &config.tls {
+        Some(files) => {
+            let (connections, timeout) = (config.edge.connections, files.handshake_timeout);
+            Some(Arc::new(Tls::new(certificates::read(files)?, connections, timeout)))
+        }
+        None => None,
+    };
+    let listening = async {
+        let clients = Listeners::start(&config, tls.as_ref()).await?;
+        Ok::<_, ServerError>((clients, listen("admin", &config.admin).await?))
+    };
+    let (clients, admin_listeners) = tokio::select! {
+        listening = listening => listening?,
+        // A name may resolve slowly.
+        () = stop.next() => return Ok(()),
+    };
+    let Listeners { served, listening, files, .. } = clients;
+    let (admin_addresses, admin_listeners): (Vec<_>, Vec<_>) = admin_listeners.into_iter().unzip();
+    let outside = admin_addresses.iter().find(|address| !is_loopback(address.ip()));
+    if token.is_none()
+        && let Some(address) = outside
+    {
+        return Err(ServerError::NoToken { address: *address });
+    }
+    let is_reachable = outside.is_some();
     // Gone with this function.
-    let kept = if token.is_none() { keep_token(admin_address) } else { None };
+    let kept = if token.is_none() { keep_token(&admin_addresses) } else { None };
     let token = token.or_else(|| Some(kept.as_ref()?.token().clone()));
     let registry = Registry::new();
     let metrics = tally_state::Metrics::register(&registry)?;
@@ -180,7 +219,7 @@ pub async fn serve(
     let metrics = edge::Metrics::register(&registry)?;
     let workers = Workers::start(
         config.workers,
-        listeners,
+        listening,
         &routes,
         &state,
         &config.edge,
@@ -195,11 +234,11 @@ pub async fn serve(
         Arc::clone(&workers),
         state.clone(),
         logs.clone(),
-        Gate::new(token, admin_address.ip(), config.admin_access.hosts.clone()),
+        Gate::new(token, is_reachable, config.admin_access.hosts.clone()),
     );
     let admin = Arc::new(admin?);
 
-    let mut admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listener));
+    let mut admin_task = tokio::spawn(Arc::clone(&admin).serve(admin_listeners));
     let accounting = tokio::spawn(account(Arc::clone(&routes), worker.clone()));
     let reporting = tokio::spawn(logging::report());
     let watching =
@@ -210,24 +249,53 @@ pub async fn serve(
         let is_shared = state.description().backend == "redis";
         tokio::spawn(async move { orphans::report(&guests, &worker, is_shared).await })
     };
-    let token_file = kept.as_ref().map(Kept::path);
-    started(&banner(&config, &routes, &state, address, admin_address, token_file));
+    let tls = config.tls.clone().zip(tls);
+    let renewing = tls
+        .clone()
+        .zip(tls_files)
+        .map(|((files, tls), seen)| tokio::spawn(certificates::watch(files, tls, seen)));
+    let reloading = tokio::spawn(reload_on(hangup, reload, tls));
+    let token_files = kept.as_ref().map_or(&[][..], Kept::paths);
+    started(&banner(&config, &routes, &state, &served, &admin_addresses, token_files));
 
-    tokio::select! {
-        () = stop.next() => {}
+    let until_stopped = async {
+        stop.next().await;
+        admin.start_draining();
+        if config.shutdown_delay.is_zero() {
+            return false;
+        }
+        tracing::info!(
+            "not ready, and stopping in {:?}; a second signal ends at once",
+            config.shutdown_delay
+        );
+        tokio::select! {
+            () = tokio::time::sleep(config.shutdown_delay) => false,
+            () = stop.next() => true,
+        }
+    };
+    let at_once = tokio::select! {
+        at_once = until_stopped => at_once,
         // One that goes on without them would look alive.
         part = workers.ended() => return Err(ServerError::Ended(part)),
         _ = &mut admin_task => return Err(ServerError::Ended("the admin listener".into())),
-    }
+    };
     tracing::info!(connections = workers.connections(), "stopping; a second signal ends at once");
     if let Some(watching) = watching {
         watching.abort();
     }
-    admin.start_draining();
+    reloading.abort();
+    if let Some(renewing) = renewing {
+        renewing.abort();
+    }
+    // Who connects from here on finds nobody, and what has begun is served.
+    drop(files);
+    let grace = GRACE.min(config.drain_timeout / 2);
     let cut = tokio::select! {
-        () = drain(&workers, &runtime) => None,
-        () = tokio::time::sleep(config.drain_timeout) => Some(config.drain_timeout),
+        biased;
+        () = std::future::ready(()), if at_once => Some(Duration::ZERO),
         () = stop.next() => Some(Duration::ZERO),
+        () = drain(&workers, &runtime, grace) => None,
+        () = tokio::time::sleep(config.drain_timeout) => Some(config.drain_timeout),
     };
     let connections = workers.connections();
     accounting.abort();
@@ -246,9 +314,9 @@ pub async fn serve(
 
 /// Takes no more connections, and waits until none is open and no guest is at work: one may go on after
 /// its answer.
-async fn drain(workers: &Workers, runtime: &Runtime) {
+async fn drain(workers: &Workers, runtime: &Runtime, grace: Duration) {
+    workers.start_draining(grace);
     workers.stop_listening().await;
-    workers.start_draining();
     workers.drained().await;
     while runtime.is_at_work() {
         tokio::time::sleep(DRAIN_LOOK).await;
@@ -256,7 +324,7 @@ async fn drain(workers: &Workers, runtime: &Runtime) {
 }
 
 /// Makes a token for the admin listener where none is configured. Without one, nobody can deploy.
-fn keep_token(admin: SocketAddr) -> Option<Kept> {
+fn keep_token(admin: &[SocketAddr]) -> Option<Kept> {
     Kept::make(admin)
         .inspect_err(|reason| {
             tracing::warn!(
@@ -267,18 +335,101 @@ fn keep_token(admin: SocketAddr) -> Option<Kept> {
         .ok()
 }
 
+/// A place where requests are served, for people.
+struct Served {
+    at: String,
+    redirects_to: Option<u16>,
+}
+
+impl fmt::Display for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.redirects_to {
+            None => f.write_str(&self.at),
+            Some(port) => write!(f, "{}  which sends clients to https at port {port}", self.at),
+        }
+    }
+}
+
+/// All that listens for clients. The files are there for as long as what stands for them is kept.
+#[derive(Default)]
+struct Listeners {
+    served: Vec<Served>,
+    listening: Vec<Listening>,
+    files: Vec<SocketFile>,
+    /// The first port with TLS.
+    tls_port: Option<u16>,
+}
+
+impl Listeners {
+    /// Listens wherever requests are to be served.
+    async fn start(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Self, ServerError> {
+        let mut listeners = Self::default();
+        listeners.add(config, "listen", &config.listen, &Protocol::Plain).await?;
+        if let Some(tls) = tls {
+            let tls = Protocol::Tls(Arc::clone(tls));
+            listeners.add(config, "tls-listen", &config.tls_listen, &tls).await?;
+        }
+        if let Some(port) = config.redirect_to.or(listeners.tls_port) {
+            let redirect = Protocol::Redirect { port };
+            listeners.add(config, "redirect-listen", &config.redirect_listen, &redirect).await?;
+        } else if !config.redirect_listen.is_empty() {
+            return Err(ServerError::NowhereToRedirect);
+        }
+        Ok(listeners)
+    }
+
+    async fn add(
+        &mut self,
+        config: &Config,
+        key: &'static str,
+        addresses: &[ListenAddress],
+        protocol: &Protocol,
+    ) -> Result<(), ServerError> {
+        let places = listen_for_each(config.workers, key, addresses, config.socket_mode).await?;
+        for Place { at, sockets } in places {
+            let (scheme, redirects_to) = match protocol {
+                Protocol::Plain => ("http", None),
+                Protocol::Tls(_) => ("https", None),
+                Protocol::Redirect { port } => ("http", Some(*port)),
+            };
+            let at = match at {
+                At::Address(address) => {
+                    if matches!(protocol, Protocol::Tls(_)) {
+                        self.tls_port.get_or_insert(address.port());
+                    }
+                    format!("{scheme}://{address}")
+                }
+                At::File(file) => {
+                    let at = format!("unix:{}", file.path().display());
+                    self.files.push(file);
+                    if scheme == "https" { format!("{at}  over TLS") } else { at }
+                }
+            };
+            self.served.push(Served { at, redirects_to });
+            self.listening.push(Listening { sockets, protocol: protocol.clone() });
+        }
+        Ok(())
+    }
+}
+
 /// What is served where, and what the store promises.
 fn banner(
     config: &Config,
     routes: &Routes,
     state: &State,
-    address: SocketAddr,
-    admin: SocketAddr,
-    token_file: Option<&Path>,
+    served: &[Served],
+    admin: &[SocketAddr],
+    token_files: &[PathBuf],
 ) -> String {
     let description = state.description();
-    let mut text = format!("serving  http://{address}  with {} workers\n", config.workers);
+    let mut text = String::new();
     // Writing to a string does not fail.
+    for (number, served) in served.iter().enumerate() {
+        let _ = match number {
+            0 => writeln!(text, "serving  {served}  with {} workers", config.workers),
+            _ => writeln!(text, "serving  {served}"),
+        };
+    }
     for (pattern, guest) in routes.iter().take(MOST_TOLD) {
         let file = config.guests.iter().find(|config| *config.name == **guest.name());
         let file = file.map(|config| config.file.display().to_string()).unwrap_or_default();
@@ -299,8 +450,10 @@ fn banner(
     if let Some(others) = routes.iter().count().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
         let _ = writeln!(text, "         and {others} more; the admin listener has all at /guests");
     }
-    let _ = writeln!(text, "admin    http://{admin}  /livez /readyz /metrics /guests");
-    if let Some(file) = token_file {
+    for admin in admin {
+        let _ = writeln!(text, "admin    http://{admin}  /livez /readyz /metrics /guests");
+    }
+    for file in token_files {
         let _ = writeln!(text, "token    for tally deploy, in {}", file.display());
     }
     let _ = write!(text, "store    {description}");
@@ -308,26 +461,4 @@ fn banner(
         let _ = write!(text, "\nwarning  {warning}");
     }
     text
-}
-
-/// The signals that ask for a stop.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn watch() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -73,10 +73,20 @@ impl Authority {
     /// # Errors
     /// When its files cannot be written.
     pub fn sign(&self, names: &[&str]) -> Result<Identity> {
+        self.sign_until(names, 4096)
+    }
+
+    /// As [`Authority::sign`], with a certificate that is valid until the first day of a year.
+    ///
+    /// # Errors
+    /// As [`Authority::sign`].
+    pub fn sign_until(&self, names: &[&str], year: i32) -> Result<Identity> {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let file = if names.is_empty() { "client".into() } else { names.join("-") };
+        let file =
+            if names.is_empty() { "client".into() } else { names.join("-").replace('*', "any") };
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name.push(DnType::CommonName, "a test");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let key = KeyPair::generate()?;
         let identity = Identity {
             certificate: self.path().join(format!("{file}.pem")),

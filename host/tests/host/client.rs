@@ -3,6 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,6 +12,11 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, ServerName},
+};
+use tokio_rustls::TlsConnector;
 
 /// A response, read whole.
 #[derive(Debug)]
@@ -78,6 +84,43 @@ impl Client {
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Self { address, sender: Sender::Http2(sender) }
+    }
+
+    /// HTTP over TLS, in the version that is agreed on among those offered (ALPN); and the certificate that
+    /// the server showed.
+    pub async fn connect_tls(
+        address: SocketAddr,
+        config: Arc<ClientConfig>,
+        name: &str,
+    ) -> std::io::Result<(Self, CertificateDer<'static>)> {
+        let stream = tokio::net::TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        let (_, session) = stream.get_ref();
+        let certificate = session.peer_certificates().unwrap()[0].clone().into_owned();
+        let sender = match session.alpn_protocol() {
+            Some(b"h2") => {
+                let io = TokioIo::new(stream);
+                let (sender, connection) = http2::handshake(TokioExecutor::new(), io)
+                    .await
+                    .map_err(std::io::Error::other)?;
+                tokio::spawn(connection);
+                Sender::Http2(sender)
+            }
+            _ => {
+                let (sender, connection) =
+                    http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+                tokio::spawn(connection);
+                Sender::Http1(sender)
+            }
+        };
+        Ok((Self { address, sender }, certificate))
+    }
+
+    /// Whether it speaks HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        matches!(self.sender, Sender::Http2(_))
     }
 
     /// The same connection of HTTP/2 once more, for a request beside this one's.
@@ -167,6 +210,11 @@ impl Held {
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(b"5\r\nfirst\r\n").unwrap();
         Self(stream)
+    }
+
+    /// Sends more of the body, chunked.
+    pub fn send(&mut self, chunk: &[u8]) {
+        self.0.write_all(chunk).unwrap();
     }
 
     /// Ends the body, and gives all that comes back.

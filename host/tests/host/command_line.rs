@@ -13,7 +13,7 @@ pub fn run(dir: &Path, arguments: &[&str]) -> Output {
 
 /// Runs a command that must fail; gives the last line it wrote.
 #[track_caller]
-fn fails(dir: &Path, arguments: &[&str]) -> String {
+pub fn fails(dir: &Path, arguments: &[&str]) -> String {
     let output = run(dir, arguments);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -22,7 +22,7 @@ fn fails(dir: &Path, arguments: &[&str]) -> String {
 
 /// Fails to serve, with flags beside listening at any port.
 #[track_caller]
-fn fails_to_serve(dir: &Path, arguments: &[&str]) -> String {
+pub fn fails_to_serve(dir: &Path, arguments: &[&str]) -> String {
     let mut all = vec!["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     all.extend(["--store-wait", "0s"]);
     all.extend(arguments);

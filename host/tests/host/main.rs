@@ -27,6 +27,7 @@ mod hostile_guests;
 mod idempotency;
 mod idle;
 mod kv;
+mod listening;
 mod logging;
 mod many;
 mod operations;
@@ -37,7 +38,9 @@ mod shapes;
 mod slow_clients;
 mod standard;
 mod state_in_guests;
+mod stopping;
 mod swapping;
+mod tls;
 
 counter_suite!(plugin_counter, "counter");
 counter_suite!(http_counter, "counter-http");

@@ -250,7 +250,8 @@ async fn run(
         // Dropped before the store, and with it the body.
         let guard = BreakOnDrop(Some(broken));
         let mut http = store.data_mut().http();
-        let request = http.new_incoming_request(Scheme::Http, incoming(request, client.clone()))?;
+        let scheme = if request.tls { Scheme::Https } else { Scheme::Http };
+        let request = http.new_incoming_request(scheme, incoming(request, client.clone()))?;
         let out = http.new_response_outparam(replier)?;
         let instance = call.loaded.pre.instantiate_async(&mut store).await?;
         let guest = indices.load(&mut store, &instance)?;

@@ -1,0 +1,73 @@
+//! Listeners that answer nothing themselves, and send clients to the one with TLS.
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Request, Response, StatusCode, header,
+    uri::{Authority, PathAndQuery},
+};
+
+use super::{problem::Problem, request_id::RequestId};
+use crate::runtime::Body;
+
+/// The port that `https` has by itself (RFC 9110, 4.2.2).
+const HTTPS: u16 = 443;
+
+/// Sends a client to the same host and target over TLS: with 308, after which it uses the same method and
+/// body again (RFC 9110, 15.4.9).
+pub(super) fn to_https<B>(request: &Request<B>, port: u16) -> Response<Body> {
+    let mut names = request.headers().get_all(header::HOST).iter();
+    let (name, second) = (names.next(), names.next());
+    let name = name.and_then(|name| Authority::try_from(name.as_bytes()).ok());
+    let name = request.uri().authority().cloned().or(name).filter(|_| second.is_none());
+    let location = name.and_then(|name| {
+        let target = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+        // The one of OPTIONS for the server as a whole.
+        let target = if target == "*" { "/" } else { target };
+        let port = if port == HTTPS { String::new() } else { format!(":{port}") };
+        HeaderValue::from_str(&format!("https://{}{port}{target}", name.host())).ok()
+    });
+    let Some(location) = location else {
+        return Problem::Host.into_response(&RequestId::of(request.headers()), false);
+    };
+    let mut response = Response::new(Body::Whole(Bytes::new()));
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(header::LOCATION, location);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn location(host: &[&str], target: &str, port: u16) -> Option<String> {
+        let mut request = Request::builder().uri(target);
+        for host in host {
+            request = request.header(header::HOST, *host);
+        }
+        let response = to_https(&request.body(()).unwrap(), port);
+        let location = response.headers().get(header::LOCATION);
+        let status = if location.is_some() { 308 } else { 400 };
+        assert_eq!(response.status(), status);
+        location.map(|location| location.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_client_is_sent_to_the_same_host_and_target() {
+        for (host, target, port, expected) in [
+            ("a.example", "/p?q=1", 443, "https://a.example/p?q=1"),
+            ("a.example:80", "/", 443, "https://a.example/"),
+            ("a.example:8080", "/p", 8_443, "https://a.example:8443/p"),
+            ("[::1]:80", "/p", 8_443, "https://[::1]:8443/p"),
+            ("b.example", "http://a.example:80/p", 443, "https://a.example/p"),
+            ("a.example", "*", 443, "https://a.example/"),
+        ] {
+            assert_eq!(location(&[host], target, port).as_deref(), Some(expected));
+        }
+        for hosts in [[].as_slice(), &["a.example", "b.example"], &["a b"], &[""]] {
+            assert_eq!(location(hosts, "/", 443), None, "{hosts:?}");
+        }
+        // User information has no place in a redirect.
+        let expected = Some("https://a.example/".to_owned());
+        assert_eq!(location(&["evil@a.example"], "/", 443), expected);
+    }
+}
