@@ -139,7 +139,8 @@ mod tests {
 
     fn gate(listener: &str, token: Option<&str>) -> Gate {
         let hosts = vec!["tally.internal".into()];
-        Gate::new(token.and_then(Secret::new), listener.parse().unwrap(), hosts)
+        let is_reachable = !is_loopback(listener.parse().unwrap());
+        Gate::new(token.and_then(Secret::new), is_reachable, hosts)
     }
 
     #[test]

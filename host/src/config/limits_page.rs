@@ -11,7 +11,7 @@ use clap::{Args as _, Command};
 use super::options::Options;
 
 /// Flags whose value is a number, size or time that limits nothing.
-const NO_LIMITS: [&str; 3] = ["--workers", "--cpu-weight", "--listen"];
+const NO_LIMITS: [&str; 3] = ["--workers", "--cpu-weight", "--redirect-to"];
 
 struct Row {
     default: String,
