@@ -89,6 +89,10 @@ lint: _target
 deny *flags:
     ./.ci/deny {{ flags }}
 
+# Fuzz one target for some minutes; without one, says which there are
+fuzz target="" minutes="1":
+    fuzz/run {{ target }} {{ minutes }}
+
 # What CI runs
 ci: lint test
 
