@@ -116,6 +116,10 @@ bench-density *flags: build-guest _bench
 bench-neighbours *flags: build-guest (build-guest "probe") _bench
     target/release/tally-bench neighbours "$@"
 
+# Put mixed load on a host for some minutes, and fail where its memory, open files or threads climb
+soak minutes="15": build-guest (build-guest "probe-http") _bench
+    target/release/tally-bench soak {{ minutes }}
+
 # One after the other: built together, their dependencies have the features of both, and the profile,
 # which is of the host alone, does not fit them. What it is compared with has none.
 _bench:

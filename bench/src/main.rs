@@ -3,7 +3,7 @@
 //!
 //! Layout: `rounds` goes through all windows, and `measure` makes one; `contender` knows who is
 //! measured and how they are called, with `fastapi`, `wasmtime`, `pgbench` and `redis_benchmark`;
-//! `scale`, `density` and `neighbours` measure otherwise, each by itself;
+//! `scale`, `density`, `neighbours` and `soak` measure otherwise, each by itself;
 //! `load` is what is asked for, `client` or `wrk` asks, and `traffic` and `quantiles` are what
 //! that comes to; `count` checks counts; `preload` fills a store before; `server`, `backend` and `program` start and end processes,
 //! and `processes` reads their CPU time and memory; `results`, `surroundings`, `table`, `json` and
@@ -44,6 +44,7 @@ mod results;
 mod rounds;
 mod scale;
 mod server;
+mod soak;
 mod surroundings;
 mod table;
 mod traffic;
@@ -80,6 +81,7 @@ async fn main() -> Result<()> {
                 Command::Scale(scale) => scale::run(&files, scale).await,
                 Command::Density(density) => density::run(&files, density).await,
                 Command::Neighbours(neighbours) => neighbours::run(&files, neighbours).await,
+                Command::Soak(soak) => soak::run(&files, soak).await,
             }
         };
         return tokio::select! {

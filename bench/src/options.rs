@@ -12,6 +12,7 @@ use crate::{
     load::Load,
     neighbours::NeighboursOptions,
     scale::ScaleOptions,
+    soak::SoakOptions,
 };
 
 /// Measures Tally beside its peers: requests per second, latency, CPU time per request and memory,
@@ -90,6 +91,8 @@ pub(crate) enum Command {
     Density(DensityOptions),
     /// What a guest feels of its neighbours, and how they share the machine
     Neighbours(NeighboursOptions),
+    /// Whether a host grows under mixed load: fails where memory, open files or threads climb
+    Soak(SoakOptions),
 }
 
 impl Options {
