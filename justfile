@@ -89,6 +89,10 @@ lint: _target
 deny *flags:
     ./.ci/deny {{ flags }}
 
+# Fuzz one target for some minutes; without one, says which there are
+fuzz target="" minutes="1":
+    fuzz/run {{ target }} {{ minutes }}
+
 # What CI runs
 ci: lint test
 
@@ -116,6 +120,10 @@ bench-neighbours *flags: build-guest (build-guest "probe") _bench
 [positional-arguments]
 bench-overload *flags: build-guest build-test-guests _bench
     target/release/tally-bench overload "$@"
+
+# Put mixed load on a host for some minutes, and fail where its memory, open files or threads climb
+soak minutes="15": build-guest (build-guest "probe-http") _bench
+    target/release/tally-bench soak {{ minutes }}
 
 # One after the other: built together, their dependencies have the features of both, and the profile,
 # which is of the host alone, does not fit them. What it is compared with has none.

@@ -3,7 +3,7 @@
 //!
 //! Layout: `rounds` goes through all windows, and `measure` makes one; `contender` knows who is
 //! measured and how they are called, with `fastapi`, `wasmtime`, `pgbench` and `redis_benchmark`;
-//! `scale`, `density`, `neighbours` and `overload` measure otherwise, each by itself;
+//! `scale`, `density`, `neighbours`, `overload` and `soak` measure otherwise, each by itself;
 //! `load` is what is asked for, `client` or `wrk` asks, and `traffic` and `quantiles` are what
 //! that comes to; `count` checks counts; `preload` fills a store before; `server`, `backend` and `program` start and end processes,
 //! and `processes` reads their CPU time and memory; `results`, `surroundings`, `table`, `json` and
@@ -45,6 +45,7 @@ mod results;
 mod rounds;
 mod scale;
 mod server;
+mod soak;
 mod surroundings;
 mod table;
 mod traffic;
@@ -82,6 +83,7 @@ async fn main() -> Result<()> {
                 Command::Density(density) => density::run(&files, density).await,
                 Command::Neighbours(neighbours) => neighbours::run(&files, neighbours).await,
                 Command::Overload(overload) => overload::run(&files, overload).await,
+                Command::Soak(soak) => soak::run(&files, soak).await,
             }
         };
         return tokio::select! {

@@ -13,6 +13,7 @@ use crate::{
     neighbours::NeighboursOptions,
     overload::OverloadOptions,
     scale::ScaleOptions,
+    soak::SoakOptions,
 };
 
 /// Measures Tally beside its peers: requests per second, latency, CPU time per request and memory,
@@ -93,6 +94,8 @@ pub(crate) enum Command {
     Neighbours(NeighboursOptions),
     /// What becomes of a host that is asked for more than it can do
     Overload(OverloadOptions),
+    /// Whether a host grows under mixed load: fails where memory, open files or threads climb
+    Soak(SoakOptions),
 }
 
 impl Options {

@@ -453,4 +453,77 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
     }
+
+    /// What is accepted is shown, and means the same when it is read again; passwords are hidden.
+    #[test]
+    fn fuzz_configurations() {
+        let seeds: [&[u8]; 4] = [
+            b"guest = \"counter.wasm\"\nstore = \"redis://u:p@h:1/2\"\nlisten = \"127.0.0.1:80\"\nworkers = 2\n",
+            b"body-limit = \"2MiB\"\nbodies-limit = \"3GiB\"\nhead-timeout = \"1m 30s\"\ncpu-limit = \"5ms\"\nlog = \"info\"\n",
+            b"[[route]]\nguest = \"a.wasm\"\nhost = \"example.com\"\nprefix = \"/a\"\nbuckets = [\"default=b\"]\n[route.env]\nA = \"b\"\n",
+            b"pool = 7\nrate-limit = 5\nrate-burst = 6\noutgoing-hosts = [\"*.example.com:443\"]\nwatch = true\n[settings]\na = \"b\"\n",
+        ];
+        let words: [&[u8]; 14] = [
+            b"\n",
+            b"\"",
+            b"= ",
+            b"[[route]]\n",
+            b"[env]\n",
+            b"18446744073709551616",
+            b"0",
+            b"-1",
+            b"1e9",
+            b"10000000000000000000s",
+            b"GiB",
+            b"true",
+            b"[]",
+            b"\\u0000",
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        let (path, shown_path) = (dir.path().join("tally.toml"), dir.path().join("shown.toml"));
+        tally_testkit::fuzz("configurations", &seeds, &words, |input| {
+            std::fs::write(&path, input).unwrap();
+            let options = |path: &std::path::PathBuf| Options {
+                config: Some(path.clone()),
+                ..Options::default()
+            };
+            let Ok(shown) = Config::show(options(&path), &[]) else { return };
+            Config::load(options(&path), &[]).unwrap();
+            std::fs::write(&shown_path, &shown).unwrap();
+            match Config::show(options(&shown_path), &[]) {
+                Ok(again) => assert_eq!(again, shown),
+                Err(error) => panic!("{error} in\n{shown}"),
+            }
+        });
+    }
+
+    #[test]
+    fn fuzz_hidden_secrets() {
+        const SECRET: &str = "zq9secret7x";
+        let seeds: [&[u8]; 5] = [
+            b"redis://user:pass@host:6379/0",
+            b"postgres://u:p@h/d?password=p&sslmode=disable",
+            b"redis-sentinel://u:p@h:1,h:2/s?sentinel_password=p",
+            b"postgres://u:p@[::1]:5432/d?options=a",
+            b"host=h user=u password=p",
+        ];
+        let words: [&[u8]; 10] =
+            [b"@", b":", b"/", b"?", b"&", b"=", b"password=", b"://", b"#", b"%40"];
+        tally_testkit::fuzz("hidden_secrets", &seeds, &words, |input| {
+            // Whatever stands around it, a password between the user and the last @, or as the value of
+            // a parameter that is called so.
+            let Ok(text) = std::str::from_utf8(input) else { return };
+            let scheme = |url: &str| url.starts_with("sqlite:") || url == "memory:";
+            for url in [
+                format!("redis://user:{text}{SECRET}@host"),
+                format!("redis://user:{SECRET}{text}@host/0"),
+                format!("postgres://host/d?{}&password={SECRET}", text.replace('@', "")),
+            ] {
+                if !scheme(&url) {
+                    let shown = hide_secrets(&url);
+                    assert!(!shown.contains(SECRET), "{url} is shown as {shown}");
+                }
+            }
+        });
+    }
 }

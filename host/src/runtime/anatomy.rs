@@ -268,4 +268,47 @@ mod tests {
         let cut = &component[..component.len() - 1];
         assert!(matches!(Anatomy::of(cut), Err(LoadError::Invalid(_))));
     }
+
+    /// A component that is summed up is one that can be told apart from others; whatever the bytes are, that
+    /// ends soon and takes little memory.
+    #[test]
+    fn fuzz_components() {
+        let texts = [
+            r#"(component
+                (import "wasi:io/poll@0.2.0" (instance))
+                (core module $main (memory 3) (table 7 funcref))
+                (core instance (instantiate $main))
+                (component $inner (core module $more (memory 1)) (core instance (instantiate $more)))
+                (instance $inside (instantiate $inner))
+                (export "tally:plugin/handler@0.1.0" (instance $inside)))"#,
+            r#"(component
+                (core module $shared (memory 1))
+                (component $pair
+                    (alias outer 1 $shared (core module $of_outer))
+                    (core instance (instantiate $of_outer)))
+                (instance (instantiate $pair))
+                (export $again "again" (component $pair))
+                (instance (instantiate $again)))"#,
+        ];
+        let seeds = texts.map(|text| wat::parse_str(text).unwrap());
+        let seeds = [&*seeds[0], &*seeds[1]];
+        let words: [&[u8]; 6] = [
+            b"\0asm\x0d\0\x01\0",
+            b"\0asm\x01\0\0\0",
+            b"\xff\xff\xff\xff\x0f",
+            b"\x04\x0a",
+            b"\x05",
+            b"\x02\x04\x01\0",
+        ];
+        tally_testkit::fuzz("components", &seeds, &words, |input| {
+            let Ok(anatomy) = Anatomy::of(input) else { return };
+            let again = Anatomy::of(input).unwrap();
+            assert_eq!((anatomy.slot, anatomy.memory), (again.slot, again.memory));
+            // What does not fit is refused, and what does has a class.
+            let needs = super::super::class::Needs::of(&anatomy, &super::super::Limits::default());
+            if let Ok(needs) = needs {
+                assert!(needs.class.memory as u64 >= anatomy.memory);
+            }
+        });
+    }
 }

@@ -85,7 +85,7 @@ pub struct Sizes {
     pub room: Room,
     /// Whether a trap's error has the guest's own stack.
     pub backtraces: bool,
-    /// Where the kernel lists swap: [`SWAPS`], or a file in its place.
+    /// Where the kernel lists swap: `/proc/swaps`, or a file in its place.
     pub swaps: PathBuf,
 }
 

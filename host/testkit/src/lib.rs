@@ -1,5 +1,5 @@
 //! Real redis-server, Sentinel, PostgreSQL and PgBouncer processes for tests and measurements, certificates for
-//! them, and a proxy that cuts, stalls and delays connections.
+//! them, a proxy that cuts, stalls and delays connections, and a harness for fuzzing.
 //!
 //! Each server runs on a free port of 127.0.0.1 with a folder of its own, and is stopped and
 //! removed when dropped. A server that is not installed is an error that says how to install it;
@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod certificates;
+mod fuzz;
 mod pgbouncer;
 mod postgres;
 mod process;
@@ -18,6 +19,7 @@ mod traffic;
 mod weather;
 
 pub use certificates::{Authority, Clients, Identity, Tls};
+pub use fuzz::fuzz;
 pub use pgbouncer::PgBouncer;
 pub use postgres::{Durability, Postgres};
 pub use process::{free_port, signal_process};

@@ -21,6 +21,7 @@ mod counting;
 mod crashes;
 mod effects;
 mod extensions;
+mod fuzz;
 mod host;
 mod hostile_clients;
 mod hostile_guests;

@@ -173,4 +173,38 @@ mod tests {
             assert_eq!(parsed.is_ok(), text == "*", "{text}");
         }
     }
+
+    /// A rule without a star allows one name, and one with a star none that does not end in it.
+    #[test]
+    fn fuzz_host_rules() {
+        let seeds: [&[u8]; 6] = [
+            b"api.example.com",
+            b"*.example.com:8443",
+            b"[::1]:80",
+            b"127.0.0.1",
+            b"*",
+            b"EXAMPLE.com:65535",
+        ];
+        let words: [&[u8]; 10] =
+            [b"*", b".", b"*.", b":", b"[", b"]", b"@", b"%2e", b"example.com", b"\xc3\xa4"];
+        tally_testkit::fuzz("host_rules", &seeds, &words, |input| {
+            let Ok(rule) = std::str::from_utf8(input) else { return };
+            let Ok(allowed) = Outgoing::parse([rule], false) else { return };
+            if rule == "*" {
+                return;
+            }
+            let plain = rule.strip_prefix("*.").unwrap_or(rule);
+            let HostPort { host, port } = HostPort::parse(plain).unwrap();
+            assert!(!host.is_empty() && !host.contains(['*', '@', '/']), "{rule}");
+            let (port, other) = (port.unwrap_or(443), port.map_or(443, |port| port ^ 1));
+            let below = format!("a.{host}");
+            let is_below = rule.starts_with("*.");
+            assert_eq!(allowed.allows(host, port), !is_below, "{rule}");
+            assert_eq!(allowed.allows(&below, port), is_below, "{rule}");
+            assert!(!allowed.allows(&format!("a{host}"), port), "{rule}");
+            assert!(!allowed.allows(&format!("{host}.example.org"), port), "{rule}");
+            let any_port = plain.len() == host.len() || plain == format!("[{host}]");
+            assert_eq!(allowed.allows(if is_below { &below } else { host }, other), any_port);
+        });
+    }
 }

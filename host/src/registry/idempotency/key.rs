@@ -22,7 +22,9 @@ pub(super) fn read(headers: &HeaderMap) -> Result<&str, String> {
         None => Some(text),
         Some(inner) => inner,
     };
-    let plain = |key: &&str| (1..=MAX_BYTES).contains(&key.len()) && !key.contains(['"', '\\']);
+    // A header's value may hold tabs, a string of RFC 8941 may not.
+    let plain =
+        |key: &&str| (1..=MAX_BYTES).contains(&key.len()) && !key.contains(['"', '\\', '\t']);
     key.filter(plain).ok_or_else(|| {
         format!(
             "The Idempotency-Key must be 1 to {MAX_BYTES} characters of ASCII without quotes inside; a new UUID for each request is a good one."
@@ -58,5 +60,26 @@ mod tests {
             assert!(read(&[wrong]).unwrap_err().contains("255"), "{wrong:?}");
         }
         assert!(read(&["a", "b"]).unwrap_err().contains("one Idempotency-Key"));
+    }
+
+    /// A key that is taken is plain, and the same with quotes around it.
+    #[test]
+    fn fuzz_idempotency_keys() {
+        let seeds: [&[u8]; 4] =
+            [b"8e03978e-40d5-43dd-bc93-6894a57f9324", b"\"quoted\"", b" spaces ", &[b'k'; 256]];
+        let words: [&[u8]; 6] = [b"\"", b"\\", b" ", b"\t", b"\x80", b";a=1"];
+        tally_testkit::fuzz("idempotency_keys", &seeds, &words, |input| {
+            let Ok(value) = HeaderValue::from_bytes(input) else { return };
+            let mut headers = http::HeaderMap::new();
+            headers.insert(HEADER, value);
+            let Ok(key) = read_header(&headers).map(str::to_owned) else { return };
+            assert!((1..=super::MAX_BYTES).contains(&key.len()) && key.is_ascii());
+            assert!(!key.contains(['"', '\\']) && !key.chars().any(char::is_control), "{key:?}");
+            let quoted = HeaderValue::from_str(&format!("\"{key}\"")).unwrap();
+            headers.insert(HEADER, quoted.clone());
+            assert_eq!(read_header(&headers), Ok(&*key));
+            headers.append(HEADER, quoted);
+            assert!(read_header(&headers).is_err(), "there must be one");
+        });
     }
 }

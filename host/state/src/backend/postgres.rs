@@ -398,3 +398,13 @@ fn text(error: &tokio_postgres::Error) -> String {
     }
     text
 }
+
+/// What is wrong with a URL, for fuzzing.
+#[cfg(test)]
+pub(crate) fn fuzz_url(url: &str, options: &Options) -> Option<String> {
+    // Files that a URL names, and the system's authorities, are not read.
+    match url.contains("ssl") {
+        true => None,
+        false => target::Target::parse(url, options).err().map(|error| error.to_string()),
+    }
+}

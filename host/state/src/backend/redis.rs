@@ -388,6 +388,17 @@ fn command_of(steps: &[&Step], text: Text, window: Duration) -> Option<redis::Cm
     }
 }
 
+/// What is wrong with a URL, for fuzzing.
+#[cfg(test)]
+pub(crate) fn fuzz_url(url: &str, options: &Options) -> Option<String> {
+    // Files that a URL names are not read.
+    let reads_files = url.contains("cacert") || url.contains("cert=");
+    match reads_files || url.starts_with("rediss") {
+        true => address::parse(url).err().map(|error| error.to_string()),
+        false => Target::parse(url, options).err().map(|error| error.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -419,3 +419,9 @@ fn page(
     let cursor = if more { keys.last().cloned() } else { None };
     Ok(Page { keys, cursor })
 }
+
+/// What is wrong with a URL, for fuzzing.
+#[cfg(test)]
+pub(crate) fn fuzz_url(url: &str) -> Option<String> {
+    place::Place::parse(url.strip_prefix("sqlite:")?).err().map(|error| error.to_string())
+}

@@ -137,4 +137,78 @@ mod tests {
             assert!(why.contains(says) && !why.contains("secret"), "{url}: {why}");
         }
     }
+
+    /// Whatever is written, no part of it is repeated in an error, and what is read once is read the
+    /// same when it is written again.
+    #[test]
+    fn fuzz_store_urls() {
+        let seeds: [&[u8]; 6] = [
+            b"redis://user:pass@[::1]:7000/3",
+            b"rediss://h?cacert=/a%20b+&cert=c&key=k",
+            b"rediss-sentinel://u:p%40ss@a:1,[::2]:3,c/my%20service/7?sentinel_username=su",
+            b"postgres://u%20+:p%27%5C%25@h,i:5433/d%20b?application_name=a%20'b'&sslmode=disable",
+            b"postgres:///d?host=/run/postgresql,b&port=1,2&hostaddr=192.0.2.1",
+            b"sqlite:/var/lib/tally%20a/tally.db?mode=rwc&vfs=unix",
+        ];
+        let words: [&[u8]; 14] = [
+            b"://", b"@", b":", b"%", b"%25", b"%00", b"%ff", b"[::1]", b"?", b"&", b"=", b"#",
+            b",", b"/",
+        ];
+        // Long enough to stand in no message by chance.
+        const SECRET: &str = "zq9secret7x";
+        let options = crate::Options::default();
+        tally_testkit::fuzz("store_urls", &seeds, &words, |input| {
+            let Ok(text) = std::str::from_utf8(input) else { return };
+            let place = text.find("://").map_or(text.len(), |scheme| scheme + 3);
+            let planted = format!("{}{SECRET}{}", &text[..place], &text[place..]);
+            for url in [text, &planted] {
+                let parsed = StoreUrl::parse(url);
+                let errors = [
+                    parsed.as_ref().err().cloned(),
+                    crate::backend::redis::fuzz_url(url, &options),
+                    crate::backend::postgres::fuzz_url(url, &options),
+                    crate::backend::sqlite::fuzz_url(url),
+                ];
+                for error in errors.into_iter().flatten() {
+                    assert!(!error.contains(SECRET), "{url}: {error}");
+                }
+                let Ok(parsed) = parsed else { continue };
+                let Ok(again) = StoreUrl::parse(&written(&parsed)) else {
+                    panic!("{} is not read again", written(&parsed))
+                };
+                assert_eq!((&parsed.user, &parsed.password), (&again.user, &again.password));
+                assert_eq!((&parsed.hosts, &parsed.path), (&again.hosts, &again.path));
+                assert_eq!(parsed.parameters, again.parameters);
+            }
+        });
+    }
+
+    /// A URL of these parts.
+    fn written(url: &StoreUrl) -> String {
+        let encode = |text: &str| {
+            let set = percent_encoding::NON_ALPHANUMERIC;
+            percent_encoding::utf8_percent_encode(text, set).to_string()
+        };
+        let hosts = url.hosts.iter().map(|(host, port)| {
+            let is_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
+            let host = if is_v6 { format!("[{host}]") } else { encode(host) };
+            port.map_or(host.clone(), |port| format!("{host}:{port}"))
+        });
+        let login = match (&url.user, &url.password) {
+            (None, None) => String::new(),
+            (user, password) => {
+                let part = |part: &Option<String>| part.as_deref().map(encode).unwrap_or_default();
+                format!("{}:{}@", part(user), part(password))
+            }
+        };
+        let path: String = url.path.iter().map(|part| format!("/{}", encode(part))).collect();
+        let parameters: Vec<String> = url
+            .parameters
+            .iter()
+            .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
+            .collect();
+        let mark = if parameters.is_empty() { "" } else { "?" };
+        let hosts = hosts.collect::<Vec<_>>().join(",");
+        format!("x://{login}{hosts}{path}{mark}{}", parameters.join("&"))
+    }
 }
