@@ -20,10 +20,11 @@ COPY --from=build /src/guest/target/wasm32-wasip2/release/counter.wasm /usr/loca
 USER tally
 # The embedded store's file and the cache of compiled guests live here.
 WORKDIR /var/lib/tally
+# The admin listener stays on the container's own loopback, at 3001: health checks and deployments work
+# from inside. For others, set TALLY_ADMIN=0.0.0.0:3001 and TALLY_ADMIN_TOKEN (docs/operating.md).
 ENV TALLY_GUEST=/usr/local/share/tally/counter.wasm \
-    TALLY_LISTEN=0.0.0.0:3000 \
-    TALLY_ADMIN=0.0.0.0:3001
-EXPOSE 3000 3001
+    TALLY_LISTEN=0.0.0.0:3000
+EXPOSE 3000
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tally"]
 CMD ["serve"]

@@ -440,6 +440,7 @@ mod tests {
                 guest(GuestOptions { memory_limit: Some(Size(1)), ..GuestOptions::default() }),
                 "memory-limit",
             ),
+            (Options { access_log_file: Some("a".into()), ..Options::default() }, "access-log ="),
             (Options { head_limit: Some(Size(10)), ..Options::default() }, "head-limit"),
             (
                 guest(GuestOptions {

@@ -28,7 +28,7 @@ use crate::config::{AccessFormat, Config, LogFormat};
 
 /// Longest time that the end of the process waits for each log to be written: enough for any reader
 /// that reads, and short beside the time that supervisors give a process to end.
-const LAST_WRITE: Duration = Duration::from_secs(1);
+const LAST_WRITE: Duration = Duration::from_secs(2);
 
 /// The pause after each write of the access log. In it lines gather, so that a busy host makes twenty
 /// system calls a second for its log and not one for each request.
@@ -146,8 +146,8 @@ impl Logs {
         self.access.as_ref().map(|access| access.lines())
     }
 
-    /// Logs the failures that were counted, and waits until all is written, at most for a second for
-    /// each log.
+    /// Logs the failures that were counted, and waits until all is written, at most for two seconds
+    /// for each log.
     pub fn finish(&self) {
         failures::report_all();
         if let Some(lines) = self.access_lines() {

@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::fs::MetadataExt as _,
     path::Path,
-    process::Output,
+    process::{Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -187,6 +187,28 @@ async fn where_others_can_reach_it_all_but_probes_needs_the_token() {
     assert_eq!(put(admin, &headers, component()).await.status, 200);
 }
 
+/// Runs a command that must fail, and soon; gives what it wrote.
+#[track_caller]
+fn fails(command: &mut std::process::Command) -> String {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if started.elapsed() > LIMIT {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("it goes on");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert_eq!(status.code(), Some(1));
+    let mut error = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+    error
+}
+
 #[test]
 fn an_admin_listener_that_others_can_reach_does_not_start_without_a_token() {
     let dir = tempfile::tempdir().unwrap();
@@ -202,9 +224,7 @@ fn an_admin_listener_that_others_can_reach_does_not_start_without_a_token() {
             if set {
                 command.env("TALLY_ADMIN_TOKEN", "");
             }
-            let output = command.output().unwrap();
-            assert_eq!(output.status.code(), Some(1), "{output:?}");
-            let error = String::from_utf8(output.stderr).unwrap();
+            let error = fails(&mut command);
             for part in ["TALLY_ADMIN_TOKEN", "--admin-token-file", "--admin 127.0.0.1:", "openssl"]
             {
                 assert!(error.contains(part), "{error}");
@@ -220,8 +240,8 @@ fn tokens_that_cannot_be_are_explained_and_none_is_printed() {
     std::fs::write(dir.path().join("short"), "hunter2\n").unwrap();
     let serve = ["serve", counter.to_str().unwrap(), "--store", "memory:"];
     for (file, part) in [("short", "at least 16 characters"), ("none", "cannot read none")] {
-        let output = run(dir.path(), &[&serve[..], &["--admin-token-file", file]].concat());
-        let error = String::from_utf8(output.stderr).unwrap();
+        let mut command = tally(dir.path());
+        let error = fails(command.args(serve).args(["--admin-token-file", file]));
         assert!(error.contains(part) && !error.contains("hunter2"), "{error}");
     }
     let mut command = tally(dir.path());
@@ -329,7 +349,8 @@ async fn connections_that_do_nothing_make_room_for_others() {
         })
         .collect();
     for path in ["/livez", "/readyz", "/metrics"] {
-        let answer = tokio::time::timeout(LIMIT, get(host.admin, path)).await;
+        // Sooner than idle connections are given up, which takes 10 s.
+        let answer = tokio::time::timeout(Duration::from_secs(8), get(host.admin, path)).await;
         assert_eq!(answer.expect("an answer").status, 200, "{path}");
     }
     let deployed = tokio::time::timeout(LIMIT, host.deploy("default", component())).await;

@@ -97,17 +97,64 @@ async fn the_end_does_not_wait_for_a_reader_to_say_why_it_failed() {
 #[tokio::test]
 async fn what_is_queued_is_written_before_the_end() {
     let (mut host, mut reader) = Host::start_unread("probe-http", "memory:", &[]);
-    // More than a pipe holds.
-    print(host.address, 80).await;
+    // Many times what a pipe holds.
+    print(host.address, 240).await;
     get(host.address, "/stdout?the-last-line").await;
     host.signal("TERM");
+    // It has stopped serving, and would be gone in a moment.
+    let started = Instant::now();
+    while Client::try_connect(host.address).await.is_some() {
+        assert!(started.elapsed() < LIMIT, "it listens on");
+    }
     let reading = tokio::task::spawn_blocking(move || {
-        let mut log = String::new();
-        reader.read_to_string(&mut log).map(|_| log)
+        let (mut log, mut part) = (Vec::new(), vec![0; 64 << 10]);
+        loop {
+            match reader.read(&mut part).unwrap() {
+                0 => return String::from_utf8(log).unwrap(),
+                bytes => log.extend_from_slice(&part[..bytes]),
+            }
+            // Slower than the process would end by itself.
+            std::thread::sleep(Duration::from_millis(2));
+        }
     });
-    let log = tokio::time::timeout(LIMIT, reading).await.expect("an end").unwrap().unwrap();
-    assert!(log.contains("the-last-line"));
+    let log = tokio::time::timeout(LIMIT, reading).await.expect("an end").unwrap();
+    assert!(log.contains("the-last-line"), "{} bytes", log.len());
     assert!(host.wait().success());
+}
+
+#[tokio::test]
+async fn a_standard_output_that_nobody_reads_keeps_no_host_from_serving() {
+    let dir = tempfile::tempdir().unwrap();
+    let (listen, admin) = (free_port().unwrap(), free_port().unwrap());
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut filling = writer.try_clone().unwrap();
+    // Ends when the reader is gone.
+    let filling = std::thread::spawn(move || filling.write_all(&[b'x'; 4 << 20]));
+    // Until it is full; with less time, the test would find less.
+    std::thread::sleep(Duration::from_millis(200));
+    let mut child = tally(dir.path())
+        .arg("serve")
+        .arg(guest("counter"))
+        .args(["--store", "memory:", "--listen", &format!("127.0.0.1:{listen}")])
+        .args(["--admin", &format!("127.0.0.1:{admin}")])
+        .stdout(writer)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (listen, started) = (SocketAddr::from(([127, 0, 0, 1], listen)), Instant::now());
+    while Client::try_connect(listen).await.is_none() {
+        assert!(started.elapsed() < LIMIT);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(get(listen, "/report").await.status, 200);
+    tally_testkit::signal_process(child.id(), "TERM").unwrap();
+    while child.try_wait().unwrap().is_none() {
+        assert!(started.elapsed() < LIMIT, "it has not ended");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(child.wait().unwrap().success());
+    drop(reader);
+    assert!(filling.join().unwrap().is_err());
 }
 
 #[tokio::test]
