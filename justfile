@@ -107,6 +107,10 @@ bench-density *flags: build-guest _bench
 bench-neighbours *flags: build-guest (build-guest "probe") _bench
     target/release/tally-bench neighbours "$@"
 
+# Ask Tally, plain hyper, and nginx and HAProxy where they are installed, what the RFCs ask of HTTP servers
+compare-http: (build-guest "probe-http")
+    cargo test --locked --workspace --test host -- --ignored --nocapture raw::compare::
+
 # One after the other: built together, their dependencies have the features of both, and the profile,
 # which is of the host alone, does not fit them. What it is compared with has none.
 _bench:

@@ -113,6 +113,7 @@ impl Config {
             body: size("body-limit", options.body_limit)?,
             bodies: size("bodies-limit", options.bodies_limit)?,
             head_timeout: span("head-timeout", options.head_timeout)?,
+            idle_timeout: span("idle-timeout", options.idle_timeout)?,
             body_timeout: span("body-timeout", options.body_timeout)?,
         };
         if edge.bodies < edge.body {

@@ -81,9 +81,14 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", env = "TALLY_BODIES_LIMIT")]
     pub bodies_limit: Option<Size>,
 
-    /// Longest time a connection may be idle, sending a request's head, or not reading [default: 30s]
+    /// Longest time a client may take to send a request's head, or not read [default: 30s]
     #[arg(long, value_name = "TIME", env = "TALLY_HEAD_TIMEOUT")]
     pub head_timeout: Option<Span>,
+
+    /// Longest time a connection may be idle between requests; longer than a load balancer in front keeps
+    /// its connections [default: 75s]
+    #[arg(long, value_name = "TIME", env = "TALLY_IDLE_TIMEOUT")]
+    pub idle_timeout: Option<Span>,
 
     /// Longest time a request's body may take to arrive [default: 30s]
     #[arg(long, value_name = "TIME", env = "TALLY_BODY_TIMEOUT")]
@@ -200,6 +205,7 @@ impl Options {
             body_limit: Some(Size(edge.body)),
             bodies_limit: Some(Size(edge.bodies)),
             head_timeout: Some(Span(edge.head_timeout)),
+            idle_timeout: Some(Span(edge.idle_timeout)),
             body_timeout: Some(Span(edge.body_timeout)),
             store_timeout: Some(Span(state.timeout)),
             connect_timeout: Some(Span(state.connect_timeout)),
@@ -233,6 +239,7 @@ impl Options {
             body_limit: self.body_limit.or(others.body_limit),
             bodies_limit: self.bodies_limit.or(others.bodies_limit),
             head_timeout: self.head_timeout.or(others.head_timeout),
+            idle_timeout: self.idle_timeout.or(others.idle_timeout),
             body_timeout: self.body_timeout.or(others.body_timeout),
             store_timeout: self.store_timeout.or(others.store_timeout),
             connect_timeout: self.connect_timeout.or(others.connect_timeout),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Version, header};
+use http::Version;
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -67,7 +67,6 @@ pub(super) type Trouble = Arc<OnceLock<BodyError>>;
 /// Takes a body from a client: in full if it has to be or is small, else as a stream.
 pub(super) async fn take<'a>(
     body: Incoming,
-    headers: &HeaderMap,
     version: Version,
     whole: bool,
     limits: &Limits,
@@ -79,16 +78,13 @@ pub(super) async fn take<'a>(
     }
     let hint = body.size_hint();
     let announced = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
-    // A client that waits for permission to send gets the refusal instead.
-    let waits = headers
-        .get(header::EXPECT)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if announced > limits.body && waits {
+    // Known before any of it is read. What the client sends nevertheless, `wire` throws away.
+    if announced > limits.body {
         return Err(BodyError::TooLarge { limit: limits.body });
     }
     // With HTTP/2, trailers may follow a body of any length.
     let small = version < Version::HTTP_2 && hint.exact().is_some_and(|bytes| bytes <= SMALL_BYTES);
-    if whole || small || announced > limits.body {
+    if whole || small {
         let reading = read(body, limits.body, bodies);
         let (bytes, held) = tokio::time::timeout(limits.body_timeout, reading)
             .await

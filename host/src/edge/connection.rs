@@ -1,30 +1,32 @@
 //! One connection: HTTP/1.1, or HTTP/2 with prior knowledge (RFC 9113, 3.3), whichever it begins
 //! with.
 //!
-//! hyper times the heads of HTTP/1 requests. What it does not time is watched here: a connection
-//! that sends nothing, half a preface, or no more requests, one that does not read (`writing`), and
-//! one that does not close when it is asked to.
+//! Time is watched here: of a head, of a connection without requests (`wire`), of a client that does
+//! not read (`writing`), and of a connection that does not close when it is asked to.
 
 use std::{
     net::TcpStream,
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
+use http::{Request, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
-use super::{service::Service, writing::Impatient};
+use super::{
+    service::{LeavesUnread, Service},
+    wire::{Signals, Wire, silence},
+    writing::Impatient,
+};
 use crate::runtime::{Body, BodyError};
 
 /// Requests at once on one HTTP/2 connection: what RFC 9113 (6.5.2) recommends as the least, and
@@ -41,39 +43,28 @@ const MAX_HEADERS: usize = 100;
 /// for the last response to be read.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// How often a connection that is to close is looked at.
-const FAREWELL_LOOK: Duration = Duration::from_millis(100);
-
-/// The requests of one connection.
-#[derive(Default)]
-struct Requests {
-    /// All so far.
-    begun: AtomicUsize,
-    /// Those under way.
-    active: AtomicUsize,
-}
-
 /// A request under way, until dropped.
-struct Active(Arc<Requests>);
+struct Active(Arc<Signals>);
 
 impl Active {
-    fn begin(requests: &Arc<Requests>) -> Self {
-        requests.begun.fetch_add(1, Ordering::Relaxed);
-        requests.active.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(requests))
+    fn begin(signals: &Arc<Signals>) -> Self {
+        signals.begin();
+        Self(Arc::clone(signals))
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.end();
     }
 }
 
 /// A response's body, whose request is under way until this is dropped.
 struct Counted {
     body: Body,
-    _active: Active,
+    /// Its client knows the end by that of the connection.
+    ends_with_connection: bool,
+    active: Active,
 }
 
 impl HttpBody for Counted {
@@ -84,7 +75,11 @@ impl HttpBody for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if self.ends_with_connection && matches!(frame, Poll::Ready(Some(Err(_)))) {
+            self.active.0.cut();
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -112,26 +107,31 @@ pub(super) async fn serve(
         }
     };
     let builder = builder(&service);
-    let idle_timeout = service.limits().head_timeout;
-    let requests = Arc::new(Requests::default());
-    let counted = Arc::clone(&requests);
-    let handle = hyper::service::service_fn(move |request| {
-        let service = service.clone();
-        let active = Active::begin(&counted);
+    let (head_timeout, idle_timeout) =
+        (service.limits().head_timeout, service.limits().idle_timeout);
+    let signals = Arc::<Signals>::default();
+    let told = Arc::clone(&signals);
+    let handle = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let (service, active) = (service.clone(), Active::begin(&told));
+        let is_old = request.version() < Version::HTTP_11;
         async move {
             let response = service.handle(request).await;
+            if response.extensions().get::<LeavesUnread>().is_some() {
+                active.0.leave_unread();
+            }
+            let ends_with_connection = is_old && response.body().size_hint().exact().is_none();
             // Under way until the last of its body is sent.
-            let response = response.map(|body| Counted { body, _active: active });
+            let response = response.map(|body| Counted { body, ends_with_connection, active });
             Ok::<_, std::convert::Infallible>(response)
         }
     });
-    let mut connection =
-        pin!(builder.serve_connection(TokioIo::new(Impatient::new(stream, idle_timeout)), handle));
+    let wire = Wire::new(Impatient::new(stream, head_timeout), Arc::clone(&signals));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(wire), handle));
     let closing = async {
         tokio::select! {
             // An error means that the server is gone, which asks for the same.
             _ = draining.wait_for(|draining| *draining) => {}
-            () = idle(&requests, idle_timeout) => {}
+            () = silence(&signals, idle_timeout, head_timeout) => signals.expire(),
         }
     };
     let ended = tokio::select! {
@@ -140,7 +140,7 @@ pub(super) async fn serve(
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = connection => ended,
-                () = idle(&requests, FAREWELL) => Ok(()),
+                () = silence(&signals, FAREWELL, FAREWELL) => Ok(()),
             }
         }
     };
@@ -156,9 +156,10 @@ fn builder(service: &Service) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
-        // Without a timer, the timeout does nothing.
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
+        // `silence` times heads: hyper's own timeout includes the time between requests.
+        .header_read_timeout(None)
+        // A client that has said all it wants may say so, and still waits for the answer.
+        .half_close(true)
         // Bodies are small: one buffer is cheaper for the kernel than two.
         .writev(false)
         .max_buf_size(limits.head)
@@ -171,21 +172,4 @@ fn builder(service: &Service) -> Builder<TokioExecutor> {
         .keep_alive_interval(PING)
         .keep_alive_timeout(limits.head_timeout);
     builder
-}
-
-/// Waits until for `longest` no request has been under way and none has begun.
-async fn idle(requests: &Requests, longest: Duration) {
-    let look = longest.min(FAREWELL_LOOK.max(longest / 8));
-    let mut last_begun = requests.begun.load(Ordering::Relaxed);
-    let mut since = Instant::now();
-    loop {
-        tokio::time::sleep(look).await;
-        let begun = requests.begun.load(Ordering::Relaxed);
-        if begun != last_begun || requests.active.load(Ordering::Relaxed) > 0 {
-            last_begun = begun;
-            since = Instant::now();
-        } else if since.elapsed() >= longest {
-            return;
-        }
-    }
 }

@@ -15,9 +15,13 @@ pub struct Limits {
     /// Bytes of all bodies that are arriving or being answered. A quarter of a gigabyte is 256 of
     /// the largest, and bounds what many slow clients can pile up.
     pub bodies: usize,
-    /// Longest time a connection may be idle, take to send a request's head, or leave what was sent
-    /// unread.
+    /// Longest time a connection may take to send a request's head, the first included, or leave what
+    /// was sent unread.
     pub head_timeout: Duration,
+    /// Longest time a connection may be idle between requests. Longer than common load balancers keep
+    /// theirs (60 s), so that they close first and never send a request to a connection that is
+    /// closing.
+    pub idle_timeout: Duration,
     /// Longest time a request's body may take to arrive.
     pub body_timeout: Duration,
 }
@@ -45,6 +49,7 @@ impl Limits {
             body: 1 << 20,
             bodies: 256 << 20,
             head_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
         }
     }

@@ -3,19 +3,24 @@
 //! `worker`s are threads with a runtime of their own each, on which they `accept` connections;
 //! `connection` speaks HTTP/1.1 and HTTP/2 on them; `service` turns one HTTP request into
 //! one call of the guest that the registry finds, `body` reads what the client sends; `problem` is the
-//! one place that decides status codes, for what `explain` calls by name.
+//! one place that decides status codes, for what `explain` calls by name. `head` and `authority` check
+//! what hyper leaves to its users, and `wire` sees to the bytes that hyper reads and writes.
 //!
 //! This room knows no WebAssembly.
 
 mod accept;
+mod authority;
 mod body;
 mod connection;
 mod explain;
+mod head;
 mod limits;
 mod metrics;
 mod problem;
+mod refusal;
 mod request_id;
 mod service;
+mod wire;
 mod worker;
 mod writing;
 

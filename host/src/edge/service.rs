@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::{
     Limits, Metrics,
     body::{self, Trouble},
+    head,
     problem::Problem,
     request_id::RequestId,
 };
@@ -23,8 +24,10 @@ use crate::{
 /// The header of a request's id, in the request as guests see it and in the response.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest request target, in bytes: what RFC 9110 (4.1) asks every server to take.
-const MAX_TARGET: usize = 8_000;
+/// In a response's extensions: its client may still be sending the request's body when the connection
+/// closes.
+#[derive(Clone)]
+pub(super) struct LeavesUnread;
 
 /// What a worker answers requests with. Cheap to clone.
 #[derive(Clone)]
@@ -80,6 +83,7 @@ impl Service {
                 if closes {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
+                    response.extensions_mut().insert(LeavesUnread);
                 }
                 response
             }
@@ -109,6 +113,13 @@ impl Service {
             guest.tenant().usage().refused(Refused::Rate);
             return (Err(Problem::Rate(over)), Arc::clone(guest.name()));
         }
+        // Only what has no length can have codings.
+        if parts.version == Version::HTTP_11
+            && body.size_hint().exact().is_none()
+            && let Err(problem) = head::check_coding(&parts.headers)
+        {
+            return (Err(problem), Arc::clone(guest.name()));
+        }
         let trouble = Trouble::default();
         // The one that answers, whatever is deployed meanwhile.
         let chosen = guest.choose();
@@ -118,8 +129,8 @@ impl Service {
             let whole = chosen.takes_whole_bodies() || keyed;
             // For guests that answer for themselves what went wrong, or ask others.
             parts.headers.insert(REQUEST_ID, id.header());
-            let (headers, version) = (&parts.headers, parts.version);
-            let taking = body::take(body, headers, version, whole, limits, bodies, &trouble);
+            let version = parts.version;
+            let taking = body::take(body, version, whole, limits, bodies, &trouble);
             let taken = taking.await;
             if matches!(taken, Err(BodyError::TooMany)) {
                 guest.tenant().usage().refused(Refused::Bodies);
@@ -153,59 +164,10 @@ impl Service {
 
     /// Checks a request's head, and finds the guest it is for.
     fn route(&self, parts: &mut http::request::Parts) -> Result<&Arc<Guest>, Problem> {
-        let target = parts.uri.path_and_query();
-        let length = target.map_or(0, |target| target.as_str().len());
-        if length > MAX_TARGET {
-            return Err(Problem::TargetTooLong { limit: MAX_TARGET });
-        }
-        if parts.method == Method::CONNECT {
-            return Err(Problem::Connect);
-        }
-        let whole_server = parts.uri.path() == "*" && parts.method == Method::OPTIONS;
-        if !(parts.uri.path().starts_with('/') || whole_server) {
-            return Err(Problem::Target);
-        }
-        settle_host(parts)?;
-        let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let host = host.map(without_port);
+        head::check(parts)?;
+        let host = head::host(parts)?;
         self.0.routes.find(host, parts.uri.path()).ok_or(Problem::NoRoute)
     }
-}
-
-/// Checks that the request names its host once, and leaves it in `Host` alone: what routes are found
-/// by is what guests see.
-///
-/// The target's authority counts before the header (RFC 9112, 3.2.2); in HTTP/2, where both are
-/// there, they must agree (RFC 9113, 8.3.1).
-fn settle_host(parts: &mut http::request::Parts) -> Result<(), Problem> {
-    let mut names = parts.headers.get_all(header::HOST).iter();
-    let (first, second) = (names.next(), names.next());
-    if second.is_some() || (first.is_none() && parts.version == Version::HTTP_11) {
-        return Err(Problem::Host);
-    }
-    let Some(authority) = parts.uri.authority() else { return Ok(()) };
-    let Ok(host) = HeaderValue::from_str(authority.as_str()) else { return Err(Problem::Host) };
-    let agree = first.is_none_or(|first| first.as_bytes().eq_ignore_ascii_case(host.as_bytes()));
-    if parts.version == Version::HTTP_2 && !agree {
-        return Err(Problem::Host);
-    }
-    parts.headers.insert(header::HOST, host);
-    let target = parts.uri.path_and_query().map(|target| target.as_str().parse());
-    if let Some(Ok(target)) = target {
-        parts.uri = target;
-    }
-    Ok(())
-}
-
-/// The host of a `Host` header without its port (RFC 9110, 7.2).
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        // The last colon of an address of IPv6 is inside its brackets.
-        Some((name, port)) if !port.ends_with(']') => name,
-        _ => host,
-    }
-    // The root's dot says no more than its absence.
-    .trim_end_matches('.')
 }
 
 /// The answer to `HEAD`: the length that `GET` would have, and no body (RFC 9110, 9.3.2). hyper does
@@ -220,18 +182,4 @@ fn leave_out_body(response: &mut Response<Body>) {
         response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }
     *response.body_mut() = Body::Whole(Bytes::new());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_is_told_from_its_port() {
-        assert_eq!(without_port("a:80"), "a");
-        assert_eq!(without_port("[::1]:80"), "[::1]");
-        assert_eq!(without_port("[::1]"), "[::1]");
-        assert_eq!(without_port("a"), "a");
-        assert_eq!(without_port("a.:80"), "a");
-    }
 }

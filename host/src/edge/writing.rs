@@ -13,6 +13,8 @@ use tokio::{
     time::Sleep,
 };
 
+use super::wire::Reset;
+
 /// A stream that fails when its client has read nothing for a time while there was something to
 /// write.
 pub(super) struct Impatient {
@@ -42,6 +44,14 @@ impl Impatient {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+impl Reset for Impatient {
+    fn reset_when_closed(&self) {
+        // Not to wait for what is unsent is what resets (socket(7), SO_LINGER). Where it fails, the
+        // connection closes as others do.
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 }
 

@@ -27,6 +27,7 @@ mod idempotency;
 mod kv;
 mod many;
 mod operations;
+mod raw;
 mod readiness;
 mod routing;
 mod shapes;
