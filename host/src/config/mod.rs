@@ -6,6 +6,7 @@
 
 mod guests;
 mod options;
+mod proxies;
 mod store;
 mod units;
 
@@ -14,7 +15,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 pub(crate) use self::store::STORE_HEADING;
 pub use self::{
     guests::{GuestConfig, GuestOptions, RouteOptions},
-    options::{LogFormat, Options},
+    options::{LogFormat, Options, TrustedHeader},
     store::StoreOptions,
     units::{Size, Span},
 };
@@ -115,6 +116,11 @@ impl Config {
             head_timeout: span("head-timeout", options.head_timeout)?,
             idle_timeout: span("idle-timeout", options.idle_timeout)?,
             body_timeout: span("body-timeout", options.body_timeout)?,
+            proxies: proxies::resolve(
+                options.trusted_proxies.as_deref().unwrap_or_default(),
+                options.trusted_proxy_header.unwrap_or_default(),
+                options.proxy_protocol.unwrap_or_default(),
+            )?,
         };
         if edge.bodies < edge.body {
             return Err(ConfigError("bodies-limit: at least the body-limit".into()));

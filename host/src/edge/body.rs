@@ -162,7 +162,10 @@ impl Arriving {
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         // The first reason is the one that counts.
         let _ = self.trouble.set(error.clone());
-        if let Some(body) = self.body.take() {
+        // What is too large closes the connection, and `wire` throws the rest away.
+        if let Some(body) = self.body.take()
+            && !matches!(error, BodyError::TooLarge { .. })
+        {
             discard(body, self.timeout);
         }
         Poll::Ready(Some(Err(error)))

@@ -5,7 +5,8 @@
 //! not read (`writing`), and of a connection that does not close when it is asked to.
 
 use std::{
-    net::TcpStream,
+    io,
+    net::{SocketAddr, TcpStream},
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -13,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Version};
+use http::{Request, Response, StatusCode, Version, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -23,6 +24,9 @@ use hyper_util::{
 use tokio::sync::watch;
 
 use super::{
+    Limits,
+    proxies::Peer,
+    proxy_protocol,
     service::{LeavesUnread, Service},
     wire::{Signals, Wire, silence},
     writing::Impatient,
@@ -64,6 +68,8 @@ struct Counted {
     body: Body,
     /// Its client knows the end by that of the connection.
     ends_with_connection: bool,
+    /// The length that is told of a body that is not sent.
+    told: Option<u64>,
     active: Active,
 }
 
@@ -83,12 +89,21 @@ impl HttpBody for Counted {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.told.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.told.map_or_else(|| self.body.size_hint(), SizeHint::with_exact)
     }
+}
+
+/// The length that a 304 tells of what a 200 would have (RFC 9110, 15.4.5). hyper's HTTP/1 takes a length
+/// out of a response without a body, and of one with a body sends none of it for this status.
+fn told_length(response: &Response<Body>, version: Version) -> Option<u64> {
+    if response.status() != StatusCode::NOT_MODIFIED || version > Version::HTTP_11 {
+        return None;
+    }
+    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Serves a connection until it is closed or drained.
@@ -99,29 +114,38 @@ pub(super) async fn serve(
 ) {
     // Answers written in two parts would wait for each other's acknowledgement.
     let stream = stream.set_nodelay(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
-    let stream = match stream {
-        Ok(stream) => stream,
+    let begun = match stream {
+        Ok(stream) => begin(stream, service.limits()).await,
+        Err(error) => Err(error),
+    };
+    let (stream, peer) = match begun {
+        Ok(begun) => begun,
         Err(error) => {
             tracing::debug!(%error, "a connection was lost");
             return;
         }
     };
+    let peer = Arc::new(peer);
     let builder = builder(&service);
     let (head_timeout, idle_timeout) =
         (service.limits().head_timeout, service.limits().idle_timeout);
     let signals = Arc::<Signals>::default();
-    let told = Arc::clone(&signals);
+    let requests = Arc::clone(&signals);
     let handle = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (service, active) = (service.clone(), Active::begin(&told));
-        let is_old = request.version() < Version::HTTP_11;
+        let (service, peer, active) =
+            (service.clone(), Arc::clone(&peer), Active::begin(&requests));
+        let version = request.version();
         async move {
-            let response = service.handle(request).await;
+            let response = service.handle(request, &peer).await;
             if response.extensions().get::<LeavesUnread>().is_some() {
                 active.0.leave_unread();
             }
-            let ends_with_connection = is_old && response.body().size_hint().exact().is_none();
+            let ends_with_connection =
+                version < Version::HTTP_11 && response.body().size_hint().exact().is_none();
+            let told = told_length(&response, version);
             // Under way until the last of its body is sent.
-            let response = response.map(|body| Counted { body, ends_with_connection, active });
+            let response =
+                response.map(|body| Counted { body, ends_with_connection, told, active });
             Ok::<_, std::convert::Infallible>(response)
         }
     });
@@ -148,6 +172,23 @@ pub(super) async fn serve(
         // Clients that go away or speak nonsense are the common case here.
         tracing::debug!(%error, "a connection ended");
     }
+}
+
+/// Finds out who is at the other end, by the PROXY protocol where that is to come first.
+async fn begin(
+    mut stream: tokio::net::TcpStream,
+    limits: &Limits,
+) -> io::Result<(tokio::net::TcpStream, Peer)> {
+    let (socket, proxies) = (stream.peer_addr().ok(), &limits.proxies);
+    let is_proxy = |address: SocketAddr| proxies.trust(address.ip().to_canonical());
+    let client = if proxies.protocol && socket.is_some_and(is_proxy) {
+        let reading = proxy_protocol::read(&mut stream);
+        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+        tokio::time::timeout(limits.head_timeout, reading).await.map_err(late)??
+    } else {
+        None
+    };
+    Ok((stream, Peer::new(socket, client, false, proxies)))
 }
 
 fn builder(service: &Service) -> Builder<TokioExecutor> {

@@ -2,6 +2,8 @@
 
 use std::{fs, time::Duration};
 
+use super::Proxies;
+
 /// Limits on connections and requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -24,6 +26,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Longest time a request's body may take to arrive.
     pub body_timeout: Duration,
+    /// Proxies that are believed; by default none, because anybody can say that they are one.
+    pub proxies: Proxies,
 }
 
 /// The smallest limit on heads that hyper's buffer can keep.
@@ -51,6 +55,7 @@ impl Limits {
             head_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
+            proxies: Proxies::default(),
         }
     }
 }

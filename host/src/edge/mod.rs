@@ -4,7 +4,8 @@
 //! `connection` speaks HTTP/1.1 and HTTP/2 on them; `service` turns one HTTP request into
 //! one call of the guest that the registry finds, `body` reads what the client sends; `problem` is the
 //! one place that decides status codes, for what `explain` calls by name. `head` and `authority` check
-//! what hyper leaves to its users, and `wire` sees to the bytes that hyper reads and writes.
+//! what hyper leaves to its users, `wire` sees to the bytes that hyper reads and writes, and `proxies` to
+//! what proxies say of their clients (`forwarded`, `proxy_protocol`).
 //!
 //! This room knows no WebAssembly.
 
@@ -13,10 +14,13 @@ mod authority;
 mod body;
 mod connection;
 mod explain;
+mod forwarded;
 mod head;
 mod limits;
 mod metrics;
 mod problem;
+mod proxies;
+mod proxy_protocol;
 mod refusal;
 mod request_id;
 mod service;
@@ -24,8 +28,11 @@ mod wire;
 mod worker;
 mod writing;
 
-pub use self::limits::Limits;
 pub(crate) use self::limits::open_files;
+pub use self::{
+    limits::Limits,
+    proxies::{Proxies, ProxyHeader},
+};
 pub(crate) use self::{
     limits::SMALLEST_HEAD,
     metrics::Metrics,

@@ -14,6 +14,7 @@ use super::{
     body::{self, Trouble},
     head,
     problem::Problem,
+    proxies::Peer,
     request_id::RequestId,
 };
 use crate::{
@@ -60,14 +61,14 @@ impl Service {
     }
 
     /// Answers one request. Never fails: what goes wrong is an answer as well.
-    pub(super) async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    pub(super) async fn handle(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         let started = Instant::now();
         let active = self.0.metrics.begin();
         let method = request.method().clone();
         let version = request.version();
         let id = RequestId::of(request.headers());
         let keyed = registry::is_to_be_made_once(&method, request.headers());
-        let (answer, route) = self.answer(request, &id, keyed, started).await;
+        let (answer, route) = self.answer(request, peer, &id, keyed, started).await;
         let mut response = match answer {
             Ok(answer) => {
                 let mut response = Response::new(answer.body);
@@ -100,6 +101,7 @@ impl Service {
     async fn answer(
         &self,
         request: Request<Incoming>,
+        peer: &Peer,
         id: &RequestId,
         keyed: bool,
         started: Instant,
@@ -127,6 +129,7 @@ impl Service {
             let limits = &self.0.limits;
             let bodies = body::Room { own: guest.tenant().bodies(), all: &self.0.bodies };
             let whole = chosen.takes_whole_bodies() || keyed;
+            peer.identify(&mut parts.headers, &limits.proxies);
             // For guests that answer for themselves what went wrong, or ask others.
             parts.headers.insert(REQUEST_ID, id.header());
             let version = parts.version;

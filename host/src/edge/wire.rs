@@ -59,8 +59,8 @@ pub(super) struct Signals {
     begun: AtomicUsize,
     /// Requests whose response is not complete.
     active: AtomicUsize,
-    /// Reads that were of a head.
-    heads: AtomicUsize,
+    /// Something of a head has arrived since the last request began.
+    has_head: AtomicBool,
     is_http2: AtomicBool,
     /// The time for a request is over.
     has_expired: AtomicBool,
@@ -72,6 +72,7 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn begin(&self) {
+        self.has_head.store(false, Ordering::Relaxed);
         self.begun.store(self.begun() + 1, Ordering::Relaxed);
         self.active.fetch_add(1, Ordering::Relaxed);
     }
@@ -103,11 +104,6 @@ impl Signals {
     fn is_http2(&self) -> bool {
         self.is_http2.load(Ordering::Relaxed)
     }
-
-    fn note_head(&self) {
-        let heads = self.heads.load(Ordering::Relaxed).wrapping_add(1);
-        self.heads.store(heads, Ordering::Relaxed);
-    }
 }
 
 /// Waits until no request has been active for `idle`, or has begun to arrive and not come to its end
@@ -115,18 +111,17 @@ impl Signals {
 pub(super) async fn silence(signals: &Signals, idle: Duration, head: Duration) {
     let shortest = idle.min(head);
     let look = shortest.min(Duration::from_millis(100).max(shortest / 8));
-    let (mut begun, mut heads) = (signals.begun(), signals.heads.load(Ordering::Relaxed));
+    let mut begun = signals.begun();
     let (mut since, mut head_since) = (Instant::now(), None);
     loop {
         tokio::time::sleep(look).await;
         let now = Instant::now();
         if signals.begun() != begun || signals.is_active() {
             begun = signals.begun();
-            heads = signals.heads.load(Ordering::Relaxed);
             (since, head_since) = (now, None);
             continue;
         }
-        if signals.heads.load(Ordering::Relaxed) != heads && !signals.is_http2() {
+        if signals.has_head.load(Ordering::Relaxed) && !signals.is_http2() {
             head_since.get_or_insert(now);
         }
         let longest = if begun == 0 { head } else { idle };
@@ -167,7 +162,7 @@ impl Head {
         if signals.is_active() {
             return true;
         }
-        signals.note_head();
+        signals.has_head.store(true, Ordering::Relaxed);
         let before = signals.begun();
         if self.before != before {
             *self = Self { before, ..Self::default() };
@@ -296,6 +291,17 @@ impl<S: AsyncWrite + Reset + Unpin> Wire<S> {
 }
 
 impl<S: AsyncRead + Reset + Unpin> Wire<S> {
+    /// Whether the client may still be sending: it is known to, or has sent what was not read.
+    fn leaves_unread(&mut self, context: &mut Context<'_>) -> bool {
+        if self.signals.leaves_unread.load(Ordering::Relaxed) {
+            return true;
+        }
+        let mut scratch = [0; 1_024];
+        let mut buffer = ReadBuf::new(&mut scratch);
+        let read = Pin::new(&mut self.stream).poll_read(context, &mut buffer);
+        matches!(read, Poll::Ready(Ok(()))) && !buffer.filled().is_empty()
+    }
+
     /// Throws away what the client sends until it is done, within bounds.
     fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 16 << 10];
@@ -388,7 +394,7 @@ impl<S: AsyncRead + AsyncWrite + Reset + Unpin> AsyncWrite for Wire<S> {
         if this.lingering.is_none() {
             ready!(this.poll_own(context))?;
             ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
-            if this.has_ended || !this.signals.leaves_unread.load(Ordering::Relaxed) {
+            if this.has_ended || !this.leaves_unread(context) {
                 return Poll::Ready(Ok(()));
             }
             let now = Instant::now();

@@ -15,6 +15,7 @@
 
 mod client;
 mod command_line;
+mod connections;
 mod counter;
 mod counting;
 mod crashes;
@@ -27,6 +28,7 @@ mod idempotency;
 mod kv;
 mod many;
 mod operations;
+mod proxies;
 mod raw;
 mod readiness;
 mod routing;
