@@ -161,7 +161,10 @@ pub(super) async fn serve(
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = closing => {
-            connection.as_mut().graceful_shutdown();
+            // HTTP/1 that has been silent finds its end by itself, and says why in the middle of a head.
+            if !signals.ends_by_itself() {
+                connection.as_mut().graceful_shutdown();
+            }
             tokio::select! {
                 ended = connection => ended,
                 () = silence(&signals, FAREWELL, FAREWELL) => Ok(()),

@@ -6,6 +6,8 @@
 //! - A connection that is closed while its client sends is reset by the kernel, and the client loses the
 //!   answer. What still comes is read and thrown away first, within bounds (RFC 9112, 9.6).
 //! - A body that ends with its connection looks whole when it was cut off. Then the connection is reset.
+//! - A client that has ended its side may wait for the answer, or be gone: TCP does not say which. It has
+//!   some time.
 //! - What arrives of a head tells a slow head from an idle connection.
 
 use std::{
@@ -47,6 +49,10 @@ const NO_SETTINGS: &[u8] = &[
 const SILENCE: Duration = Duration::from_secs(5);
 /// See [`SILENCE`].
 const LINGER: Duration = Duration::from_secs(30);
+
+/// How long a client that has ended its side is answered while nothing is written to it, by which it
+/// would show that it is gone: as long as a guest may take by default.
+const ENDED: Duration = Duration::from_secs(10);
 
 /// Most bytes that are thrown away then: several times what a client sends before it looks for an
 /// answer.
@@ -101,6 +107,11 @@ impl Signals {
         self.has_expired.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the next read is told that this is the end.
+    pub(super) fn ends_by_itself(&self) -> bool {
+        self.has_expired.load(Ordering::Relaxed) && !self.is_http2()
+    }
+
     fn is_http2(&self) -> bool {
         self.is_http2.load(Ordering::Relaxed)
     }
@@ -131,10 +142,13 @@ pub(super) async fn silence(signals: &Signals, idle: Duration, head: Duration) {
     }
 }
 
-/// A stream that can make its peer notice that it was cut off.
-pub(super) trait Reset {
+/// What a wire asks of a socket besides its bytes.
+pub(super) trait Socket {
     /// Lets the connection be reset when it is closed, rather than end in order.
     fn reset_when_closed(&self);
+
+    /// Waits for something to read, and takes nothing of it: whether the peer has ended its side.
+    fn poll_has_ended(&self, context: &mut Context<'_>) -> Poll<io::Result<bool>>;
 }
 
 /// What is known of the head that is arriving.
@@ -215,7 +229,7 @@ fn names_other_version(line: &[u8]) -> bool {
 }
 
 /// A stream between hyper and a socket.
-pub(super) struct Wire<S: Reset> {
+pub(super) struct Wire<S: Socket> {
     stream: S,
     signals: Arc<Signals>,
     head: Head,
@@ -224,7 +238,20 @@ pub(super) struct Wire<S: Reset> {
     /// The rest of an answer of this wire's own. Nothing is written behind it.
     own: Option<Bytes>,
     has_ended: bool,
+    /// While a request is active: what is known of the client's side.
+    watched: Watched,
     lingering: Option<Lingering>,
+}
+
+/// The client's side while hyper does not read.
+#[derive(Default)]
+enum Watched {
+    #[default]
+    Open,
+    /// Something else is to be read.
+    Sends,
+    /// The client has ended it. It is let go of when this timer fires.
+    Ended(Pin<Box<Sleep>>),
 }
 
 /// A connection whose writing side is closed.
@@ -234,7 +261,7 @@ struct Lingering {
     discarded: usize,
 }
 
-impl<S: Reset> Wire<S> {
+impl<S: Socket> Wire<S> {
     pub(super) fn new(stream: S, signals: Arc<Signals>) -> Self {
         Self {
             stream,
@@ -243,8 +270,30 @@ impl<S: Reset> Wire<S> {
             settled: 0,
             own: None,
             has_ended: false,
+            watched: Watched::default(),
             lingering: None,
         }
+    }
+
+    /// Looks whether the client is gone while hyper waits for an answer, and does not read.
+    ///
+    /// # Errors
+    /// When it is: to hyper, the connection has failed.
+    fn watch(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if matches!(self.watched, Watched::Open)
+            && let Poll::Ready(has_ended) = self.stream.poll_has_ended(context)
+        {
+            self.watched = match has_ended? {
+                true => Watched::Ended(Box::pin(tokio::time::sleep(ENDED))),
+                false => Watched::Sends,
+            };
+        }
+        if let Watched::Ended(timer) = &mut self.watched
+            && timer.as_mut().poll(context).is_ready()
+        {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
     }
 
     /// Whether bytes that hyper writes are its own answer to what it could not read.
@@ -277,7 +326,7 @@ impl<S: Reset> Wire<S> {
     }
 }
 
-impl<S: AsyncWrite + Reset + Unpin> Wire<S> {
+impl<S: AsyncWrite + Socket + Unpin> Wire<S> {
     /// Writes what is left of this wire's own answer.
     fn poll_own(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(own) = self.own.as_mut().filter(|own| !own.is_empty()) {
@@ -290,7 +339,7 @@ impl<S: AsyncWrite + Reset + Unpin> Wire<S> {
     }
 }
 
-impl<S: AsyncRead + Reset + Unpin> Wire<S> {
+impl<S: AsyncRead + Socket + Unpin> Wire<S> {
     /// Whether the client may still be sending: it is known to, or has sent what was not read.
     fn leaves_unread(&mut self, context: &mut Context<'_>) -> bool {
         if self.signals.leaves_unread.load(Ordering::Relaxed) {
@@ -324,14 +373,14 @@ impl<S: AsyncRead + Reset + Unpin> Wire<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Reset + Unpin> AsyncRead for Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Socket + Unpin> AsyncRead for Wire<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.signals.has_expired.load(Ordering::Relaxed) && !this.signals.is_http2() {
+        if this.signals.ends_by_itself() {
             // hyper says nothing to a client whose head has not come to its end.
             let is_half = this.head.bytes > 0 && this.head.before == this.signals.begun();
             if is_half && this.own.is_none() && !this.signals.is_active() {
@@ -348,6 +397,7 @@ impl<S: AsyncRead + AsyncWrite + Reset + Unpin> AsyncRead for Wire<S> {
         match buffer.filled().get(before..) {
             Some([]) | None => this.has_ended = true,
             Some(bytes) => {
+                this.watched = Watched::Open;
                 if !this.head.add(bytes, &this.signals) {
                     this.own = Some(Bytes::from_static(NO_SETTINGS));
                     let _ = this.poll_own(context);
@@ -359,7 +409,7 @@ impl<S: AsyncRead + AsyncWrite + Reset + Unpin> AsyncRead for Wire<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Reset + Unpin> AsyncWrite for Wire<S> {
+impl<S: AsyncRead + AsyncWrite + Socket + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -373,7 +423,11 @@ impl<S: AsyncRead + AsyncWrite + Reset + Unpin> AsyncWrite for Wire<S> {
             ready!(self.poll_own(context))?;
             return Poll::Ready(Ok(bytes.len()));
         }
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if let (Watched::Ended(timer), Poll::Ready(Ok(_))) = (&mut self.watched, &written) {
+            timer.as_mut().reset(Instant::now() + ENDED);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -381,6 +435,8 @@ impl<S: AsyncRead + AsyncWrite + Reset + Unpin> AsyncWrite for Wire<S> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         if !self.signals.is_active() {
             self.settled = self.signals.begun();
+        } else if !self.signals.is_http2() {
+            self.watch(context)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -418,7 +474,7 @@ impl<S: AsyncRead + AsyncWrite + Reset + Unpin> AsyncWrite for Wire<S> {
     }
 }
 
-impl<S: Reset> Drop for Wire<S> {
+impl<S: Socket> Drop for Wire<S> {
     fn drop(&mut self) {
         if self.signals.is_cut.load(Ordering::Relaxed) {
             self.stream.reset_when_closed();

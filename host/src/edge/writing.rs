@@ -13,7 +13,7 @@ use tokio::{
     time::Sleep,
 };
 
-use super::wire::Reset;
+use super::wire::Socket;
 
 /// A stream that fails when its client has read nothing for a time while there was something to
 /// write.
@@ -47,11 +47,21 @@ impl Impatient {
     }
 }
 
-impl Reset for Impatient {
+impl Socket for Impatient {
     fn reset_when_closed(&self) {
         // Not to wait for what is unsent is what resets (socket(7), SO_LINGER). Where it fails, the
         // connection closes as others do.
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
+    fn poll_has_ended(&self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        // Most often nothing is there, which takes no call of the kernel.
+        if self.stream.poll_read_ready(context)?.is_pending() {
+            return Poll::Pending;
+        }
+        let mut byte = [0];
+        let peeked = self.stream.poll_peek(context, &mut ReadBuf::new(&mut byte));
+        peeked.map_ok(|read| read == 0)
     }
 }
 
