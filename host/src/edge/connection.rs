@@ -28,7 +28,8 @@ use super::{
     proxies::Peer,
     proxy_protocol,
     service::{LeavesUnread, Service},
-    wire::{Signals, Wire, silence},
+    signals::{Signals, silence},
+    wire::Wire,
     writing::Impatient,
 };
 use crate::runtime::{Body, BodyError};

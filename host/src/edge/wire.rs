@@ -8,15 +8,12 @@
 //! - A body that ends with its connection looks whole when it was cut off. Then the connection is reset.
 //! - A client that has ended its side may wait for the answer, or be gone: TCP does not say which. It has
 //!   some time.
-//! - What arrives of a head tells a slow head from an idle connection.
+//! - What arrives of a head tells a slow head from an idle connection (`preamble`).
 
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -28,19 +25,11 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::refusal;
-
-/// The first bytes of HTTP/2 (RFC 9113, 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Where a frame of HTTP/2 has its type, and that of settings (RFC 9113, 4.1 and 6.5).
-const TYPE: usize = 3;
-/// See [`TYPE`].
-const SETTINGS: u8 = 4;
+use super::{preamble::Head, refusal, signals::Signals};
 
 /// The answer to HTTP/2 that begins otherwise: empty settings, and `GOAWAY` with `PROTOCOL_ERROR`.
 const NO_SETTINGS: &[u8] = &[
-    0, 0, 0, SETTINGS, 0, 0, 0, 0, 0, // Settings
+    0, 0, 0, 4, 0, 0, 0, 0, 0, // Settings
     0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, // No stream, and the code
 ];
 
@@ -58,90 +47,6 @@ const ENDED: Duration = Duration::from_secs(10);
 /// answer.
 const MAX_DISCARDED: usize = 32 << 20;
 
-/// What a connection and its wire tell each other. Both are on one thread.
-#[derive(Default)]
-pub(super) struct Signals {
-    /// Requests so far.
-    begun: AtomicUsize,
-    /// Requests whose response is not complete.
-    active: AtomicUsize,
-    /// Something of a head has arrived since the last request began.
-    has_head: AtomicBool,
-    is_http2: AtomicBool,
-    /// The time for a request is over.
-    has_expired: AtomicBool,
-    /// The client may still be sending when the connection closes.
-    leaves_unread: AtomicBool,
-    /// A body that ends with the connection was cut off.
-    is_cut: AtomicBool,
-}
-
-impl Signals {
-    pub(super) fn begin(&self) {
-        self.has_head.store(false, Ordering::Relaxed);
-        self.begun.store(self.begun() + 1, Ordering::Relaxed);
-        self.active.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn end(&self) {
-        self.active.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn begun(&self) -> usize {
-        self.begun.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn is_active(&self) -> bool {
-        self.active.load(Ordering::Relaxed) > 0
-    }
-
-    pub(super) fn leave_unread(&self) {
-        self.leaves_unread.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn cut(&self) {
-        self.is_cut.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn expire(&self) {
-        self.has_expired.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the next read is told that this is the end.
-    pub(super) fn ends_by_itself(&self) -> bool {
-        self.has_expired.load(Ordering::Relaxed) && !self.is_http2()
-    }
-
-    fn is_http2(&self) -> bool {
-        self.is_http2.load(Ordering::Relaxed)
-    }
-}
-
-/// Waits until no request has been active for `idle`, or has begun to arrive and not come to its end
-/// for `head`. The first request has the time of a head, whether it begins or not.
-pub(super) async fn silence(signals: &Signals, idle: Duration, head: Duration) {
-    let shortest = idle.min(head);
-    let look = shortest.min(Duration::from_millis(100).max(shortest / 8));
-    let mut begun = signals.begun();
-    let (mut since, mut head_since) = (Instant::now(), None);
-    loop {
-        tokio::time::sleep(look).await;
-        let now = Instant::now();
-        if signals.begun() != begun || signals.is_active() {
-            begun = signals.begun();
-            (since, head_since) = (now, None);
-            continue;
-        }
-        if signals.has_head.load(Ordering::Relaxed) && !signals.is_http2() {
-            head_since.get_or_insert(now);
-        }
-        let longest = if begun == 0 { head } else { idle };
-        if now - since >= longest || head_since.is_some_and(|since| now - since >= head) {
-            return;
-        }
-    }
-}
-
 /// What a wire asks of a socket besides its bytes.
 pub(super) trait Socket {
     /// Lets the connection be reset when it is closed, rather than end in order.
@@ -149,83 +54,6 @@ pub(super) trait Socket {
 
     /// Waits for something to read, and takes nothing of it: whether the peer has ended its side.
     fn poll_has_ended(&self, context: &mut Context<'_>) -> Poll<io::Result<bool>>;
-}
-
-/// What is known of the head that is arriving.
-#[derive(Default)]
-struct Head {
-    /// Requests before it.
-    before: usize,
-    /// Bytes that agree with HTTP/2's preface. Only a connection's first can.
-    preface: usize,
-    /// Bytes behind it, as far as they are looked at.
-    behind: usize,
-    bytes: usize,
-    /// Its first line is complete.
-    has_line: bool,
-    /// And names a version that this server does not speak.
-    is_other_version: bool,
-}
-
-impl Head {
-    /// Looks at bytes that have arrived. False for HTTP/2 that does not begin with settings.
-    fn add(&mut self, bytes: &[u8], signals: &Signals) -> bool {
-        if signals.is_http2() {
-            return self.begins_with_settings(bytes);
-        }
-        if signals.is_active() {
-            return true;
-        }
-        signals.has_head.store(true, Ordering::Relaxed);
-        let before = signals.begun();
-        if self.before != before {
-            *self = Self { before, ..Self::default() };
-        }
-        if before == 0 && self.preface == self.bytes {
-            let expected = PREFACE.iter().skip(self.preface);
-            let agree = bytes.iter().zip(expected).take_while(|(a, b)| a == b).count();
-            self.preface += agree;
-            if self.preface == PREFACE.len() {
-                signals.is_http2.store(true, Ordering::Relaxed);
-                return self.begins_with_settings(bytes.get(agree..).unwrap_or_default());
-            }
-        }
-        let is_start = self.bytes == 0;
-        self.bytes += bytes.len();
-        if self.has_line {
-            return true;
-        }
-        // Empty lines may stand before a request (RFC 9112, 2.2).
-        let line = bytes.iter().position(|byte| !b"\r\n".contains(byte));
-        let line = line.and_then(|start| bytes.get(start..)).unwrap_or_default();
-        if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-            self.has_line = true;
-            let line = line.get(..end).unwrap_or_default().trim_ascii_end();
-            self.is_other_version = is_start && names_other_version(line);
-        }
-        true
-    }
-
-    /// Whether the first frame of HTTP/2, as far as it is there, is one of settings (RFC 9113, 3.4): the
-    /// fourth of a frame's bytes is its type.
-    fn begins_with_settings(&mut self, bytes: &[u8]) -> bool {
-        if self.behind > TYPE {
-            return true;
-        }
-        let kind = bytes.get(TYPE - self.behind).copied();
-        self.behind += bytes.len();
-        kind.is_none_or(|kind| kind == SETTINGS)
-    }
-}
-
-/// Whether a request line ends with a version that is well formed and not one of HTTP/1.
-fn names_other_version(line: &[u8]) -> bool {
-    match line.last_chunk::<9>() {
-        Some([b' ', b'H', b'T', b'T', b'P', b'/', major, b'.', minor]) => {
-            major.is_ascii_digit() && minor.is_ascii_digit() && *major != b'1'
-        }
-        _ => false,
-    }
 }
 
 /// A stream between hyper and a socket.
@@ -342,7 +170,7 @@ impl<S: AsyncWrite + Socket + Unpin> Wire<S> {
 impl<S: AsyncRead + Socket + Unpin> Wire<S> {
     /// Whether the client may still be sending: it is known to, or has sent what was not read.
     fn leaves_unread(&mut self, context: &mut Context<'_>) -> bool {
-        if self.signals.leaves_unread.load(Ordering::Relaxed) {
+        if self.signals.leaves_unread() {
             return true;
         }
         let mut scratch = [0; 1_024];
@@ -443,7 +271,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> AsyncWrite for Wire<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.signals.is_cut.load(Ordering::Relaxed) {
+        if this.signals.is_cut() {
             // An end in order is what must not be seen.
             return Poll::Ready(Ok(()));
         }
@@ -476,8 +304,193 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> AsyncWrite for Wire<S> {
 
 impl<S: Socket> Drop for Wire<S> {
     fn drop(&mut self) {
-        if self.signals.is_cut.load(Ordering::Relaxed) {
+        if self.signals.is_cut() {
             self.stream.reset_when_closed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+
+    /// A socket whose peer may have ended its side.
+    struct Pipe(DuplexStream, bool);
+
+    impl Socket for Pipe {
+        fn reset_when_closed(&self) {}
+
+        fn poll_has_ended(&self, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
+            if self.1 { Poll::Ready(Ok(true)) } else { Poll::Pending }
+        }
+    }
+
+    impl AsyncRead for Pipe {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(context, buffer)
+        }
+    }
+
+    impl AsyncWrite for Pipe {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(context, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(context)
+        }
+
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(context)
+        }
+    }
+
+    fn wire(has_ended: bool) -> (Wire<Pipe>, DuplexStream, Arc<Signals>) {
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        let signals = Arc::<Signals>::default();
+        (Wire::new(Pipe(ours, has_ended), Arc::clone(&signals)), theirs, signals)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_let_go_after_some_time() {
+        let (mut wire, _client, signals) = wire(false);
+        signals.leave_unread();
+        let started = Instant::now();
+        wire.shutdown().await.unwrap();
+        assert_eq!(started.elapsed(), SILENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_goes_on_sending_is_let_go_in_the_end() {
+        let (mut wire, mut client, signals) = wire(false);
+        signals.leave_unread();
+        let sending = tokio::spawn(async move {
+            while client.write_all(b"more").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let started = Instant::now();
+        wire.shutdown().await.unwrap();
+        assert_eq!(started.elapsed(), LINGER);
+        drop(wire);
+        sending.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_much_is_thrown_away() {
+        let (mut wire, mut client, signals) = wire(false);
+        signals.leave_unread();
+        let sending = tokio::spawn(async move {
+            let mut sent = 0;
+            while client.write_all(&[0; 1 << 20]).await.is_ok() {
+                sent += 1 << 20;
+            }
+            sent
+        });
+        let started = Instant::now();
+        wire.shutdown().await.unwrap();
+        drop(wire);
+        let sent = sending.await.unwrap();
+        assert!((MAX_DISCARDED..MAX_DISCARDED + (2 << 20)).contains(&sent), "{sent}");
+        assert!(started.elapsed() < SILENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_owes_nothing_closes_at_once() {
+        let (mut wire, _client, _signals) = wire(false);
+        let started = Instant::now();
+        wire.shutdown().await.unwrap();
+        assert_eq!(started.elapsed(), Duration::ZERO);
+    }
+
+    /// Waits as hyper does for an answer; gives how long until the connection failed.
+    async fn fails_after(wire: &mut Wire<Pipe>) -> Duration {
+        let started = Instant::now();
+        poll_fn(|context| match Pin::new(&mut *wire).poll_flush(context) {
+            Poll::Ready(Err(error)) => Poll::Ready(error),
+            _ => Poll::Pending,
+        })
+        .await;
+        started.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_has_ended_its_side_is_answered_for_some_time() {
+        let (mut wire, mut client, signals) = wire(true);
+        signals.begin();
+        assert_eq!(fails_after(&mut wire).await, ENDED);
+        // Longer while something is written to it.
+        let (mut wire, mut other, signals) = self::wire(true);
+        signals.begin();
+        wire.flush().await.unwrap();
+        tokio::time::sleep(ENDED / 2).await;
+        wire.write_all(b"a part").await.unwrap();
+        assert_eq!(fails_after(&mut wire).await, ENDED);
+        drop(wire);
+        let mut read = Vec::new();
+        other.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"a part");
+        client.shutdown().await.unwrap();
+    }
+
+    /// As hyper writes it.
+    const HYPERS: &[u8] =
+        b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+    async fn written(wire: Wire<Pipe>, mut client: DuplexStream) -> String {
+        drop(wire);
+        let mut read = String::new();
+        client.read_to_string(&mut read).await.unwrap();
+        read
+    }
+
+    #[tokio::test]
+    async fn hypers_own_answer_becomes_a_problem() {
+        for requests in [0, 1, 2] {
+            let (mut wire, client, signals) = wire(false);
+            for _ in 0..requests {
+                signals.begin();
+                signals.end();
+                wire.write_all(b"an answer").await.unwrap();
+                wire.flush().await.unwrap();
+            }
+            wire.write_all(HYPERS).await.unwrap();
+            wire.flush().await.unwrap();
+            let written = written(wire, client).await;
+            assert!(written.contains("problem+json"), "{written}");
+            assert_eq!(written.matches("HTTP/1.1").count(), 1, "{written}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_bytes_of_a_request_stay_as_they_are() {
+        // While it is active, and when it has ended and not all of it is written.
+        for has_ended in [false, true] {
+            let (mut wire, client, signals) = wire(false);
+            wire.flush().await.unwrap();
+            signals.begin();
+            if has_ended {
+                signals.end();
+            }
+            wire.write_all(HYPERS).await.unwrap();
+            wire.write_all(HYPERS).await.unwrap();
+            let written = written(wire, client).await;
+            assert_eq!(written.as_bytes(), [HYPERS, HYPERS].concat());
         }
     }
 }

@@ -133,7 +133,7 @@ impl fmt::Display for Stream {
 impl fmt::Display for Observed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use super::case::End;
-        for (id, stream) in self.streams.iter().take(4) {
+        for (id, stream) in self.streams.iter().take(3) {
             write!(f, "{id}:{stream} ")?;
         }
         match (self.end, self.goaway) {
@@ -185,6 +185,9 @@ fn streams_of(wanted: &str) -> Vec<u32> {
     words.filter_map(|(id, _)| id.parse().ok()).collect()
 }
 
+/// A frame's type, flags, stream and payload.
+type Frame = (u8, u8, u32, Vec<u8>);
+
 struct Reader {
     stream: TcpStream,
     read: Vec<u8>,
@@ -192,8 +195,8 @@ struct Reader {
 }
 
 impl Reader {
-    /// The next frame: its type, flags, stream and payload. None at the end.
-    fn next(&mut self) -> Result<Option<(u8, u8, u32, Vec<u8>)>, ErrorKind> {
+    /// The next frame. None at the end.
+    fn next(&mut self) -> Result<Option<Frame>, ErrorKind> {
         loop {
             if let Some(head) = self.read.first_chunk::<9>() {
                 let length =
@@ -273,6 +276,8 @@ pub fn observe(address: SocketAddr, case: &Case, longest: Duration) -> Observed 
                     observed.goaway = code.map(u32::from_be_bytes);
                 }
             }
+            // Of the connection, such as its window.
+            Ok(Some((.., 0, _))) => {}
             Ok(Some((kind, flags, id, payload))) => {
                 let stream = observed.streams.entry(id).or_default();
                 match kind {

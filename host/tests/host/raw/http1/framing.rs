@@ -78,8 +78,10 @@ const CODINGS: &[(&str, &[u8], &str)] = &[
 ];
 
 /// Name, section, the fields about the length, what follows the head, what is asked for.
+type Both = (&'static str, &'static str, &'static [u8], &'static [u8], &'static str);
+
 #[rustfmt::skip]
-const BOTH: &[(&str, &str, &[u8], &[u8], &str)] = &[
+const BOTH: &[Both] = &[
     ("no length", "9112 6.3", b"", b"", "200=0 open"),
     ("a length of nothing", "9112 6.3", b"content-length: 0\r\n", b"", "200=0 open"),
     ("two lengths that are the same", "9110 8.6", b"content-length: 5\r\ncontent-length: 5\r\n", b"hello", "200=5 open / 400 close"),
