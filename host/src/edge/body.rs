@@ -104,8 +104,8 @@ pub(super) async fn take<'a>(
 
 /// Reads a body to its end. Each part of it is held only as far as all bodies together may be.
 ///
-/// Once it is refused, it is read on and thrown away, up to a bound: a connection closed with
-/// unread data would be reset, and the client would lose the answer.
+/// Once there is no room, it is read on and thrown away, up to a bound, so that the connection can
+/// serve the next request.
 async fn read<'a>(
     mut body: Incoming,
     limit: usize,
@@ -119,7 +119,8 @@ async fn read<'a>(
         let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
         length = length.saturating_add(data.len());
         if length > limit && refusal.is_none() {
-            refusal = Some(BodyError::TooLarge { limit });
+            // The connection closes, and `wire` throws the rest away.
+            return Err(BodyError::TooLarge { limit });
         }
         if refusal.is_none() {
             match bodies.take(data.len()) {
