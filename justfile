@@ -125,6 +125,10 @@ bench-overload *flags: build-guest build-test-guests _bench
 soak minutes="15": build-guest (build-guest "probe-http") _bench
     target/release/tally-bench soak {{ minutes }}
 
+# Ask Tally, plain hyper, and nginx and HAProxy where they are installed, what the RFCs ask of HTTP servers
+compare-http: (build-guest "probe-http")
+    cargo test --locked --workspace --test host -- --ignored --nocapture raw::compare::
+
 # One after the other: built together, their dependencies have the features of both, and the profile,
 # which is of the host alone, does not fit them. What it is compared with has none.
 _bench:

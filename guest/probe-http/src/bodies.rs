@@ -49,6 +49,32 @@ pub fn count(request: &IncomingRequest, out: ResponseOutparam) {
     }
 }
 
+/// Answers the length of the request's body, and passes an error of the body on.
+pub fn length(request: &IncomingRequest, out: ResponseOutparam) {
+    match reading(request).to_end() {
+        Ok(body) => probing::send(out, 200, &body.len().to_string()),
+        Err(code) => ResponseOutparam::set(out, Err(code)),
+    }
+}
+
+/// Answers that nothing has changed, with what a whole response would say of itself.
+pub fn not_modified(out: ResponseOutparam) {
+    let headers = Fields::new();
+    for (name, value) in [
+        ("cache-control", "max-age=60"),
+        ("content-location", "/not-modified?whole"),
+        ("content-length", "1000"),
+        ("content-type", "text/plain"),
+        ("etag", "\"one\""),
+        ("expires", "Thu, 01 Jan 2032 00:00:00 GMT"),
+        ("last-modified", "Thu, 01 Jan 1970 00:00:00 GMT"),
+        ("vary", "accept"),
+    ] {
+        let _ = headers.append(name, value.as_bytes());
+    }
+    status(304, headers, out);
+}
+
 /// Sends a thousand bytes, and these as often as asked to.
 pub fn stream(count: u32, out: ResponseOutparam) {
     let writing = Writing::plain(out);

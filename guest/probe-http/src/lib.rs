@@ -32,6 +32,8 @@ impl Guest for Probe {
         match path {
             "/echo" => bodies::echo(&request, out),
             "/count-body" => bodies::count(&request, out),
+            "/length" => bodies::length(&request, out),
+            "/not-modified" => bodies::not_modified(out),
             "/early" => probing::send(out, 200, "early"),
             "/stream" => bodies::stream(number(argument), out),
             "/trailers" => bodies::trailers(out),
@@ -68,6 +70,7 @@ fn text(path: &str, argument: &str, request: &IncomingRequest) -> Option<String>
     Some(match path {
         "/hello" => "Hello, World!".into(),
         "/static" => (RAISED.fetch_add(1, Ordering::Relaxed) + 1).to_string(),
+        "/authority" => request.authority().unwrap_or_else(|| "(none)".into()),
         "/header" => header(&request.headers(), argument),
         "/headers" => names(&request.headers()),
         "/value" => writes::value(argument),

@@ -9,6 +9,7 @@ mod guests;
 mod limits_page;
 mod listen;
 mod options;
+mod proxies;
 mod store;
 mod tls;
 mod units;
@@ -22,7 +23,7 @@ pub(crate) use self::store::STORE_HEADING;
 pub use self::{
     guests::{GuestConfig, GuestOptions, RouteOptions},
     listen::ListenAddress,
-    options::{ADMIN_TOKEN, AccessFormat, LogFormat, Options},
+    options::{ADMIN_TOKEN, AccessFormat, LogFormat, Options, TrustedHeader},
     store::StoreOptions,
     tls::TlsConfig,
     units::{Mode, Size, Span},
@@ -184,7 +185,13 @@ impl Config {
             bodies: size("bodies-limit", options.bodies_limit)?,
             responses: size("responses-limit", options.responses_limit)?,
             head_timeout: span("head-timeout", options.head_timeout)?,
+            idle_timeout: span("idle-timeout", options.idle_timeout)?,
             body_timeout: span("body-timeout", options.body_timeout)?,
+            proxies: proxies::resolve(
+                options.trusted_proxies.as_deref().unwrap_or_default(),
+                options.trusted_proxy_header.unwrap_or_default(),
+                options.proxy_protocol.unwrap_or_default(),
+            )?,
         };
         if edge.bodies < edge.body {
             return Err(ConfigError("bodies-limit: at least the body-limit".into()));

@@ -59,6 +59,26 @@ pub enum AccessFormat {
     Json,
 }
 
+/// Which field of trusted proxies is believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrustedHeader {
+    /// X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host.
+    #[default]
+    XForwarded,
+    /// Forwarded (RFC 7239).
+    Forwarded,
+}
+
+impl From<TrustedHeader> for edge::ProxyHeader {
+    fn from(header: TrustedHeader) -> Self {
+        match header {
+            TrustedHeader::XForwarded => Self::XForwarded,
+            TrustedHeader::Forwarded => Self::Forwarded,
+        }
+    }
+}
+
 /// The options, by their names in a file. The help texts are those of the flags.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -166,13 +186,44 @@ pub struct Options {
     #[arg(long, value_name = "SIZE", env = "TALLY_BODIES_LIMIT")]
     pub bodies_limit: Option<Size>,
 
-    /// Longest time a connection may be idle, sending a request's head, or not reading [default: 30s]
+    /// Longest time a client may take to send a request's head, or not read [default: 30s]
     #[arg(long, value_name = "TIME", env = "TALLY_HEAD_TIMEOUT")]
     pub head_timeout: Option<Span>,
+
+    /// Longest time a connection may be idle between requests; longer than a load balancer in front keeps
+    /// its connections [default: 75s]
+    #[arg(long, value_name = "TIME", env = "TALLY_IDLE_TIMEOUT")]
+    pub idle_timeout: Option<Span>,
 
     /// Longest time a request's body may take to arrive [default: 30s]
     #[arg(long, value_name = "TIME", env = "TALLY_BODY_TIMEOUT")]
     pub body_timeout: Option<Span>,
+
+    /// Proxy that is believed when it says who its client is: an address, or a range of them as
+    /// 10.0.0.0/8; can be repeated [default: none]
+    #[arg(
+        long = "trusted-proxy",
+        value_name = "CIDR",
+        env = "TALLY_TRUSTED_PROXIES",
+        value_delimiter = ','
+    )]
+    pub trusted_proxies: Option<Vec<String>>,
+
+    /// The field in which trusted proxies say so; the other one is theirs to pass on from anybody
+    /// [default: x-forwarded]
+    #[arg(long, value_name = "FIELD", env = "TALLY_TRUSTED_PROXY_HEADER")]
+    pub trusted_proxy_header: Option<TrustedHeader>,
+
+    /// Expect the PROXY protocol, version 1 or 2, of trusted proxies [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "TALLY_PROXY_PROTOCOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub proxy_protocol: Option<bool>,
 
     /// Longest time the store may take to answer [default: 5s]
     #[arg(long, value_name = "TIME", env = "TALLY_STORE_TIMEOUT")]
@@ -336,7 +387,11 @@ impl Options {
             responses_limit: Some(Size(edge.responses)),
             bodies_limit: Some(Size(edge.bodies)),
             head_timeout: Some(Span(edge.head_timeout)),
+            idle_timeout: Some(Span(edge.idle_timeout)),
             body_timeout: Some(Span(edge.body_timeout)),
+            trusted_proxies: Some(Vec::new()),
+            trusted_proxy_header: Some(TrustedHeader::default()),
+            proxy_protocol: Some(false),
             store_timeout: Some(Span(state.timeout)),
             connect_timeout: Some(Span(state.connect_timeout)),
             store_wait: Some(Span(std::time::Duration::from_secs(10))),
@@ -391,7 +446,11 @@ impl Options {
             responses_limit: self.responses_limit.or(others.responses_limit),
             bodies_limit: self.bodies_limit.or(others.bodies_limit),
             head_timeout: self.head_timeout.or(others.head_timeout),
+            idle_timeout: self.idle_timeout.or(others.idle_timeout),
             body_timeout: self.body_timeout.or(others.body_timeout),
+            trusted_proxies: self.trusted_proxies.or(others.trusted_proxies),
+            trusted_proxy_header: self.trusted_proxy_header.or(others.trusted_proxy_header),
+            proxy_protocol: self.proxy_protocol.or(others.proxy_protocol),
             store_timeout: self.store_timeout.or(others.store_timeout),
             connect_timeout: self.connect_timeout.or(others.connect_timeout),
             store_wait: self.store_wait.or(others.store_wait),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Version, header};
+use http::Version;
 use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -125,7 +125,6 @@ impl Wait {
 /// may wait for its client, in one of the `slow` places: without one, the body has to begin to arrive first.
 pub(super) async fn take<'a>(
     mut body: Incoming,
-    headers: &HeaderMap,
     version: Version,
     whole: bool,
     bodies: Room<'a>,
@@ -138,17 +137,14 @@ pub(super) async fn take<'a>(
     let limit = rules.limit;
     let hint = body.size_hint();
     let announced = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
-    // A client that waits for permission to send gets the refusal instead.
-    let waits = headers
-        .get(header::EXPECT)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if announced > limit && waits {
+    // Known before any of it is read. What the client sends nevertheless, `wire` throws away.
+    if announced > limit {
         return Err(BodyError::TooLarge { limit });
     }
     // With HTTP/2, trailers may follow a body of any length.
     let small = version < Version::HTTP_2 && hint.exact().is_some_and(|bytes| bytes <= SMALL_BYTES);
     let (mut wait, timer) = Wait::begin(rules);
-    if whole || small || announced > limit {
+    if whole || small {
         let arrived = AtomicUsize::new(0);
         let mut reading = pin!(read(body, limit, bodies, &arrived));
         let mut timer = pin!(timer);
@@ -199,8 +195,8 @@ pub(super) async fn take<'a>(
 /// A body that comes in one part is handed on as it is. The parts of others are put into one buffer: each by itself
 /// would take far more than it holds, as little as one byte.
 ///
-/// Once it is refused, it is read on and thrown away, up to a bound: a connection closed with
-/// unread data would be reset, and the client would lose the answer.
+/// Once there is no room, it is read on and thrown away, up to a bound, so that the connection can
+/// serve the next request.
 async fn read<'a>(
     mut body: Incoming,
     limit: usize,
@@ -218,7 +214,8 @@ async fn read<'a>(
         length = length.saturating_add(data.len());
         arrived.store(length, Ordering::Relaxed);
         if length > limit && refusal.is_none() {
-            refusal = Some(BodyError::TooLarge { limit });
+            // The connection closes, and `wire` throws the rest away.
+            return Err(BodyError::TooLarge { limit });
         }
         if refusal.is_none() && !gathered.add(data) {
             refusal = Some(BodyError::TooMany);
@@ -337,7 +334,10 @@ impl Arriving {
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         // The first reason is the one that counts.
         let _ = self.trouble.set(error.clone());
-        if let Some(body) = self.body.take() {
+        // What is too large closes the connection, and `wire` throws the rest away.
+        if let Some(body) = self.body.take()
+            && !matches!(error, BodyError::TooLarge { .. })
+        {
             discard(body, self.wait.rules.timeout);
         }
         Poll::Ready(Some(Err(error)))

@@ -1,13 +1,15 @@
 //! One connection: HTTP/1.1, or HTTP/2 with prior knowledge (RFC 9113, 3.3), whichever it begins
 //! with.
 //!
-//! hyper times the heads of HTTP/1 requests. What it does not time is watched here: a connection
-//! that sends nothing, half a preface, or no more requests, one that does not read (`progress`, and over HTTP/2
-//! `responses`), and one that does not close when it is asked to (`FAREWELL`). What is being read is never cut.
+//! Time is watched here: of a head, and of a connection without requests (`signals`, by what `wire` sees), of a
+//! client that does not read (`progress`, and over HTTP/2 `responses`), and of a connection that does not close
+//! when it is asked to (`FAREWELL`). What is being read is never cut.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
@@ -19,9 +21,11 @@ use super::{
     protocol::Protocol,
     redirect,
     responses::{Active, Patience, Requests, Sent, Streams},
-    service::Service,
+    service::{LeavesUnread, Service},
+    signals::Silence,
     socket::StdSocket,
     transport,
+    wire::Wire,
 };
 
 /// Requests at once on one HTTP/2 connection: what RFC 9113 (6.5.2) recommends as the least, and
@@ -54,6 +58,15 @@ const CONNECTION_WINDOW: u32 = 256 << 10;
 /// Bytes of a response that are kept of each stream of HTTP/2 for a client that takes its time.
 const SEND_BUFFER: usize = 64 << 10;
 
+/// The length that a 304 tells of what a 200 would have (RFC 9110, 15.4.5). hyper's HTTP/1 takes a length
+/// out of a response without a body, and of one with a body sends none of it for this status.
+fn told_length(response: &Response<Sent>, version: Version) -> Option<u64> {
+    if response.status() != StatusCode::NOT_MODIFIED || version > Version::HTTP_11 {
+        return None;
+    }
+    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// Serves a connection until it is closed or drained.
 pub(super) async fn serve(
     socket: StdSocket,
@@ -61,40 +74,39 @@ pub(super) async fn serve(
     service: Service,
     mut draining: watch::Receiver<Option<Duration>>,
 ) {
-    let idle_timeout = service.limits().head_timeout;
-    let patience = Patience::new(service.waiting(), idle_timeout);
-    // Asked for only where it is logged: that is a system call.
-    let client = service.access().and_then(|_| socket.client());
-    let opening = transport::open(socket, &protocol, patience.clone(), service.handshakes());
+    let limits = service.limits();
+    let (head_timeout, idle_timeout) = (limits.head_timeout, limits.idle_timeout);
+    let patience = Patience::new(service.waiting(), head_timeout);
+    let opening = transport::open(socket, &protocol, &service, patience.clone());
     // Opening takes a handshake, which some clients never finish.
     let opened = tokio::select! {
         opened = opening => opened,
         () = stopping(draining.clone(), FAREWELL) => Err(std::io::ErrorKind::TimedOut.into()),
     };
-    let transport = match opened {
-        Ok(transport) => transport,
+    let (transport, peer) = match opened {
+        Ok(opened) => opened,
         Err(error) => {
             tracing::debug!(%error, "a connection was lost");
             return;
         }
     };
+    let peer = Arc::new(peer);
     let builder = builder(&service);
     let progress = transport.progress();
     let requests = Arc::new(Requests::default());
     let counted = Arc::clone(&requests);
-    let tls = matches!(protocol, Protocol::Tls(_));
     let redirects_to = match protocol {
         Protocol::Redirect { port } => Some(port),
         Protocol::Plain | Protocol::Tls(_) => None,
     };
-    let handle = hyper::service::service_fn(move |request| {
-        let service = service.clone();
+    let handle = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let (service, peer) = (service.clone(), Arc::clone(&peer));
         let version = request.version();
-        let active = Active::begin(&counted, version);
-        let access = service.access().map(|log| log.begin(client, &request));
+        let active = Active::begin(&counted);
+        let access = service.access().map(|log| log.begin(peer.address(), &request));
         async move {
             let mut response = match redirects_to {
-                None => service.handle(request, tls, active, access).await,
+                None => service.handle(request, &peer, active, access).await,
                 Some(port) => {
                     let response = redirect::to_https(&request, port);
                     response.map(|body| Sent::new(body, active, None, access))
@@ -104,11 +116,19 @@ pub(super) async fn serve(
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
+            if response.extensions().get::<LeavesUnread>().is_some() {
+                response.body().leaves_unread();
+            }
+            let ends_with_connection =
+                version < Version::HTTP_11 && response.body().size_hint().exact().is_none();
+            let told = told_length(&response, version);
+            response.body_mut().know(told, ends_with_connection);
             Ok::<_, std::convert::Infallible>(response)
         }
     });
+    let wire = Wire::new(transport, Arc::clone(requests.signals()));
     let state = State { requests, progress, patience };
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(transport), handle));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(wire), handle));
     let closing = async {
         tokio::select! {
             () = async {
@@ -116,13 +136,16 @@ pub(super) async fn serve(
                 let grace = draining.wait_for(Option::is_some).await.ok().and_then(|grace| *grace);
                 state.say_goodbye(grace.unwrap_or_default()).await;
             } => {}
-            () = state.idle(idle_timeout) => {}
+            () = state.idle(idle_timeout, head_timeout) => state.requests.signals().expire(),
         }
     };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = closing => {
-            connection.as_mut().graceful_shutdown();
+            // HTTP/1 that has been silent finds its end by itself, and says why in the middle of a head.
+            if !state.requests.signals().ends_by_itself() {
+                connection.as_mut().graceful_shutdown();
+            }
             tokio::select! {
                 ended = connection => ended,
                 () = state.done() => Ok(()),
@@ -144,19 +167,16 @@ struct State {
 
 impl State {
     /// Waits until for `longest` no request has been under way, none has begun, and all that there was to
-    /// send has been taken.
-    async fn idle(&self, longest: Duration) {
-        let look = longest.checked_div(8).unwrap_or_default().max(LOOK.min(longest));
-        let mut last_begun = self.requests.begun();
-        let mut since = Instant::now();
+    /// send has been taken; or a head has been arriving for `head`. The first request has the time of a head,
+    /// whether it begins or not.
+    async fn idle(&self, longest: Duration, head: Duration) {
+        let shortest = longest.min(head);
+        let look = shortest.min(LOOK.max(shortest.checked_div(8).unwrap_or_default()));
+        let mut silence = Silence::begin(self.requests.signals());
         loop {
             tokio::time::sleep(look).await;
             self.requests.end_stalled(self.patience.longest());
-            let begun = self.requests.begun();
-            if begun != last_begun || self.is_busy() {
-                last_begun = begun;
-                since = Instant::now();
-            } else if since.elapsed() >= longest {
+            if silence.has_lasted(self.progress.is_blocked(), longest, head) {
                 return;
             }
         }
@@ -168,14 +188,14 @@ impl State {
     async fn say_goodbye(&self, grace: Duration) {
         self.requests.close_with_next();
         let told_by_connection = async {
-            while !self.requests.are_http2() {
+            while !self.requests.signals().is_http2() {
                 tokio::time::sleep(LOOK).await;
             }
         };
         tokio::select! {
             biased;
             () = told_by_connection => {}
-            () = self.idle(grace) => {}
+            () = self.idle(grace, grace) => {}
         }
     }
 
@@ -189,16 +209,13 @@ impl State {
             self.requests.end_stalled(self.patience.longest().min(FAREWELL));
             // What is left of the last response over HTTP/2 is seen only as it is written.
             let now = self.progress.written();
-            if self.is_busy() || (now != written && began.elapsed() < LONGEST_FAREWELL) {
+            let is_busy = self.requests.signals().is_active() || self.progress.is_blocked();
+            if is_busy || (now != written && began.elapsed() < LONGEST_FAREWELL) {
                 (since, written) = (Instant::now(), now);
             } else if since.elapsed() >= FAREWELL {
                 return;
             }
         }
-    }
-
-    fn is_busy(&self) -> bool {
-        self.requests.active() > 0 || self.progress.is_blocked()
     }
 }
 
@@ -215,9 +232,10 @@ fn builder(service: &Service) -> Builder<Streams> {
     let mut builder = Builder::new(Streams);
     builder
         .http1()
-        // Without a timer, the timeout does nothing.
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
+        // `idle` times heads: hyper's own timeout includes the time between requests.
+        .header_read_timeout(None)
+        // A client that has said all it wants may say so, and still waits for the answer.
+        .half_close(true)
         // Bodies are small: one buffer is cheaper for the kernel than two.
         .writev(false)
         .max_buf_size(limits.head)

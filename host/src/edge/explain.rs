@@ -26,9 +26,27 @@ pub(super) fn explain(problem: &Problem) -> Explanation<'_> {
             "target_too_long",
             format!("The request's path and query are over the limit of {limit} bytes.").into(),
         ),
-        Problem::Host => {
-            (StatusCode::BAD_REQUEST, "host", "The request must have one Host header.".into())
-        }
+        Problem::Host => (
+            StatusCode::BAD_REQUEST,
+            "host",
+            "The request must have one Host header: a name or an address, and maybe a port.".into(),
+        ),
+        Problem::Field => (
+            StatusCode::BAD_REQUEST,
+            "field",
+            "The value of a header must not begin or end with a space.".into(),
+        ),
+        Problem::Coding { is_known: true } => (
+            StatusCode::BAD_REQUEST,
+            "transfer_coding",
+            "The request's body must be chunked once.".into(),
+        ),
+        Problem::Coding { is_known: false } => (
+            StatusCode::NOT_IMPLEMENTED,
+            "transfer_coding",
+            "The only transfer coding that this server knows is chunked.".into(),
+        ),
+        Problem::Protocol(status) => protocol(*status),
         Problem::Connect => (
             StatusCode::NOT_IMPLEMENTED,
             "connect",
@@ -52,6 +70,23 @@ pub(super) fn explain(problem: &Problem) -> Explanation<'_> {
         Problem::Body(error) => body(error),
         Problem::Guest(Failure { cause, .. }) => guest(cause),
     }
+}
+
+/// What is not HTTP, or more of it than this server takes.
+fn protocol(status: StatusCode) -> Explanation<'static> {
+    let (code, detail) = match status {
+        StatusCode::REQUEST_TIMEOUT => ("head_timeout", "The request did not arrive in time."),
+        StatusCode::URI_TOO_LONG => ("target_too_long", "The request's target is too long."),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            ("head_too_large", "The request's headers are too many or too large.")
+        }
+        StatusCode::HTTP_VERSION_NOT_SUPPORTED => (
+            "version",
+            "This server speaks HTTP/1.1, and HTTP/2 to clients that begin with its preface.",
+        ),
+        _ => ("malformed", "What came is not a request of HTTP."),
+    };
+    (status, code, detail.into())
 }
 
 /// A request's body that could not be had.

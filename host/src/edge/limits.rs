@@ -2,6 +2,8 @@
 
 use std::{fs, time::Duration};
 
+use super::Proxies;
+
 /// Limits on connections and requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -17,11 +19,17 @@ pub struct Limits {
     pub bodies: usize,
     /// Bytes of all responses that wait for their clients. As for bodies, and half of it for one guest.
     pub responses: usize,
-    /// Longest time a connection may be idle, take to send a request's head, or leave what was sent
-    /// unread.
+    /// Longest time a connection may take to send a request's head, the first included, or leave what
+    /// was sent unread.
     pub head_timeout: Duration,
+    /// Longest time a connection may be idle between requests. Longer than common load balancers keep
+    /// theirs (60 s), so that they close first and never send a request to a connection that is
+    /// closing.
+    pub idle_timeout: Duration,
     /// Longest time a request's body may take to arrive.
     pub body_timeout: Duration,
+    /// Proxies that are believed; by default none, because anybody can say that they are one.
+    pub proxies: Proxies,
 }
 
 /// The smallest limit on heads that hyper's buffer can keep.
@@ -48,7 +56,9 @@ impl Limits {
             bodies: 256 << 20,
             responses: 256 << 20,
             head_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
+            proxies: Proxies::default(),
         }
     }
 }

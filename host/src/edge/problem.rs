@@ -41,8 +41,16 @@ const REPEATED: [StatusCode; 5] = [
 pub(super) enum Problem {
     /// The target is neither a path nor `*`.
     Target,
-    /// The `Host` header is missing, or there is more than one (RFC 9112, 3.2).
+    /// The `Host` header is missing or invalid, or there is more than one (RFC 9112, 3.2).
     Host,
+    /// A field is not what its version of HTTP allows.
+    Field,
+    /// The body has other transfer codings than `chunked`, or `chunked` twice (RFC 9112, 6.1 and 7).
+    Coding {
+        is_known: bool,
+    },
+    /// What came is no request; hyper says so by this status.
+    Protocol(StatusCode),
     TargetTooLong {
         limit: usize,
     },
@@ -71,7 +79,13 @@ impl Problem {
         match self {
             Self::Guest(failure) => failure.applied,
             // Refused for what the request is, as an earlier one with the same key was.
-            Self::Target | Self::Host | Self::TargetTooLong { .. } | Self::Connect => Applied::No,
+            Self::Target
+            | Self::Host
+            | Self::Field
+            | Self::Coding { .. }
+            | Self::Protocol(_)
+            | Self::TargetTooLong { .. }
+            | Self::Connect => Applied::No,
             Self::Body(BodyError::TooLarge { .. }) => Applied::No,
             // An earlier one with the same key may have come further.
             Self::NoRoute | Self::Rate(_) | Self::Responses | Self::Body(_) if keyed => {
@@ -95,9 +109,11 @@ impl Problem {
         let error = match self {
             Self::Body(error) => error,
             Self::Guest(Failure { cause: Cause::Body(error), .. }) => error,
+            // Where the body ends is not known.
+            Self::Coding { .. } => return true,
             _ => return false,
         };
-        matches!(error, BodyError::Timeout | BodyError::Broken)
+        !matches!(error, BodyError::TooMany)
     }
 
     /// The response. `keyed` says that the request has an `Idempotency-Key`, and that sending it
@@ -374,6 +390,11 @@ mod tests {
         let mut all = vec![
             Problem::Target,
             Problem::Host,
+            Problem::Field,
+            Problem::Coding { is_known: true },
+            Problem::Coding { is_known: false },
+            Problem::Protocol(StatusCode::BAD_REQUEST),
+            Problem::Protocol(StatusCode::REQUEST_TIMEOUT),
             Problem::TargetTooLong { limit: 1 },
             Problem::Connect,
             Problem::NoRoute,

@@ -61,6 +61,11 @@ impl<S> Watched<S> {
         Self { stream, patience, progress: Arc::default(), blocked: None, deadline: None }
     }
 
+    /// What is below.
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
     pub(super) fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
     }

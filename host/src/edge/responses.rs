@@ -15,10 +15,10 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http::Version;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::rt::Executor;
 
+use super::signals::Signals;
 use crate::{
     logging::Access,
     runtime::{Body, BodyError, Tenant},
@@ -115,12 +115,7 @@ impl Drop for Held {
 /// The requests of one connection.
 #[derive(Default)]
 pub(super) struct Requests {
-    /// All so far.
-    begun: AtomicUsize,
-    /// Those under way.
-    active: AtomicUsize,
-    /// Whether they come over HTTP/2.
-    are_http2: AtomicBool,
+    signals: Arc<Signals>,
     /// Whether the response to the next request of HTTP/1 says that it is the last.
     closes_with_next: AtomicBool,
     /// Responses of HTTP/2 whose client may take its time: each has a window of its own.
@@ -128,17 +123,9 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn begun(&self) -> usize {
-        self.begun.load(Relaxed)
-    }
-
-    pub(super) fn active(&self) -> usize {
-        self.active.load(Relaxed)
-    }
-
-    /// Whether they come over HTTP/2; not before the first.
-    pub(super) fn are_http2(&self) -> bool {
-        self.are_http2.load(Relaxed)
+    /// What they tell the connection.
+    pub(super) fn signals(&self) -> &Arc<Signals> {
+        &self.signals
     }
 
     /// Has the response to the next request of HTTP/1 say that it is the last.
@@ -165,19 +152,15 @@ impl Requests {
 pub(super) struct Active(Arc<Requests>);
 
 impl Active {
-    pub(super) fn begin(requests: &Arc<Requests>, version: Version) -> Self {
-        if version == Version::HTTP_2 {
-            requests.are_http2.store(true, Relaxed);
-        }
-        requests.begun.fetch_add(1, Relaxed);
-        requests.active.fetch_add(1, Relaxed);
+    pub(super) fn begin(requests: &Arc<Requests>) -> Self {
+        requests.signals.begin();
         Self(Arc::clone(requests))
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Relaxed);
+        self.0.signals.end();
     }
 }
 
@@ -191,6 +174,10 @@ pub(super) struct Sent {
     stream: Option<Arc<Stream>>,
     /// Its line of the access log, if there is one.
     access: Option<Access>,
+    /// Its client knows the end by that of the connection.
+    ends_with_connection: bool,
+    /// The length that is told of a body that is not sent.
+    told: Option<u64>,
 }
 
 impl Sent {
@@ -205,7 +192,18 @@ impl Sent {
         if let Some(stream) = &stream {
             active.0.lock().push(Arc::clone(stream));
         }
-        Self { body, active, _held: held, stream, access }
+        let (ends_with_connection, told) = (false, None);
+        Self { body, active, _held: held, stream, access, ends_with_connection, told }
+    }
+
+    /// Has it know the length that is told of it and not sent, and whether its end is that of the connection.
+    pub(super) fn know(&mut self, told: Option<u64>, ends_with_connection: bool) {
+        (self.told, self.ends_with_connection) = (told, ends_with_connection);
+    }
+
+    /// Its client may still be sending when the connection closes.
+    pub(super) fn leaves_unread(&self) {
+        self.active.0.signals.leave_unread();
     }
 
     /// Whether it is the last response of a connection of HTTP/1.
@@ -242,6 +240,9 @@ impl HttpBody for Sent {
         if let (Some(stream), Poll::Ready(Some(_))) = (&self.stream, &polled) {
             stream.gave();
         }
+        if self.ends_with_connection && matches!(polled, Poll::Ready(Some(Err(_)))) {
+            self.active.0.signals.cut();
+        }
         let Self { body, access, .. } = &mut *self;
         if let Some(access) = access {
             access.polled(&polled, body.is_end_stream());
@@ -250,11 +251,11 @@ impl HttpBody for Sent {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.told.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.told.map_or_else(|| self.body.size_hint(), SizeHint::with_exact)
     }
 }
 

@@ -15,8 +15,9 @@ use tokio::sync::{Semaphore, watch};
 use super::{
     Limits, Metrics,
     body::{self, Rules, Trouble},
-    heartbeat,
+    head, heartbeat,
     problem::Problem,
+    proxies::Peer,
     request_id::RequestId,
     responses::{self, Held, Sent, Waiting},
 };
@@ -29,8 +30,10 @@ use crate::{
 /// The header of a request's id, in the request as guests see it and in the response.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest request target, in bytes: what RFC 9110 (4.1) asks every server to take.
-const MAX_TARGET: usize = 8_000;
+/// In a response's extensions: its client may still be sending the request's body when the connection
+/// closes.
+#[derive(Clone)]
+pub(super) struct LeavesUnread;
 
 /// A guest's response, and what it takes while it waits for its client.
 type Answered = (runtime::Response, Option<Held>);
@@ -112,12 +115,12 @@ impl Service {
         &self.0.handshakes
     }
 
-    /// Answers one request, which came over TLS or not, and notes it in its line of the access log. Never
-    /// fails: what goes wrong is an answer as well.
+    /// Answers one request of a peer, and notes it in its line of the access log. Never fails: what goes wrong
+    /// is an answer as well.
     pub(super) async fn handle(
         &self,
-        request: Request<Incoming>,
-        tls: bool,
+        mut request: Request<Incoming>,
+        peer: &Peer,
         on_connection: responses::Active,
         mut access: Option<Access>,
     ) -> Response<Sent> {
@@ -128,7 +131,11 @@ impl Service {
         let version = request.version();
         let id = RequestId::of(request.headers());
         let keyed = registry::is_to_be_made_once(&method, request.headers());
-        let (answer, route) = self.answer(request, tls, &id, keyed, started).await;
+        let client = peer.identify(request.headers_mut(), &self.0.limits.proxies);
+        if let Some(access) = &mut access {
+            access.came_from(client.address);
+        }
+        let (answer, route) = self.answer(request, peer.is_tls(), &id, keyed, started).await;
         let mut held = None;
         let mut response = match answer {
             Ok((answer, takes)) => {
@@ -146,6 +153,7 @@ impl Service {
                 if closes {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(header::CONNECTION, close);
+                    response.extensions_mut().insert(LeavesUnread);
                 }
                 response
             }
@@ -184,6 +192,13 @@ impl Service {
             guest.tenant().usage().refused(Refused::Responses);
             return (Err(Problem::Responses), Arc::clone(guest.name()));
         }
+        // Only what has no length can have codings.
+        if parts.version == Version::HTTP_11
+            && body.size_hint().exact().is_none()
+            && let Err(problem) = head::check_coding(&parts.headers)
+        {
+            return (Err(problem), Arc::clone(guest.name()));
+        }
         let trouble = Trouble::default();
         // The one that answers, whatever is deployed meanwhile.
         let chosen = guest.choose();
@@ -193,8 +208,8 @@ impl Service {
             let whole = chosen.takes_whole_bodies() || keyed;
             // For guests that answer for themselves what went wrong, or ask others.
             parts.headers.insert(REQUEST_ID, id.header());
-            let (headers, version) = (&parts.headers, parts.version);
-            let taking = body::take(body, headers, version, whole, bodies, rules, &trouble);
+            let version = parts.version;
+            let taking = body::take(body, version, whole, bodies, rules, &trouble);
             let taken = taking.await;
             if matches!(taken, Err(BodyError::TooMany)) {
                 guest.tenant().usage().refused(Refused::Bodies);
@@ -233,59 +248,10 @@ impl Service {
 
     /// Checks a request's head, and finds the guest it is for.
     fn route(&self, parts: &mut http::request::Parts) -> Result<&Arc<Guest>, Problem> {
-        let target = parts.uri.path_and_query();
-        let length = target.map_or(0, |target| target.as_str().len());
-        if length > MAX_TARGET {
-            return Err(Problem::TargetTooLong { limit: MAX_TARGET });
-        }
-        if parts.method == Method::CONNECT {
-            return Err(Problem::Connect);
-        }
-        let whole_server = parts.uri.path() == "*" && parts.method == Method::OPTIONS;
-        if !(parts.uri.path().starts_with('/') || whole_server) {
-            return Err(Problem::Target);
-        }
-        settle_host(parts)?;
-        let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let host = host.map(without_port);
+        head::check(parts)?;
+        let host = head::host(parts)?;
         self.0.routes.find(host, parts.uri.path()).ok_or(Problem::NoRoute)
     }
-}
-
-/// Checks that the request names its host once, and leaves it in `Host` alone: what routes are found
-/// by is what guests see.
-///
-/// The target's authority counts before the header (RFC 9112, 3.2.2); in HTTP/2, where both are
-/// there, they must agree (RFC 9113, 8.3.1).
-fn settle_host(parts: &mut http::request::Parts) -> Result<(), Problem> {
-    let mut names = parts.headers.get_all(header::HOST).iter();
-    let (first, second) = (names.next(), names.next());
-    if second.is_some() || (first.is_none() && parts.version == Version::HTTP_11) {
-        return Err(Problem::Host);
-    }
-    let Some(authority) = parts.uri.authority() else { return Ok(()) };
-    let Ok(host) = HeaderValue::from_str(authority.as_str()) else { return Err(Problem::Host) };
-    let agree = first.is_none_or(|first| first.as_bytes().eq_ignore_ascii_case(host.as_bytes()));
-    if parts.version == Version::HTTP_2 && !agree {
-        return Err(Problem::Host);
-    }
-    parts.headers.insert(header::HOST, host);
-    let target = parts.uri.path_and_query().map(|target| target.as_str().parse());
-    if let Some(Ok(target)) = target {
-        parts.uri = target;
-    }
-    Ok(())
-}
-
-/// The host of a `Host` header without its port (RFC 9110, 7.2).
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        // The last colon of an address of IPv6 is inside its brackets.
-        Some((name, port)) if !port.ends_with(']') => name,
-        _ => host,
-    }
-    // The root's dot says no more than its absence.
-    .trim_end_matches('.')
 }
 
 /// The answer to `HEAD`: the length that `GET` would have, and no body (RFC 9110, 9.3.2). hyper does
@@ -300,18 +266,4 @@ fn leave_out_body(response: &mut Response<Body>) {
         response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }
     *response.body_mut() = Body::Whole(Bytes::new());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_is_told_from_its_port() {
-        assert_eq!(without_port("a:80"), "a");
-        assert_eq!(without_port("[::1]:80"), "[::1]");
-        assert_eq!(without_port("[::1]"), "[::1]");
-        assert_eq!(without_port("a"), "a");
-        assert_eq!(without_port("a.:80"), "a");
-    }
 }

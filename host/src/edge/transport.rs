@@ -2,22 +2,25 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Semaphore,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use super::{
     progress::{Progress, Watched},
     protocol::Protocol,
+    proxies::Peer,
+    proxy_protocol,
     responses::Patience,
+    service::Service,
     socket::{Socket, StdSocket},
+    wire,
 };
 
 /// What HTTP is spoken over.
@@ -27,19 +30,35 @@ pub(super) enum Transport {
     Tls(Box<TlsStream<Watched<Socket>>>),
 }
 
-/// Makes a connection of this worker's ready for HTTP. `patience` is how long its client may leave unread what
-/// was sent, and `turn` the worker's for handshakes that compute.
+/// Makes a connection of this worker's ready for HTTP, and finds out who is at the other end: by the PROXY protocol
+/// where that is to come first.
 pub(super) async fn open(
     socket: StdSocket,
     protocol: &Protocol,
+    service: &Service,
     patience: Patience,
-    turn: &Semaphore,
-) -> io::Result<Transport> {
-    let socket = Watched::new(socket.register()?, patience);
-    match protocol {
-        Protocol::Plain | Protocol::Redirect { .. } => Ok(Transport::Plain(socket)),
-        Protocol::Tls(tls) => Ok(Transport::Tls(Box::new(tls.accept(socket, turn).await?))),
-    }
+) -> io::Result<(Transport, Peer)> {
+    let limits = service.limits();
+    let (address, proxies) = (socket.client(), &limits.proxies);
+    let mut socket = socket.register()?;
+    let is_proxy = |address: SocketAddr| proxies.trust(address.ip().to_canonical());
+    let client = if proxies.protocol && address.is_some_and(is_proxy) {
+        let reading = proxy_protocol::read(&mut socket);
+        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+        tokio::time::timeout(limits.head_timeout, reading).await.map_err(late)??
+    } else {
+        None
+    };
+    let is_secure = matches!(protocol, Protocol::Tls(_));
+    let peer = Peer::new(address, client, is_secure, proxies);
+    let socket = Watched::new(socket, patience);
+    let transport = match protocol {
+        Protocol::Plain | Protocol::Redirect { .. } => Transport::Plain(socket),
+        Protocol::Tls(tls) => {
+            Transport::Tls(Box::new(tls.accept(socket, service.handshakes()).await?))
+        }
+    };
+    Ok((transport, peer))
 }
 
 impl Transport {
@@ -49,6 +68,35 @@ impl Transport {
             Self::Plain(stream) => stream.progress(),
             Self::Tls(stream) => stream.get_ref().0.progress(),
         }
+    }
+
+    fn socket(&self) -> &Socket {
+        match self {
+            Self::Plain(stream) => stream.get_ref(),
+            Self::Tls(stream) => stream.get_ref().0.get_ref(),
+        }
+    }
+}
+
+impl wire::Socket for Transport {
+    fn reset_when_closed(&self) {
+        // Not to wait for what is unsent is what resets (socket(7), SO_LINGER). Where it fails, the
+        // connection closes as others do.
+        if let Socket::Tcp(stream) = self.socket() {
+            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    fn poll_has_ended(&self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        // Of sockets in the file system it is not known.
+        let Socket::Tcp(stream) = self.socket() else { return Poll::Pending };
+        // Most often nothing is there, which takes no call of the kernel.
+        if stream.poll_read_ready(context)?.is_pending() {
+            return Poll::Pending;
+        }
+        let mut byte = [0];
+        let peeked = stream.poll_peek(context, &mut ReadBuf::new(&mut byte));
+        peeked.map_ok(|read| read == 0)
     }
 }
 

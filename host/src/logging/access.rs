@@ -8,7 +8,7 @@
 use std::{
     fmt::Write as _,
     io,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::Arc,
     task::Poll,
     time::{Instant, SystemTime},
@@ -81,13 +81,13 @@ impl AccessLog {
     /// Notes a request whose head has arrived.
     pub(crate) fn begin<B>(
         self: &Arc<Self>,
-        client: Option<SocketAddr>,
+        client: Option<IpAddr>,
         request: &Request<B>,
     ) -> Access {
         let header = |name| request.headers().get(name).cloned();
         Access(Box::new(Inner {
             log: Arc::clone(self),
-            client: client.map(|client| client.ip().to_canonical()),
+            client: client.map(|client| client.to_canonical()),
             time: SystemTime::now(),
             started: Instant::now(),
             method: request.method().clone(),
@@ -102,6 +102,11 @@ impl AccessLog {
 }
 
 impl Access {
+    /// Notes who sent it, as a proxy says that is believed.
+    pub(crate) fn came_from(&mut self, client: Option<IpAddr>) {
+        self.0.client = client;
+    }
+
     /// Notes the head of the response, and who gave it.
     pub(crate) fn answered(&mut self, response: &Response<impl Body>, guest: Arc<str>) {
         let id = response.headers().get(REQUEST_ID).cloned();
@@ -298,7 +303,7 @@ mod tests {
     fn line(format: AccessFormat, request: &Request<()>, body: Option<&'static str>) -> String {
         let dir = tempfile::tempdir().unwrap();
         let log = log(format, dir.path());
-        let mut access = log.begin("[::ffff:10.0.0.1]:999".parse().ok(), request);
+        let mut access = log.begin("::ffff:10.0.0.1".parse().ok(), request);
         access.0.time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_794_326_789);
         if let Some(body) = body {
             let mut body = http_body_util::Full::new(Bytes::from_static(body.as_bytes()));

@@ -75,16 +75,15 @@ async fn a_failed_body_does_not_hide_a_write() {
         let (status, json, head) = send_half(host.address, &chunked(&path), &part);
         assert_eq!((status, json["code"].as_str()), (before, Some(code)), "{json}");
         assert_eq!(json["applied"], "no", "{json}");
-        // Of what is too large, the rest is read and thrown away; these bodies may never end.
-        let closes = code != "body_too_large";
-        assert_eq!(head.contains("connection: close"), closes, "{head}");
+        // The rest may never come.
+        assert!(head.contains("connection: close"), "{head}");
         assert_eq!(get(host.address, &format!("/value?{code}")).await.text(), "(none)");
 
         let path = format!("/add-then-body?{code}");
         let (status, json, head) = send_half(host.address, &chunked(&path), &part);
         assert_eq!((status, json["code"].as_str()), (after, Some(code)), "{json}");
         assert_eq!(json["applied"], "unknown", "{json}");
-        assert_eq!(head.contains("connection: close"), closes, "{head}");
+        assert!(head.contains("connection: close"), "{head}");
         assert_eq!(get(host.address, &format!("/value?{code}")).await.text(), "1");
     }
 }

@@ -16,6 +16,7 @@
 mod admin;
 mod client;
 mod command_line;
+mod connections;
 mod counter;
 mod counting;
 mod crashes;
@@ -33,6 +34,8 @@ mod logging;
 mod many;
 mod operations;
 mod overload;
+mod proxies;
+mod raw;
 mod readiness;
 mod routing;
 mod shapes;

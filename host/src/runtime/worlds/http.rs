@@ -158,10 +158,12 @@ async fn answer(
     let mut headers = head.headers;
     let mut collected = Collected::default();
     // Without a body to send, the length that the guest tells is all there is to know, and that it
-    // writes less is as it should be.
+    // writes less is as it should be. That is so for HEAD, and for 304, which says what a 200 would
+    // (RFC 9110, 8.6 and 15.4.5).
+    let tells_length = is_head || status == http::StatusCode::NOT_MODIFIED;
     let outcome = match ended {
         Some(Err(cause)) => Outcome::Failed(cause),
-        ended if is_head && headers.contains_key(header::CONTENT_LENGTH) => {
+        ended if tells_length && headers.contains_key(header::CONTENT_LENGTH) => {
             Outcome::Complete(ended.is_some())
         }
         ended => collect(&mut running, ended.is_some(), body, &mut collected, response_limit).await,
@@ -179,7 +181,7 @@ async fn answer(
                 stream::go_on(running, tenant, client, id);
             }
             // A guest may tell the length of what it leaves out; else the host knows it.
-            if !is_head || !collected.is_empty() {
+            if !tells_length || !collected.is_empty() {
                 headers.remove(header::CONTENT_LENGTH);
             }
             collected.into_body()

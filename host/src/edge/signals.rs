@@ -1,0 +1,115 @@
+//! What happens on a connection, as those that see it tell those that decide about its end.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// What a connection and its wire tell each other. Both are on one thread.
+#[derive(Default)]
+pub(super) struct Signals {
+    /// Requests so far.
+    begun: AtomicUsize,
+    /// Requests whose response is not complete.
+    active: AtomicUsize,
+    /// Something of a head has arrived since the last request began.
+    has_head: AtomicBool,
+    is_http2: AtomicBool,
+    /// The time for a request is over.
+    has_expired: AtomicBool,
+    /// The client may still be sending when the connection closes.
+    leaves_unread: AtomicBool,
+    /// A body that ends with the connection was cut off.
+    is_cut: AtomicBool,
+}
+
+impl Signals {
+    pub(super) fn begin(&self) {
+        self.has_head.store(false, Ordering::Relaxed);
+        self.begun.store(self.begun() + 1, Ordering::Relaxed);
+        self.active.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn end(&self) {
+        self.active.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn begun(&self) -> usize {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn leave_unread(&self) {
+        self.leaves_unread.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn leaves_unread(&self) -> bool {
+        self.leaves_unread.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_head(&self) {
+        self.has_head.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_http2(&self) {
+        self.is_http2.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn expire(&self) {
+        self.has_expired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the next read is told that this is the end.
+    pub(super) fn ends_by_itself(&self) -> bool {
+        self.has_expired.load(Ordering::Relaxed) && !self.is_http2()
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.is_http2.load(Ordering::Relaxed)
+    }
+}
+
+/// For how long a connection has been silent.
+pub(super) struct Silence<'a> {
+    signals: &'a Signals,
+    begun: usize,
+    since: Instant,
+    /// Since when a head has been arriving.
+    head_since: Option<Instant>,
+}
+
+impl<'a> Silence<'a> {
+    pub(super) fn begin(signals: &'a Signals) -> Self {
+        Self { signals, begun: signals.begun(), since: Instant::now(), head_since: None }
+    }
+
+    /// Whether no request has been active for `idle`, and nothing was to be written that the client did not take
+    /// (`is_blocked`); or one has begun to arrive and not come to its end for `head`. The first request has the
+    /// time of a head, whether it begins or not. To be asked several times in that.
+    pub(super) fn has_lasted(&mut self, is_blocked: bool, idle: Duration, head: Duration) -> bool {
+        let (signals, now) = (self.signals, Instant::now());
+        if signals.begun() != self.begun || signals.is_active() || is_blocked {
+            self.begun = signals.begun();
+            (self.since, self.head_since) = (now, None);
+            return false;
+        }
+        if signals.has_head.load(Ordering::Relaxed) && !signals.is_http2() {
+            self.head_since.get_or_insert(now);
+        }
+        let longest = if self.begun == 0 { head } else { idle };
+        now - self.since >= longest || self.head_since.is_some_and(|since| now - since >= head)
+    }
+}
