@@ -191,7 +191,7 @@ pub struct Options {
     pub head_timeout: Option<Span>,
 
     /// Longest time a connection may be idle between requests; longer than a load balancer in front keeps
-    /// its connections [default: 75s]
+    /// its connections [default: 1m 15s]
     #[arg(long, value_name = "TIME", env = "TALLY_IDLE_TIMEOUT")]
     pub idle_timeout: Option<Span>,
 

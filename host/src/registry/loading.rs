@@ -15,6 +15,10 @@ use crate::{
     runtime::{Cause, LoadError, Loaded, Release, Source},
 };
 
+/// How often a release is loaded for a request: where many guests are asked for by turns and few may be loaded,
+/// one can be dropped again before the request that wanted it has run.
+const MOST_TRIES: usize = 10;
+
 /// What became of a new release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Deployed {
@@ -36,6 +40,26 @@ impl Guest {
         if let Some(cause) = failed() {
             return Err(cause);
         }
+        self.begin_to_load(release);
+        let loaded = async {
+            for _ in 0..MOST_TRIES {
+                drop(self.loading.lock().await);
+                if let Some(loaded) = release.use_loaded() {
+                    return Ok(loaded);
+                }
+                if let Some(cause) = failed() {
+                    return Err(cause);
+                }
+                // Others have wanted its room before this could look.
+                self.begin_to_load(release);
+            }
+            Err(Cause::Loading)
+        };
+        self.tenant().wait(loaded).await.ok_or(Cause::Loading)?
+    }
+
+    /// Has a release be loaded, unless that is under way.
+    fn begin_to_load(self: &Arc<Self>, release: &Arc<Release>) {
         if let Ok(held) = Arc::clone(&self.loading).try_lock_owned() {
             let (guest, release) = (Arc::clone(self), Arc::clone(release));
             // Goes on when this request is given up: others wait for it as well.
@@ -60,14 +84,6 @@ impl Guest {
                 drop(held);
             });
         }
-        let loaded = async {
-            drop(self.loading.lock().await);
-            match release.use_loaded() {
-                Some(loaded) => Ok(loaded),
-                None => Err(failed().unwrap_or(Cause::Loading)),
-            }
-        };
-        self.tenant().wait(loaded).await.ok_or(Cause::Loading)?
     }
 
     /// Loads a release now. Blocks.

@@ -70,7 +70,7 @@ pub(super) fn now() -> u64 {
     NOW.load(Ordering::Relaxed)
 }
 
-fn hurries() -> bool {
+pub(super) fn hurries() -> bool {
     now() < HURRY_UNTIL.load(Ordering::Relaxed)
 }
 

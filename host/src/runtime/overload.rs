@@ -1,7 +1,7 @@
 //! How long a request may wait in a queue, by how long others have had to.
 //!
 //! A queue that becomes empty now and then takes up bursts, and whoever waits in it may do so for as long as is
-//! configured. One that is never empty for a tenth of a second only makes everybody wait: more comes than can
+//! configured. One that is not empty for a tenth of that only makes everybody wait: more comes than can
 //! be served, and a request that is served after its client has given up is served in vain. Then a new one waits just
 //! long enough that there is always one to be served next, and is refused at once after that (a controlled delay, as
 //! in Nichols and Jacobson's CoDel, 2012, in the form that Maurer describes for servers in "Fail at Scale", 2015).
@@ -14,12 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A queue that was not empty for so long holds more than a burst.
-const BURST: Duration = Duration::from_millis(100);
+/// A queue that was not empty for this part of the longest wait holds more than a burst: a tenth of a second by default.
+const BURST: u32 = 10;
 
-/// The least that a request may wait then: for a place that is given back every few microseconds it is enough many
-/// times over, and clients learn within a few milliseconds that they have to come back later.
-const LEAST: Duration = Duration::from_millis(5);
+/// The part of the longest wait that a request may wait then at least: 5 ms by default. For a place that is given back
+/// every few microseconds it is enough many times over, and clients learn soon that they have to come back later.
+const LEAST: u32 = 200;
 
 /// Where places are given back seldom, a request may wait for so many.
 const PLACES: u32 = 2;
@@ -45,11 +45,12 @@ impl Delay {
             self.served.store(0, Relaxed);
         }
         let standing = Duration::from_micros(now.saturating_sub(self.since.load(Relaxed)));
-        if standing < BURST {
+        if standing < longest.checked_div(BURST).unwrap_or_default() {
             return longest;
         }
         let interval = Duration::from_micros(self.interval.load(Relaxed));
-        interval.saturating_mul(PLACES).max(LEAST).min(longest)
+        let least = longest.checked_div(LEAST).unwrap_or_default();
+        interval.saturating_mul(PLACES).max(least).min(longest)
     }
 
     /// To be told when one is served who had waited.
@@ -89,9 +90,11 @@ mod tests {
         let (delay, start) = (Delay::default(), Instant::now());
         assert_eq!(delay.longest(true, LONGEST, start), LONGEST);
         assert_eq!(delay.longest(false, LONGEST, start + ms(99)), LONGEST);
-        assert_eq!(delay.longest(false, LONGEST, start + ms(101)), LEAST);
+        assert_eq!(delay.longest(false, LONGEST, start + ms(101)), ms(5));
         assert_eq!(delay.longest(true, LONGEST, start + ms(102)), LONGEST, "it was empty");
-        assert_eq!(delay.longest(false, ms(1), start + ms(300)), ms(1), "never more than that");
+        let patient = 60 * LONGEST;
+        assert_eq!(delay.longest(false, patient, start + ms(300)), patient, "a burst of it");
+        assert_eq!(delay.longest(false, patient, start + 7 * LONGEST), ms(300));
     }
 
     #[test]

@@ -92,6 +92,7 @@ async fn the_admin_listener_takes_names_and_every_address() {
         let mut command = tally(dir.path());
         command.args(["serve", "--store", "memory:", "--listen", "127.0.0.1:0"]);
         command.args(["--admin", address]).arg(guest("counter"));
+        command.env("TALLY_ADMIN_TOKEN", "0123456789abcdef");
         let mut host = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(host.stdout.take().unwrap()).lines();
         let line =

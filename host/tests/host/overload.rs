@@ -55,8 +55,8 @@ async fn ask(host: &Host, path: &'static str, code: &str) {
     assert_eq!(get(address, path).await.status, 200, "one alone is served at once");
 }
 
-/// Whoever may wait for an hour is refused all the same where the queue is never empty.
-const PATIENT: [&str; 4] = ["--queue-timeout", "1h", "--wall-limit", "2h"];
+/// Whoever may wait for ten seconds is refused before where the queue is never empty.
+const PATIENT: [&str; 4] = ["--queue-timeout", "10s", "--wall-limit", "2h"];
 
 #[tokio::test]
 async fn requests_that_a_full_pool_cannot_serve_are_refused_before_their_time() {
