@@ -11,8 +11,10 @@ use tally_testkit::fuzz;
 use crate::host::Host;
 
 /// What may be said to a client about a request that it has made up.
-const STATUSES: [&str; 13] =
-    ["200", "400", "404", "405", "408", "409", "411", "413", "414", "417", "422", "431", "501"];
+const STATUSES: [&str; 14] = [
+    "200", "400", "404", "405", "408", "409", "411", "413", "414", "417", "422", "431", "501",
+    "505",
+];
 
 /// Whatever a client sends, it gets answers of HTTP or none, no status that blames the host, and others are
 /// served as before.

@@ -262,10 +262,12 @@ async fn the_access_log_as_json_says_who_answered_and_what_was_cut_off() {
     let id = client.get("/static").await.headers["x-request-id"].clone();
     let cut = client.request(Method::GET, "/trap-after-stream");
     assert!(client.try_send(cut).await.is_err());
-    // A client that leaves before there is an answer.
+    // A client that leaves before there is an answer. It resets the connection:
+    // one that only closes it looks like one that has sent all and still reads.
     let mut leaving = TcpStream::connect(host.address).unwrap();
     leaving.write_all(b"GET /sleep?60000 HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
     until_metrics_say(host.admin, "http_server_active_requests 1").await;
+    socket2::SockRef::from(&leaving).set_linger(Some(Duration::ZERO)).unwrap();
     drop(leaving);
     let lines = lines(&host, "access.log", 3).await;
     let json: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -257,7 +257,8 @@ async fn a_guest_is_served_beside_every_hostile_neighbour() {
     for name in ["counter", "probe"] {
         std::fs::copy(guest(name), dir.path().join(format!("{name}.wasm"))).unwrap();
     }
-    let config = "store = 'sqlite:tally.db'\n\
+    // Neighbours that want more than there is wait for their turn, and are not refused.
+    let config = "store = 'sqlite:tally.db'\nqueue-timeout = '1m'\n\
         [[route]]\nname = 'quiet'\nhost = 'quiet.test'\nguest = 'counter.wasm'\n\
         [[route]]\nname = 'spins'\nhost = 'spins.test'\nguest = 'probe.wasm'\ncpu-limit = '50ms'\n\
         [[route]]\nname = 'loud'\nhost = 'loud.test'\nguest = 'probe.wasm'\n";

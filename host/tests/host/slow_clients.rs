@@ -44,7 +44,7 @@ fn read_steadily(stream: &mut TcpStream, part: usize, pause: Duration) -> usize 
 
 #[test]
 fn a_steady_reader_gets_all_of_it_however_long_that_takes() {
-    let flags = [&LARGE_ANSWERS[..], &["--head-timeout", "2s"]].concat();
+    let flags = [&LARGE_ANSWERS[..], &["--idle-timeout", "2s"]].concat();
     let host = Host::start("probe", "memory:", &flags);
     let head = format!("GET /body?{LARGE} HTTP/1.1\r\nhost: h\r\n\r\n");
     let mut stream = begin(&host, &head);
