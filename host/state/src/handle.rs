@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::{
     error::{Error, Rejection},
-    idempotency::{Scope, WriteId},
+    idempotency::{Order, Scope, WriteId},
     lane::Owner,
     name::{Bucket, RESERVED, check_key},
     operation::{Action, Bounded, BucketPage, Outcome, Page, Step, Swapped, TimeToLive},
@@ -48,6 +48,8 @@ pub struct Handle {
     shared: Arc<Shared>,
     /// The request whose writes these are, where they are to be applied once.
     scope: Option<Scope>,
+    /// In which order the request begins its writes.
+    order: Order,
     owner: Owner,
 }
 
@@ -64,7 +66,12 @@ type Answer<T> = Result<T, Error>;
 
 impl Handle {
     pub(crate) fn new(queues: Arc<Queues>, options: Options) -> Self {
-        Self { shared: Arc::new(Shared { queues, options }), scope: None, owner: Owner::default() }
+        Self {
+            shared: Arc::new(Shared { queues, options }),
+            scope: None,
+            order: Order::Fixed,
+            owner: Owner::default(),
+        }
     }
 
     /// A handle whose operations are an owner's: see [`Owner`].
@@ -364,7 +371,7 @@ impl Handle {
             // In a box, as it would make every operation's future larger, and few have a scope.
             Some(scope) if !action.kind().is_read() => {
                 Box::pin(async move {
-                    let attempt = scope.begin(bucket, key, &action);
+                    let attempt = scope.begin(bucket, key, &action, self.order)?;
                     self.close_failed(scope, bucket, key, &attempt).await?;
                     let mut sent = self.send(attempt, bucket, key, action);
                     let reply = self.finish(scope, &mut sent).await;
@@ -402,8 +409,8 @@ impl Handle {
         let writes = actions.iter().any(|(_, action)| !action.kind().is_read());
         if let Some(scope) = self.scope.as_ref().filter(|_| writes) {
             // All have their positions before the first may fail.
-            let attempts: Vec<_> =
-                actions.iter().map(|(key, action)| scope.begin(bucket, key, action)).collect();
+            let begin = |(key, action): &(&str, _)| scope.begin(bucket, key, action, self.order);
+            let attempts = actions.iter().map(begin).collect::<Answer<Vec<_>>>()?;
             for (attempt, (key, _)) in attempts.iter().zip(&actions) {
                 self.close_failed(scope, bucket, key, attempt).await?;
             }

@@ -28,6 +28,20 @@
 //! - a call on several keys that fails for one of them has failed: the positions of all its writes
 //!   count as failed, the recorded ones as well, so that the same call again is the same writes.
 //!
+//! # Writes begun in any order
+//! A handler with several operations on their way at a time begins its writes in an order that may be another each time
+//! that it runs, as it depends on which of them is answered first. So a position alone does not say which write it is
+//! ([`Order::Any`]): of a request that adds 1 and 5, and was stopped when one of them was applied, a run that begins
+//! with the other would take that one for done. There the *sort* of a write is part of its id, and positions count for
+//! each sort by itself. Increments are of one sort if they add the same within the same bounds: those are
+//! interchangeable, as whichever of them has a record, the others still to be applied add as much. All other writes
+//! are told apart by what they do and not by their values, which a handler often computes from what it read or from
+//! the time: of two such writes of one key on their way at a time, any may be the last one.
+//!
+//! As long as a write of a key is failed, only the same operation can follow it on that key; every other one is
+//! refused, as not applied. Closing positions is for handlers that go past a failure, and one of many writes on their
+//! way does not show whether its handler has.
+//!
 //! Positions count per key, so a handler that finds one write done and leaves it out does not take
 //! that write's outcome for another's.
 //!
@@ -80,12 +94,60 @@ struct Progress {
     recorded: Recorded,
 }
 
+/// Whether a request begins the writes of a key in the same order each time that it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// It does: it has one operation on its way at a time.
+    Fixed,
+    /// It may not.
+    Any,
+}
+
 /// The positions of one key.
 #[derive(Debug, Default)]
 struct Positions {
     next: u32,
+    /// The same for each sort of writes that are begun in any order.
+    of_sorts: HashMap<Sort, u32>,
     /// Writes that failed, and whose outcome is therefore not known to be recorded.
-    failed: Vec<(u32, Action)>,
+    failed: Vec<(Position, Action)>,
+}
+
+/// A place among the writes of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position {
+    number: u32,
+    /// Among writes of what sort, if they are begun in any order.
+    sort: Option<Sort>,
+}
+
+/// What tells writes of a key apart that are begun in any order: what they do, and how much those add that add.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Sort {
+    /// A letter, which is part of ids: it never changes.
+    does: u8,
+    delta: i64,
+    bounds: (i64, i64),
+}
+
+impl Sort {
+    fn of(action: &Action) -> Self {
+        let other = |does| Self { does, delta: 0, bounds: (0, 0) };
+        match action {
+            Action::Increment { delta, .. } => Self { delta: *delta, ..other(b'i') },
+            Action::IncrementWithin { delta, min, max, .. } => {
+                Self { does: b'w', delta: *delta, bounds: (*min, *max) }
+            }
+            Action::Set { .. } => other(b's'),
+            Action::GetAndSet { .. } => other(b'g'),
+            Action::SetIfAbsent { .. } => other(b'a'),
+            Action::Delete => other(b'd'),
+            Action::Swap { .. } => other(b'c'),
+            Action::Expire(_) => other(b'e'),
+            // No write of a handler's.
+            _ => other(b'?'),
+        }
+    }
 }
 
 /// Counts what scopes have recorded. Shared by all scopes of a guest.
@@ -186,27 +248,56 @@ impl Scope {
 
     /// Begins a write of a key: gives it its position, that of the same operation where it failed.
     /// It may be sent when [`Scope::unsettled`] has nothing more to close before it.
-    pub(crate) fn begin(&self, bucket: &Bucket, key: &str, action: &Action) -> Attempt {
+    ///
+    /// # Errors
+    /// [`Error::NotApplied`], where writes are begun in any order and another one of the key has failed.
+    pub(crate) fn begin(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        action: &Action,
+        order: Order,
+    ) -> Result<Attempt, Error> {
+        let sort = (order == Order::Any).then(|| Sort::of(action));
         let mut progress = self.progress();
         let positions = progress.keys.entry((bucket.clone(), key.into())).or_default();
-        let again = positions.failed.iter().position(|(_, failed)| failed == action);
-        let position = if let Some(place) = again {
-            positions.failed.swap_remove(place).0
-        } else {
-            let position = positions.next;
-            positions.next = position.saturating_add(1);
-            position
+        let failed = positions.failed.iter().enumerate();
+        // The first of them: where many failed, those asked again are to be the same ones.
+        let again = failed
+            .filter(|(_, (position, failed))| position.sort == sort && failed == action)
+            .min_by_key(|(_, (position, _))| position.number);
+        let position = match (again.map(|(place, _)| place), sort) {
+            (Some(place), _) => positions.failed.swap_remove(place).0,
+            (None, Some(_)) if !positions.failed.is_empty() => {
+                return Err(Error::not_applied(
+                    "it was not sent, as an earlier write of this request to the key has failed",
+                ));
+            }
+            (None, sort) => {
+                let next = match sort {
+                    Some(sort) => positions.of_sorts.entry(sort).or_default(),
+                    None => &mut positions.next,
+                };
+                let number = *next;
+                *next = number.saturating_add(1);
+                Position { number, sort }
+            }
         };
         drop(progress);
-        self.attempt(bucket, key, position, action.clone())
+        Ok(self.attempt(bucket, key, position, action.clone()))
     }
 
     /// An earlier write of the key that failed, and whose position is to be closed before this one
     /// is sent.
     pub(crate) fn unsettled(&self, attempt: &Attempt) -> Option<Attempt> {
+        if attempt.position.sort.is_some() {
+            return None;
+        }
         let mut progress = self.progress();
         let positions = progress.keys.get_mut(&attempt.place)?;
-        let is_earlier = |(position, _): &(u32, Action)| *position < attempt.position;
+        let is_earlier = |(position, _): &(Position, Action)| {
+            position.sort.is_none() && position.number < attempt.position.number
+        };
         let place = positions.failed.iter().position(is_earlier)?;
         let (position, failed) = positions.failed.swap_remove(place);
         drop(progress);
@@ -214,7 +305,7 @@ impl Scope {
         Some(self.attempt(bucket, key, position, failed))
     }
 
-    fn attempt(&self, bucket: &Bucket, key: &str, position: u32, action: Action) -> Attempt {
+    fn attempt(&self, bucket: &Bucket, key: &str, position: Position, action: Action) -> Attempt {
         let write = WriteId { write: number(key, position), ..self.response_id(bucket) };
         let place = (bucket.clone(), key.into());
         let scope = self.clone();
@@ -239,7 +330,7 @@ impl Scope {
 pub(crate) struct Attempt {
     scope: Scope,
     place: (Bucket, Box<str>),
-    position: u32,
+    position: Position,
     /// `None` once it is settled.
     action: Option<Action>,
     pub(crate) write: WriteId,
@@ -336,10 +427,17 @@ pub(crate) struct WriteId {
 }
 
 /// A number for one write of a key, the same on every host: 63 bits of a digest.
-fn number(key: &str, position: u32) -> i64 {
+fn number(key: &str, position: Position) -> i64 {
     let mut hash = Sha256::new();
-    hash.update(position.to_be_bytes());
+    hash.update(position.number.to_be_bytes());
     hash.update(key);
+    if let Some(Sort { does, delta, bounds: (min, max) }) = position.sort {
+        // No key has a byte of 0.
+        hash.update([0, does]);
+        for number in [delta, min, max] {
+            hash.update(number.to_be_bytes());
+        }
+    }
     let digest = hash.finalize();
     i64::from_be_bytes(digest.first_chunk().copied().unwrap_or_default()) & i64::MAX
 }

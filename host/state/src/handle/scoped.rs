@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{Answer, Handle, OWN, done, mismatch, wait};
 use crate::{
     error::Error,
-    idempotency::{Attempt, Scope},
+    idempotency::{Attempt, Order, Scope},
     name::Bucket,
     operation::{Action, Outcome, Step},
     state::Asked,
@@ -24,6 +24,14 @@ impl Handle {
     #[must_use]
     pub fn scoped(&self, scope: &Scope) -> Self {
         Self { scope: Some(scope.clone()), ..self.clone() }
+    }
+
+    /// A handle for a request that has several operations on their way at a time. What it begins first may then be
+    /// another each time that it runs, so of two writes of a key it is not their order that makes them the same:
+    /// see [`Order::Any`].
+    #[must_use]
+    pub fn unordered(self) -> Self {
+        Self { order: Order::Any, ..self }
     }
 
     /// The request that this handle's writes belong to, if they are applied once.

@@ -18,7 +18,7 @@ const ADD_FIVE: Action = Action::Increment { delta: 5, ttl: None };
 const ADD_SIX: Action = Action::Increment { delta: 6, ttl: None };
 
 fn begin(scope: &Scope, action: &Action) -> Attempt {
-    scope.begin(&bucket("b"), "k", action)
+    scope.begin(&bucket("b"), "k", action, Order::Fixed).unwrap()
 }
 
 /// Ends and settles a write; gives what its caller is told.
@@ -30,7 +30,7 @@ fn end(mut attempt: Attempt, reply: Reply) -> (Reply, bool) {
 
 /// The id that a write gets, which then ends so.
 fn write(scope: &Scope, key: &str, action: &Action, reply: Reply) -> i64 {
-    let attempt = scope.begin(&bucket("b"), key, action);
+    let attempt = scope.begin(&bucket("b"), key, action, Order::Fixed).unwrap();
     assert!(scope.unsettled(&attempt).is_none(), "an earlier write is to be closed");
     let id = attempt.write.write;
     drop(end(attempt, reply));
@@ -155,4 +155,54 @@ fn a_request_is_another_in_each_bucket_and_nothing_else_changes_it() {
     let id = |name| scope().response_id(&bucket(name)).request;
     assert_ne!(id("a"), id("b"));
     assert_eq!(id("a"), Scope::new([1; 16], [9; 16]).response_id(&bucket("a")).request);
+}
+
+fn begin_any(scope: &Scope, action: &Action) -> Result<Attempt, Error> {
+    scope.begin(&bucket("b"), "k", action, Order::Any)
+}
+
+#[test]
+fn writes_begun_in_any_order_are_the_same_by_what_they_add() {
+    let ids = |actions: &[&Action]| -> Vec<i64> {
+        let scope = scope();
+        // All on their way before the first one ends.
+        let attempts: Vec<_> = actions.iter().map(|a| begin_any(&scope, a).unwrap()).collect();
+        attempts.iter().map(|attempt| attempt.write.write).collect()
+    };
+    let [one, five, again] = ids(&[&ADD, &ADD_FIVE, &ADD])[..] else { panic!() };
+    assert_eq!(ids(&[&ADD_FIVE, &ADD, &ADD]), [five, one, again]);
+    assert_eq!(std::collections::HashSet::from([one, five, again]).len(), 3);
+    assert!([one, five, again].iter().all(|write| *write >= 0));
+    let within = |max| Action::IncrementWithin { delta: 1, min: 0, max, ttl: None };
+    let (nine, ten) = (within(9), within(10));
+    assert_ne!(ids(&[&nine]), ids(&[&ten]));
+    let set = |value: &'static str| Action::Set { value: value.into(), ttl: None };
+    assert_eq!(ids(&[&set("a")]), ids(&[&set("b")]), "what is set may be read or be the time");
+    assert_ne!(ids(&[&set("a")]), ids(&[&Action::Delete]));
+    assert_ne!(ids(&[&ADD])[0], write(&scope(), "k", &ADD, applied()), "nor is it a position");
+}
+
+#[test]
+fn many_failed_writes_of_one_sort_are_the_same_when_asked_again() {
+    let scope = scope();
+    let failed: Vec<_> = (0..3).map(|_| begin_any(&scope, &ADD).unwrap()).collect();
+    let ids: Vec<i64> = failed.iter().map(|attempt| attempt.write.write).collect();
+    // They end in another order than they began.
+    failed.into_iter().rev().for_each(drop);
+    let again: Vec<_> = (0..3).map(|_| begin_any(&scope, &ADD).unwrap()).collect();
+    assert!(again.iter().all(|attempt| scope.unsettled(attempt).is_none()), "nothing is closed");
+    assert_eq!(again.iter().map(|attempt| attempt.write.write).collect::<Vec<_>>(), ids);
+}
+
+#[test]
+fn no_other_write_of_the_key_follows_one_that_failed_among_many() {
+    let scope = scope();
+    let attempt = begin_any(&scope, &ADD).unwrap();
+    let other = begin_any(&scope, &ADD_FIVE).unwrap();
+    drop(end(attempt, Err(Error::unknown("cut"))));
+    drop(end(other, applied()));
+    assert!(matches!(begin_any(&scope, &ADD_SIX), Err(Error::NotApplied(_))));
+    assert!(scope.begin(&bucket("b"), "other", &ADD_SIX, Order::Any).is_ok());
+    drop(end(begin_any(&scope, &ADD).unwrap(), applied()));
+    assert!(begin_any(&scope, &ADD_SIX).is_ok(), "the failed one was asked again and is recorded");
 }
