@@ -29,7 +29,7 @@ pub(crate) use self::{
     buckets::{Buckets, RESERVED},
     effects::Effects,
     keyvalue::AnsweredBefore,
-    offered::{Interface, advice, is_offered},
+    offered::{Interface, advice, is_offered, is_offered_to_0_3, runs_concurrently},
     outgoing::Outgoing,
     settings::Settings,
 };
@@ -115,11 +115,25 @@ pub(crate) enum Draft2 {
     Spin,
 }
 
+/// What kind of linker a component needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Linking {
+    /// The shape of `wasi:keyvalue` 0.2.0-draft2 that it was built for.
+    pub(crate) draft2: Draft2,
+    /// Whether it is a guest of WASI 0.3.
+    pub(crate) is_of_0_3: bool,
+    /// Whether it has several state operations on their way at a time, all of whose functions are `async` then.
+    pub(crate) concurrent_state: bool,
+}
+
 /// Offers all imports to a linker.
 ///
 /// # Errors
 /// When two of them have one name, which is a bug.
-pub(crate) fn add_to_linker(linker: &mut Linker<Context>, shape: Draft2) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(
+    linker: &mut Linker<Context>,
+    linking: Linking,
+) -> wasmtime::Result<()> {
     use bindings::plugin::tally::keyvalue::extensions;
     use bindings::plugin::wasi::keyvalue as draft2;
     use bindings::{draft::wasi::keyvalue as draft, plugin::tally::plugin, spin::fermyon::spin};
@@ -130,7 +144,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Context>, shape: Draft2) -> wasm
     draft2::atomics::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     draft2::batch::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     extensions::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
-    if shape == Draft2::Spin {
+    if linking.draft2 == Draft2::Spin {
         keyvalue::reshape(linker)?;
     }
     draft::store::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
@@ -142,7 +156,14 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Context>, shape: Draft2) -> wasm
         WasiConfig::new(&context.settings.variables)
     })?;
     logging::add_to_linker(linker)?;
-    wasi::add_to_linker(linker)
+    wasi::add_to_linker(linker)?;
+    if linking.is_of_0_3 {
+        wasi::add_0_3_to_linker(linker)?;
+    }
+    if linking.concurrent_state {
+        keyvalue::make_concurrent(linker, linking.draft2)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

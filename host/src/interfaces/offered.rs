@@ -23,6 +23,17 @@ impl<'a> Interface<'a> {
     pub(crate) fn is_release(self) -> bool {
         self.version.starts_with("0.2.") && !self.version.contains('-')
     }
+
+    /// Whether its version is one of WASI 0.3: a release, or the candidate that is the same but for its name.
+    pub(crate) fn is_of_0_3(self) -> bool {
+        (self.version.starts_with("0.3.") && !self.version.contains('-')) || self.is_candidate()
+    }
+
+    /// Whether it is of WASI 0.3's last candidate, whose interfaces are those of the release to the letter. Spin's
+    /// tools export it.
+    pub(crate) fn is_candidate(self) -> bool {
+        self.version == "0.3.0-rc-2026-03-15"
+    }
 }
 
 /// The interfaces every guest may import: a package or an interface, and the versions of it that
@@ -52,6 +63,17 @@ const OFFERED: [(&str, &[&str]); 18] = [
 /// WASI 0.2, any patch version.
 const RELEASE: &[&str] = &["0.2."];
 
+/// What a guest of WASI 0.3 may import besides.
+const OFFERED_0_3: [&str; 7] = [
+    "wasi:http/types",
+    "wasi:http/client",
+    "wasi:cli",
+    "wasi:clocks",
+    "wasi:random",
+    "wasi:filesystem",
+    "wasi:sockets",
+];
+
 /// The drafts of `wasi:keyvalue` that are in use.
 const KEYVALUE: &[&str] = &["0.2.0-draft", "0.2.0-draft2"];
 
@@ -69,6 +91,21 @@ pub(crate) fn is_offered(import: Interface<'_>) -> bool {
     )
 }
 
+/// Whether guests of WASI 0.3 may import this.
+pub(crate) fn is_offered_to_0_3(import: Interface<'_>) -> bool {
+    let is_known = || OFFERED_0_3.contains(&import.base) || OFFERED_0_3.contains(&import.package());
+    is_offered(import) || (import.is_of_0_3() && is_known())
+}
+
+/// Whether a guest may have several calls of its functions on their way at a time.
+pub(crate) fn runs_concurrently(import: Interface<'_>) -> bool {
+    match import.package() {
+        "wasi:keyvalue" => import.version == "0.2.0-draft2",
+        "tally:keyvalue" => import.version.starts_with("0.1."),
+        _ => false,
+    }
+}
+
 /// What would help with an import that this host does not offer.
 pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
     let Interface { base, version } = import;
@@ -81,7 +118,9 @@ pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
         }
         "wasi:http" | "wasi:cli" | "wasi:clocks" | "wasi:io" | "wasi:random"
         | "wasi:filesystem" | "wasi:sockets" => match version.starts_with("0.3") {
-            true => "of WASI 0.3; this host runs WASI 0.2: build for that",
+            true => {
+                "of WASI 0.3; this host offers the releases of 0.3, and 0.3.0-rc-2026-03-15, to a guest that exports wasi:http/handler of it"
+            }
             false => "this host offers the releases of WASI 0.2",
         },
         "wasi:blobstore" | "wasi:messaging" | "wasi:nn" | "wasi:sql" | "wasi:tls" => {
@@ -124,6 +163,22 @@ mod tests {
             ("fermyon:spin/sqlite@2.0.0", false),
         ] {
             assert_eq!(is_offered(Interface::of(import)), offered, "{import}");
+        }
+    }
+
+    #[test]
+    fn guests_of_0_3_may_import_it_and_what_all_may() {
+        for (import, offered) in [
+            ("wasi:http/types@0.3.0", true),
+            ("wasi:http/client@0.3.17", true),
+            ("wasi:http/types@0.3.0-rc-2026-03-15", true),
+            ("wasi:http/types@0.3.0-rc-2026-02-01", false),
+            ("wasi:clocks/system-clock@0.3.2", true),
+            ("wasi:io/streams@0.3.0", false),
+            ("wasi:io/streams@0.2.6", true),
+            ("wasi:keyvalue/store@0.2.0-draft2", true),
+        ] {
+            assert_eq!(is_offered_to_0_3(Interface::of(import)), offered, "{import}");
         }
     }
 }

@@ -88,6 +88,22 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> wasmtime::Result<()
     Ok(())
 }
 
+/// Offers WASI 0.3 to a linker, over the same context as 0.2.
+///
+/// # Errors
+/// When one of its names is taken, which is a bug.
+pub(super) fn add_0_3_to_linker(linker: &mut Linker<Context>) -> wasmtime::Result<()> {
+    use wasmtime_wasi::p3::bindings::cli;
+
+    wasmtime_wasi::p3::add_to_linker(linker)?;
+    wasmtime_wasi_http::p3::add_to_linker(linker)?;
+    linker.allow_shadowing(true);
+    cli::stdout::add_to_linker::<_, WasiCli>(linker, printing)?;
+    cli::stderr::add_to_linker::<_, WasiCli>(linker, printing)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
 fn printing(context: &mut Context) -> WasiCliCtxView<'_> {
     let WasiCtxView { ctx, table } = context.printing();
     WasiCliCtxView { ctx: ctx.cli(), table }

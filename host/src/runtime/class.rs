@@ -36,6 +36,10 @@ const LARGE_POOL: usize = 100;
 /// A class has slots for so many guests that use all they may: no guest can take them all.
 const GUESTS: usize = 2;
 
+/// Stacks of a slot whose guest waits in several places at a time: one that waits, and one on which what another wait
+/// was for is given to it.
+const CONCURRENT_STACKS: u32 = 2;
+
 /// Tables of a large slot: interpreters declare a handful, and share a class so.
 const LARGE_TABLES: u32 = 8;
 
@@ -57,6 +61,9 @@ pub(super) struct Class {
     pub(super) table_elements: usize,
     /// Whether the slots are for interpreters.
     pub(super) large: bool,
+    /// Whether the slots are for guests of WASI 0.3, which wait in several places at a time. That costs each call of
+    /// such an engine more, so the others have engines without.
+    pub(super) concurrent: bool,
 }
 
 /// What one guest needs: a class of slots, and how much of it.
@@ -78,8 +85,14 @@ impl Class {
     }
 
     /// The classes that nearly all guests are of.
-    pub(super) fn usual() -> [Self; 2] {
-        [false, true].map(|large| Self::with(large, 0, 1, 0, 0))
+    pub(super) fn usual() -> [Self; 4] {
+        [(false, false), (true, false), (false, true), (true, true)]
+            .map(|(large, concurrent)| Self { concurrent, ..Self::with(large, 0, 1, 0, 0) })
+    }
+
+    /// Stacks that a slot has.
+    pub(super) fn stacks(&self) -> u32 {
+        if self.concurrent { CONCURRENT_STACKS } else { 1 }
     }
 
     /// The class of guests that need so much. They differ by a few: rounded, they share their class.
@@ -96,6 +109,7 @@ impl Class {
             // At most a million.
             table_elements: usize::try_from(elements).unwrap_or(usize::MAX),
             large,
+            concurrent: false,
         }
     }
 }
@@ -104,6 +118,11 @@ impl Needs {
     /// Whether the guest may have less memory than its slot has.
     pub(super) fn is_limited(&self) -> bool {
         self.memory < self.class.memory || self.class.memories > 1
+    }
+
+    /// The same of an engine for guests of WASI 0.3, or of one for all others.
+    pub(super) fn concurrent(self, concurrent: bool) -> Self {
+        Self { class: Class { concurrent, ..self.class }, ..self }
     }
 
     /// What a component needs, within what its limits say.

@@ -117,7 +117,7 @@ fn config(
         .total_core_instances(u32::MAX)
         .total_memories(slots.saturating_mul(class.memories))
         .total_tables(slots.saturating_mul(class.tables))
-        .total_stacks(slots)
+        .total_stacks(slots.saturating_mul(class.stacks()))
         .max_core_instances_per_component(CORE_INSTANCES)
         .max_memories_per_component(class.memories)
         .max_tables_per_component(class.tables)
@@ -149,9 +149,9 @@ fn config(
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(FIBER_STACK_BYTES)
         .epoch_interruption(true)
-        // Guests of this world wait in one place at a time: the event loop for concurrent calls
-        // would cost each of them a task.
-        .concurrency_support(false)
+        // Guests of other worlds than WASI 0.3 wait in one place at a time: the event loop for concurrent
+        // calls would cost each of them a task.
+        .concurrency_support(class.concurrent)
         // They cost a trap, and code for their addresses, which nobody reads as a rule.
         .wasm_backtrace_max_frames(
             backtraces.then_some(BACKTRACE_FRAMES).and_then(NonZeroUsize::new),

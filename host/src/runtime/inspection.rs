@@ -63,7 +63,7 @@ impl Unserved {
         let served = worlds::handlers();
         match self {
             Self::OtherHttp => format!(
-                "the guest exports {names}; this host serves wasi:http 0.2: build it with a toolchain for WASI 0.2 (in Rust, --target wasm32-wasip2 and the crate wasip2)"
+                "the guest exports {names}; this host serves the releases of wasi:http 0.2 and 0.3, and 0.3.0-rc-2026-03-15: build it with a toolchain for one of these (in Rust, --target wasm32-wasip2 and the crate wasip2 or wasip3)"
             ),
             Self::Command => format!(
                 "the guest is a program that runs once (it exports {names}), not a handler of requests; build a library that exports {served}"
@@ -129,8 +129,8 @@ impl Inspection {
     /// # Errors
     /// [`LoadError`], when this host cannot run it or it needs more than it may have.
     pub(super) fn needs(&self, limits: &Limits) -> Result<Needs, LoadError> {
-        self.world()?;
-        Needs::of(&self.anatomy, limits)
+        let world = self.world()?;
+        Ok(Needs::of(&self.anatomy, limits)?.concurrent(world.is_concurrent()))
     }
 
     /// Whether this host can serve the component.
@@ -236,7 +236,11 @@ mod tests {
             ("wasi:http/incoming-handler@0.2.0", "wasi:http/proxy"),
             ("wasi:http/incoming-handler@0.2.9", "wasi:http/proxy"),
             ("wasi:http/incoming-handler@0.2.0-rc-2023-11-10", "wasi:http of another version"),
-            ("wasi:http/handler@0.3.0", "wasi:http of another version"),
+            ("wasi:http/handler@0.3.0", "wasi:http/service"),
+            ("wasi:http/handler@0.3.7", "wasi:http/service"),
+            ("wasi:http/handler@0.3.0-rc-2026-03-15", "wasi:http/service"),
+            ("wasi:http/handler@0.3.0-rc-2025-09-16", "wasi:http of another version"),
+            ("wasi:http/handler@0.4.0", "wasi:http of another version"),
             ("wasi:cli/run@0.2.3", "wasi:cli/command"),
             ("other:thing/run", "none that serves requests"),
         ] {
@@ -250,7 +254,7 @@ mod tests {
         let http = "wasi:http/incoming-handler@0.2.0";
         for (import, part) in [
             ("wasi:keyvalue/store@0.2.0-draft3", "0.2.0-draft2"),
-            ("wasi:io/streams@0.3.0", "WASI 0.2"),
+            ("wasi:clocks/system-clock@0.3.0", "exports wasi:http/handler"),
             ("fermyon:spin/variables@2.0.0", "wasi:config/store"),
             ("wasmcloud:bus/lattice@1.0.0", "wasmCloud"),
             ("mine:own/thing", "not offered"),
@@ -259,7 +263,7 @@ mod tests {
             assert!(text.contains(part) && text.contains("1 of its imports"), "{text}");
         }
         for (export, part) in [
-            ("wasi:http/handler@0.3.0", "toolchain for WASI 0.2"),
+            ("wasi:http/handler@0.4.0", "releases of wasi:http 0.2 and 0.3"),
             ("wasi:cli/run@0.2.0", "runs once"),
             ("x:y/z", "does not export"),
             ("tally:plugin/handler@0.2.0", "handler@0.1.x"),

@@ -8,13 +8,14 @@ use wasmtime::component::{
 };
 
 use super::{
+    adapt::adapt,
     class::Needs,
     inspection::Inspection,
     load_error::LoadError,
     pool::Pool,
     worlds::{Handler, World},
 };
-use crate::interfaces::{Context, Draft2};
+use crate::interfaces::{Context, Draft2, Linking};
 
 /// The interface whose type tells the shape of `wasi:keyvalue` 0.2.0-draft2.
 const BATCH: &str = "wasi:keyvalue/batch@0.2.0-draft2";
@@ -43,10 +44,18 @@ impl Loaded {
         bytes: &[u8],
     ) -> Result<Self, LoadError> {
         let world = inspection.world()?;
-        let component =
-            Component::from_binary(pool.engine.wasmtime(), bytes).map_err(LoadError::Invalid)?;
+        let engine = pool.engine.wasmtime();
+        let (component, concurrent_state) = match world.is_concurrent() {
+            false => (Component::from_binary(engine, bytes).map_err(LoadError::Invalid)?, false),
+            true => concurrent(engine, bytes)?,
+        };
         let draft2 = draft2(&component);
-        let linker = pool.linker(draft2.unwrap_or_default())?;
+        let linking = Linking {
+            draft2: draft2.unwrap_or_default(),
+            is_of_0_3: world.is_concurrent(),
+            concurrent_state,
+        };
+        let linker = pool.linker(linking)?;
         let pre = linker.instantiate_pre(&component).map_err(LoadError::Link)?;
         let handler = world.find(&pre).map_err(LoadError::Link)?;
         // Otherwise made when the first request arrives.
@@ -81,6 +90,22 @@ impl Loaded {
     pub(super) fn engine(&self) -> &wasmtime::Engine {
         self.pool.engine.wasmtime()
     }
+}
+
+/// Compiles a guest of WASI 0.3, and says whether its state operations run at the same time.
+fn concurrent(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<(Component, bool), LoadError> {
+    let adapted = adapt(bytes).map_err(|error| LoadError::Invalid(error.into()))?;
+    if let Some(concurrent) = &adapted.concurrent {
+        match Component::from_binary(engine, concurrent) {
+            Ok(component) => return Ok((component, true)),
+            // One that hands these functions on as plain ones: to a component of its own, or from one.
+            Err(error) => {
+                tracing::debug!(%error, "state operations of this guest run one after another");
+            }
+        }
+    }
+    let component = Component::from_binary(engine, &adapted.named).map_err(LoadError::Invalid)?;
+    Ok((component, false))
 }
 
 /// The shape of 0.2.0-draft2 that a component was built for. Upstream's `get-many` gives a list of

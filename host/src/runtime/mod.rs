@@ -17,6 +17,7 @@
 //! release of a guest is the current one.
 
 mod account;
+mod adapt;
 mod admission;
 mod anatomy;
 mod call;

@@ -1,7 +1,7 @@
 //! A class's slots, and the engine that has them. All guests of the class share both.
 
 use std::sync::{
-    Arc, Mutex, OnceLock, PoisonError, Weak,
+    Arc, Mutex, PoisonError, Weak,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -11,15 +11,15 @@ use super::{
     class::Class, clock, door::Door, engine::Engine, host::Sizes, kernel, load_error::LoadError,
     swap::Swap,
 };
-use crate::interfaces::{self, Context, Draft2};
+use crate::interfaces::{self, Context, Linking};
 
 /// An engine with its slots.
 pub(super) struct Pool {
     pub(super) engine: Engine,
     pub(super) class: Class,
     pub(super) slots: Arc<Door>,
-    /// What the host offers, by the shape of `wasi:keyvalue` 0.2.0-draft2.
-    linkers: [OnceLock<Linker<Context>>; 2],
+    /// What the host offers, by what a component needs.
+    linkers: Mutex<Vec<(Linking, Arc<Linker<Context>>)>>,
     /// No further instance is made here.
     is_retired: AtomicBool,
 }
@@ -49,18 +49,16 @@ impl Pool {
     }
 
     /// What the host offers to a guest.
-    pub(super) fn linker(&self, shape: Draft2) -> Result<&Linker<Context>, LoadError> {
-        let [upstream, spin] = &self.linkers;
-        let linker = match shape {
-            Draft2::Upstream => upstream,
-            Draft2::Spin => spin,
-        };
-        if let Some(linker) = linker.get() {
-            return Ok(linker);
+    pub(super) fn linker(&self, linking: Linking) -> Result<Arc<Linker<Context>>, LoadError> {
+        let mut linkers = self.linkers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, linker)) = linkers.iter().find(|(made, _)| *made == linking) {
+            return Ok(Arc::clone(linker));
         }
         let mut made = Linker::new(self.engine.wasmtime());
-        interfaces::add_to_linker(&mut made, shape).map_err(LoadError::Engine)?;
-        Ok(linker.get_or_init(|| made))
+        interfaces::add_to_linker(&mut made, linking).map_err(LoadError::Engine)?;
+        let made = Arc::new(made);
+        linkers.push((linking, Arc::clone(&made)));
+        Ok(made)
     }
 }
 

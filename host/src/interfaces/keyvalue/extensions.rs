@@ -13,20 +13,38 @@ use crate::interfaces::{
     },
 };
 
-fn duration(ttl: Milliseconds) -> Duration {
+pub(super) fn duration(ttl: Milliseconds) -> Duration {
     Duration::from_millis(ttl)
 }
 
 /// Whether an increment within bounds changed something.
-fn was_applied(bounded: &tally_state::Bounded) -> bool {
+pub(super) fn was_applied(bounded: &tally_state::Bounded) -> bool {
     matches!(bounded, tally_state::Bounded::Applied(_))
 }
 
-fn bounded(bounded: tally_state::Bounded) -> Bounded {
+pub(super) fn bounded(bounded: tally_state::Bounded) -> Bounded {
     match bounded {
         tally_state::Bounded::Applied(count) => Bounded::Applied(count),
         tally_state::Bounded::Refused(count) => Bounded::Refused(count),
     }
+}
+
+pub(super) fn left_of(left: tally_state::TimeToLive) -> TimeToLive {
+    match left {
+        tally_state::TimeToLive::Missing => TimeToLive::Missing,
+        tally_state::TimeToLive::Unlimited => TimeToLive::Unlimited,
+        tally_state::TimeToLive::Left(left) => {
+            TimeToLive::Left(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+        }
+    }
+}
+
+/// Said where a value was replaced that the guest may not read any more.
+pub(super) fn set_and_too_large() -> store::Error {
+    store::Error::Other(
+        "the new value was set, but the one before is more than what this request may still read"
+            .into(),
+    )
 }
 
 impl Host for Context {
@@ -65,13 +83,7 @@ impl Host for Context {
     ) -> Result<Answer<TimeToLive>> {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let left = self.reading(state.time_to_live(&bucket, &key)).await?;
-        Ok(left.map(|left| match left {
-            tally_state::TimeToLive::Missing => TimeToLive::Missing,
-            tally_state::TimeToLive::Unlimited => TimeToLive::Unlimited,
-            tally_state::TimeToLive::Left(left) => {
-                TimeToLive::Left(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
-            }
-        }))
+        Ok(left.map(left_of))
     }
 
     async fn get_and_set(
@@ -91,10 +103,7 @@ impl Host for Context {
         // The write has been made, and the guest must not take it for undone.
         Ok(match self.charge(before.as_ref().map_or(0, Bytes::len)) {
             Ok(()) => Ok(before.map(Vec::from)),
-            Err(_) => Err(store::Error::Other(
-                "the new value was set, but the one before is more than what this request may still read"
-                    .into(),
-            )),
+            Err(_) => Err(set_and_too_large()),
         })
     }
 

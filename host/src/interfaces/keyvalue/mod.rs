@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tally_state::{Error, Swapped};
+use tally_state::{Error, Handle, Swapped};
 use wasmtime::{Result, bail, component::Resource};
 
 use super::{
-    Context,
+    Context, Effects,
     bindings::plugin::wasi::keyvalue::{
         atomics::{self, CasError},
         batch,
@@ -20,11 +20,12 @@ use super::{
     buckets::Opened,
 };
 
+mod concurrent;
 mod draft;
 mod extensions;
 mod spin;
 
-pub(super) use self::{draft::Cursors, spin::reshape};
+pub(super) use self::{concurrent::make_concurrent, draft::Cursors, spin::reshape};
 
 /// State operations one request may ask for. A page of work for any handler, and an end to one
 /// that loops.
@@ -101,6 +102,31 @@ fn explain(error: &Error, write: bool) -> store::Error {
 
 type Answer<T> = Result<T, store::Error>;
 
+/// Runs an operation, and records its effect.
+async fn recorded<T>(
+    effects: &Effects,
+    write: bool,
+    run: impl Future<Output = Result<T, Error>>,
+    changed: impl FnOnce(&T) -> bool,
+) -> Answer<T> {
+    if !effects.begin(MAX_OPERATIONS, write) {
+        return Err(store::Error::Other(format!(
+            "this request has used up its {MAX_OPERATIONS} state operations; nothing was changed"
+        )));
+    }
+    let result = run.await;
+    effects.end(write, &result, changed);
+    result.map_err(|error| explain(&error, write))
+}
+
+fn stop_if_answered(state: &Handle, effects: &Effects) -> Result<()> {
+    let answered = state.scope().is_some_and(|scope| scope.response().is_some());
+    if answered && !effects.streams() {
+        return Err(AnsweredBefore.into());
+    }
+    Ok(())
+}
+
 impl Context {
     /// Runs an operation that reads. A request that is to be applied once, and that reads before it
     /// writes, may have been answered before, and what it then wrote must not send it another way:
@@ -126,11 +152,7 @@ impl Context {
     }
 
     fn stop_if_answered(&self) -> Result<()> {
-        let answered = self.state.scope().is_some_and(|scope| scope.response().is_some());
-        if answered && !self.effects.streams() {
-            return Err(AnsweredBefore.into());
-        }
-        Ok(())
+        stop_if_answered(&self.state, &self.effects)
     }
 
     /// Runs a write that changes something if it succeeds.
@@ -160,14 +182,7 @@ impl Context {
         run: impl Future<Output = Result<T, Error>>,
         changed: impl FnOnce(&T) -> bool,
     ) -> Answer<T> {
-        if !self.effects.begin(MAX_OPERATIONS, write) {
-            return Err(store::Error::Other(format!(
-                "this request has used up its {MAX_OPERATIONS} state operations; nothing was changed"
-            )));
-        }
-        let result = run.await;
-        self.effects.end(write, &result, changed);
-        result.map_err(|error| explain(&error, write))
+        recorded(&self.effects, write, run, changed).await
     }
 
     /// Charges the request for bytes it has read.
@@ -303,14 +318,7 @@ impl atomics::HostCas for Context {
     }
 
     async fn current(&mut self, this: Resource<Cas>) -> Result<Answer<Option<Vec<u8>>>> {
-        let current = self.cas.get(&this).map(|cas| cas.current.clone());
-        match current {
-            Some(current) => {
-                let charged = self.charge(current.as_ref().map_or(0, Bytes::len));
-                Ok(charged.map(|()| current.map(Vec::from)))
-            }
-            None => bail!("a compare-and-swap handle that was never given out"),
-        }
+        self.seen(&this)
     }
 
     async fn drop(&mut self, this: Resource<Cas>) -> Result<()> {
@@ -320,6 +328,18 @@ impl atomics::HostCas for Context {
 }
 
 impl Context {
+    /// What a compare-and-swap handle remembers.
+    fn seen(&mut self, handle: &Resource<Cas>) -> Result<Answer<Option<Vec<u8>>>> {
+        let current = self.cas.get(handle).map(|cas| cas.current.clone());
+        match current {
+            Some(current) => {
+                let charged = self.charge(current.as_ref().map_or(0, Bytes::len));
+                Ok(charged.map(|()| current.map(Vec::from)))
+            }
+            None => bail!("a compare-and-swap handle that was never given out"),
+        }
+    }
+
     /// The handle that a failed swap gives back.
     fn newer(&mut self, cas: Cas) -> CasError {
         if let Err(error) = self.charge(cas.current.as_ref().map_or(0, Bytes::len)) {
@@ -330,6 +350,12 @@ impl Context {
             None => CasError::StoreError(too_many_handles()),
         }
     }
+}
+
+fn too_much_to_set(bytes: usize) -> store::Error {
+    store::Error::Other(format!(
+        "one call may set {MAX_SET_BYTES} bytes of values, and this one sets {bytes}"
+    ))
 }
 
 fn too_many_handles() -> store::Error {
@@ -365,9 +391,7 @@ impl batch::Host for Context {
         let (state, bucket) = (self.state.clone(), self.bucket(&bucket)?);
         let bytes: usize = key_values.iter().map(|(_, value)| value.len()).sum();
         if bytes > MAX_SET_BYTES {
-            return Ok(Err(store::Error::Other(format!(
-                "one call may set {MAX_SET_BYTES} bytes of values, and this one sets {bytes}"
-            ))));
+            return Ok(Err(too_much_to_set(bytes)));
         }
         let values = key_values.into_iter().map(|(key, value)| (key, value.into())).collect();
         self.writing(state.set_many(&bucket, values)).await

@@ -9,6 +9,7 @@ mod reply;
 mod stream;
 
 use std::{
+    fmt::Debug,
     future::poll_fn,
     pin::{Pin, pin},
     sync::{
@@ -85,20 +86,22 @@ impl Handler for ProxyIndices {
         call: Call,
         request: Request,
     ) -> BoxFuture<'static, Result<Response, Cause>> {
-        Box::pin(answer(call, self, request))
+        Box::pin(answer(call, request, |call, request, replier, broken, client| {
+            Box::pin(run(call, self, request, replier, broken, client))
+        }))
     }
 }
 
-/// What the guest sets as its response.
-type Reply = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
+/// What the guest sets as its response: an error is of the type that its version of WASI has.
+pub(super) type Reply<E> = Result<http::Response<HyperOutgoingBody>, E>;
 
 /// The guest's call, with its limits; ends when the guest returns.
-type Running = Pin<Box<dyn Future<Output = Result<(), Cause>> + Send>>;
+pub(super) type Running = Pin<Box<dyn Future<Output = Result<(), Cause>> + Send>>;
 
 /// Whether the guest ended other than by returning. A body looks complete when the guest is thrown
 /// away in the middle of it, so its end is worth nothing then.
 #[derive(Clone, Default)]
-struct Broken(Arc<AtomicBool>);
+pub(super) struct Broken(Arc<AtomicBool>);
 
 impl Broken {
     fn is_set(&self) -> bool {
@@ -107,10 +110,14 @@ impl Broken {
 }
 
 /// Notes that a guest did not return, whatever the way it ended.
-struct BreakOnDrop(Option<Broken>);
+pub(super) struct BreakOnDrop(Option<Broken>);
 
 impl BreakOnDrop {
-    fn disarm(mut self) {
+    pub(super) fn new(broken: Broken) -> Self {
+        Self(Some(broken))
+    }
+
+    pub(super) fn disarm(mut self) {
         self.0 = None;
     }
 }
@@ -123,10 +130,11 @@ impl Drop for BreakOnDrop {
     }
 }
 
-async fn answer(
+/// Answers a request by a guest's call.
+pub(super) async fn answer<E: Debug>(
     call: Call,
-    indices: Arc<ProxyIndices>,
     request: Request,
+    run: impl FnOnce(Call, Request, oneshot::Sender<Reply<E>>, Broken, ClientTime) -> Running,
 ) -> Result<Response, Cause> {
     let effects = call.effects.clone();
     // It has the request's headers, of which some are another try's own.
@@ -137,8 +145,7 @@ async fn answer(
     let (replier, reply) = oneshot::channel();
     let broken = Broken::default();
     let client = ClientTime::new(request.body_timeout);
-    let mut running: Running =
-        Box::pin(run(call, indices, request, replier, broken.clone(), client.clone()));
+    let mut running = run(call, request, replier, broken.clone(), client.clone());
 
     let (reply, ended) = first(&mut running, reply).await;
     let (mut head, body) = match (reply, &ended) {
@@ -200,7 +207,7 @@ async fn answer(
 
 /// Why a guest answered with an error. A state operation that failed is most likely why, and what
 /// is known of that helps its client more.
-fn gave_up(code: &ErrorCode, effects: &Effects) -> Cause {
+fn gave_up(code: &impl Debug, effects: &Effects) -> Cause {
     match effects.failure() {
         Some(error) => {
             let reason = match &error {
@@ -215,10 +222,10 @@ fn gave_up(code: &ErrorCode, effects: &Effects) -> Cause {
 
 /// Waits for the guest's response, or its end without one. The second part is how it ended, if it
 /// has.
-async fn first(
+async fn first<E>(
     running: &mut Running,
-    reply: oneshot::Receiver<Reply>,
-) -> (Option<Reply>, Option<Result<(), Cause>>) {
+    reply: oneshot::Receiver<Reply<E>>,
+) -> (Option<Reply<E>>, Option<Result<(), Cause>>) {
     let mut reply = pin!(reply);
     let mut ended = None;
     poll_fn(|context| {
@@ -242,7 +249,7 @@ async fn run(
     call: Call,
     indices: Arc<ProxyIndices>,
     request: Request,
-    replier: oneshot::Sender<Reply>,
+    replier: oneshot::Sender<Reply<ErrorCode>>,
     broken: Broken,
     client: ClientTime,
 ) -> Result<(), Cause> {
@@ -250,7 +257,7 @@ async fn run(
     let ran = call::within(&call.tenant, Some(&client), async {
         let mut store = call::store(&call.tenant, &call.loaded, context);
         // Dropped before the store, and with it the body.
-        let guard = BreakOnDrop(Some(broken));
+        let guard = BreakOnDrop::new(broken);
         let mut http = store.data_mut().http();
         let scheme = if request.tls { Scheme::Https } else { Scheme::Http };
         let request = http.new_incoming_request(scheme, incoming(request, client.clone()))?;
@@ -269,7 +276,7 @@ async fn run(
 }
 
 /// A request's body on its way to the guest, which counts for how long it waits for the client.
-struct FromClient {
+pub(super) struct FromClient {
     body: Body,
     client: ClientTime,
 }
@@ -302,7 +309,7 @@ impl HttpBody for FromClient {
 }
 
 /// The request as `wasi:http` wants it: with an authority, and with the crate's errors in its body.
-fn incoming(
+pub(super) fn incoming(
     request: Request,
     client: ClientTime,
 ) -> http::Request<http_body_util::combinators::UnsyncBoxBody<Bytes, HttpError>> {

@@ -6,6 +6,7 @@
 
 mod http;
 mod plugin;
+mod service;
 
 use std::{fmt, sync::Arc};
 
@@ -16,7 +17,7 @@ use super::{Request, Response, call::Call, failure::Cause};
 use crate::interfaces::{self, Context, Interface};
 
 /// The worlds that are served. A component that is of several is called as the first of them.
-static WORLDS: [&dyn World; 2] = [&plugin::Plugin, &http::Http];
+static WORLDS: [&dyn World; 3] = [&plugin::Plugin, &service::Service, &http::Http];
 
 /// A world.
 pub(crate) trait World: Send + Sync {
@@ -36,6 +37,11 @@ pub(crate) trait World: Send + Sync {
 
     /// Whether its guests want bodies in full, before they are given a place in the pool.
     fn takes_whole_bodies(&self) -> bool;
+
+    /// Whether its guests wait in several places at a time, for which they need an engine of their own.
+    fn is_concurrent(&self) -> bool {
+        false
+    }
 
     /// Finds the handler that a linked component exports.
     ///
