@@ -51,7 +51,7 @@ fn guests_that_cannot_be_served_are_explained() {
         .unwrap(),
     );
     for (name, export) in
-        [("http3.wasm", "wasi:http/handler@0.3.0"), ("command.wasm", "wasi:cli/run@0.2.3")]
+        [("http4.wasm", "wasi:http/handler@0.4.0"), ("command.wasm", "wasi:cli/run@0.2.3")]
     {
         let text = format!(r#"(component (instance $e) (export "{export}" (instance $e)))"#);
         write(name, &wat::parse_str(text).unwrap());
@@ -71,7 +71,7 @@ fn guests_that_cannot_be_served_are_explained() {
         ("broken.wasm", ["broken.wasm", "not a valid component"]),
         ("no-world.wasm", ["does not export tally:plugin/handler", "exports nothing"]),
         ("import.wasm", ["example:other/thing@1.0.0", "tally check"]),
-        ("http3.wasm", ["wasi:http/handler@0.3.0", "toolchain for WASI 0.2"]),
+        ("http4.wasm", ["wasi:http/handler@0.4.0", "releases of wasi:http 0.2 and 0.3"]),
         ("command.wasm", ["runs once", "wasi:http/incoming-handler"]),
         ("shape.wasm", ["shape.wasm", "does not fit this host"]),
     ] {

@@ -48,3 +48,4 @@ mod tls;
 
 counter_suite!(plugin_counter, "counter");
 counter_suite!(http_counter, "counter-http");
+counter_suite!(p3_counter, "counter-p3");
