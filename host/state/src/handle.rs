@@ -1,11 +1,13 @@
 //! The operations, as one worker asks for them.
 
+mod gathering;
 mod scoped;
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use self::gathering::{Gathering, Started};
 use crate::{
     error::{Error, Rejection},
     idempotency::{Order, Scope, WriteId},
@@ -48,8 +50,8 @@ pub struct Handle {
     shared: Arc<Shared>,
     /// The request whose writes these are, where they are to be applied once.
     scope: Option<Scope>,
-    /// In which order the request begins its writes.
-    order: Order,
+    /// Where a request has several operations on their way at a time: those that it is starting.
+    gathering: Option<Arc<Gathering>>,
     owner: Owner,
 }
 
@@ -69,7 +71,7 @@ impl Handle {
         Self {
             shared: Arc::new(Shared { queues, options }),
             scope: None,
-            order: Order::Fixed,
+            gathering: None,
             owner: Owner::default(),
         }
     }
@@ -278,7 +280,7 @@ impl Handle {
         }
         let (prefix, cursor) = (prefix.into(), cursor.map(Into::into));
         let action = Action::List { prefix, cursor, limit: PAGE_KEYS };
-        match wait(self.push(bucket, "", action, None)?).await? {
+        match wait(self.push_now(bucket, action)?).await? {
             Outcome::Page(page) => Ok(page),
             other => Err(mismatch(&other)),
         }
@@ -292,7 +294,7 @@ impl Handle {
     pub async fn buckets(&self, cursor: Option<&str>) -> Answer<BucketPage> {
         check_cursor(cursor)?;
         let action = Action::Buckets { cursor: cursor.map(Into::into), limit: PAGE_BUCKETS };
-        match wait(self.push(&Bucket::new(OWN)?, "", action, None)?).await? {
+        match wait(self.push_now(&Bucket::new(OWN)?, action)?).await? {
             Outcome::Buckets(mut page) => {
                 page.buckets.retain(|name| !name.starts_with(RESERVED));
                 Ok(page)
@@ -371,17 +373,42 @@ impl Handle {
             // In a box, as it would make every operation's future larger, and few have a scope.
             Some(scope) if !action.kind().is_read() => {
                 Box::pin(async move {
-                    let attempt = scope.begin(bucket, key, &action, self.order)?;
+                    let attempt = scope.begin(bucket, key, &action, self.order())?;
                     self.close_failed(scope, bucket, key, &attempt).await?;
+                    let started = self.start().await;
                     let mut sent = self.send(attempt, bucket, key, action);
+                    drop(started);
                     let reply = self.finish(scope, &mut sent).await;
                     sent.attempt.settle();
                     reply
                 })
                 .await
             }
+            // In a box for the same reason.
+            _ if self.gathering.is_some() => {
+                Box::pin(async move {
+                    let started = self.start().await;
+                    let asked = self.push(bucket, key, action, None)?;
+                    drop(started);
+                    wait(asked).await
+                })
+                .await
+            }
             _ => wait(self.push(bucket, key, action, None)?).await,
         }
+    }
+
+    /// Waits for the other operations that a request starts at the same time, if it may have several on their way.
+    async fn start(&self) -> Option<Started> {
+        match &self.gathering {
+            Some(gathering) => Some(gathering.start().await),
+            None => None,
+        }
+    }
+
+    /// In which order the request begins its writes.
+    fn order(&self) -> Order {
+        if self.gathering.is_some() { Order::Any } else { Order::Fixed }
     }
 
     fn push(
@@ -392,7 +419,14 @@ impl Handle {
         write: Option<WriteId>,
     ) -> Answer<Asked> {
         let step = Step { bucket: bucket.clone(), key: key.into(), action, write };
-        self.shared.queues.push(self.owner, step)
+        // One of several is put into its queue quietly: the last of them tells.
+        self.shared.queues.push(self.owner, step, self.gathering.is_some())
+    }
+
+    /// Puts an operation that is on no key into its queue.
+    fn push_now(&self, bucket: &Bucket, action: Action) -> Answer<Asked> {
+        let step = Step { bucket: bucket.clone(), key: "".into(), action, write: None };
+        self.shared.queues.push(self.owner, step, false)
     }
 
     /// Asks for several operations at once; all are checked before any is queued.
@@ -409,16 +443,18 @@ impl Handle {
         let writes = actions.iter().any(|(_, action)| !action.kind().is_read());
         if let Some(scope) = self.scope.as_ref().filter(|_| writes) {
             // All have their positions before the first may fail.
-            let begin = |(key, action): &(&str, _)| scope.begin(bucket, key, action, self.order);
+            let begin = |(key, action): &(&str, _)| scope.begin(bucket, key, action, self.order());
             let attempts = actions.iter().map(begin).collect::<Answer<Vec<_>>>()?;
             for (attempt, (key, _)) in attempts.iter().zip(&actions) {
                 self.close_failed(scope, bucket, key, attempt).await?;
             }
+            let started = self.start().await;
             let mut sent: Vec<_> = attempts
                 .into_iter()
                 .zip(actions)
                 .map(|(attempt, (key, action))| self.send(attempt, bucket, key, action))
                 .collect();
+            drop(started);
             for sent in &mut sent {
                 outcomes.push(self.finish(scope, sent).await);
             }
@@ -428,8 +464,10 @@ impl Handle {
             }
             return Ok(outcomes);
         }
+        let started = self.start().await;
         let asked: Vec<_> =
             actions.into_iter().map(|(key, action)| self.push(bucket, key, action, None)).collect();
+        drop(started);
         for asked in asked {
             outcomes.push(match asked {
                 Ok(asked) => wait(asked).await,

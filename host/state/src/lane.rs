@@ -88,6 +88,8 @@ struct Queue {
     bytes: usize,
     /// What owners have put into the queue when it was more than half full, of what is still in it.
     crowd: HashMap<Owner, Share>,
+    /// All that is in the queue was put there quietly.
+    is_untold: bool,
     /// Set when the last caller is gone: the loop empties the queue and ends.
     closed: bool,
     /// Somebody wants to know whether operations would succeed.
@@ -162,6 +164,7 @@ impl Lane {
             pending: VecDeque::new(),
             bytes: 0,
             crowd: HashMap::new(),
+            is_untold: false,
             closed: false,
             check: false,
         };
@@ -175,13 +178,19 @@ impl Lane {
         })
     }
 
-    /// Puts an operation into the queue and gives where its answer arrives.
+    /// Puts an operation into the queue and gives where its answer arrives. Put there quietly, it leaves with the next
+    /// one that is not, or with [`Lane::tell`].
     ///
     /// Dropping the receiver before the batch is sealed withdraws the operation; after that it is
     /// applied and its answer is thrown away.
-    pub(crate) fn push(&self, owner: Owner, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
+    pub(crate) fn push(
+        &self,
+        owner: Owner,
+        step: Step,
+        quietly: bool,
+    ) -> Result<oneshot::Receiver<Reply>, Error> {
         let kind = step.action.kind();
-        match self.try_push(owner, step) {
+        match self.try_push(owner, step, quietly) {
             Ok(answer) => Ok(answer),
             Err(refusal) => {
                 let error = match refusal {
@@ -194,10 +203,15 @@ impl Lane {
         }
     }
 
-    fn try_push(&self, owner: Owner, step: Step) -> Result<oneshot::Receiver<Reply>, Refusal> {
+    fn try_push(
+        &self,
+        owner: Owner,
+        step: Step,
+        quietly: bool,
+    ) -> Result<oneshot::Receiver<Reply>, Refusal> {
         let bytes = step.action.bytes();
         let (reply, answer) = oneshot::channel();
-        let was_empty = {
+        let wakes = {
             let mut queue = self.lock();
             if queue.closed {
                 return Err(Refusal::Closed);
@@ -215,15 +229,23 @@ impl Lane {
                 return Err(Refusal::Full);
             }
             let crowds = is_of_crowd.then_some(owner);
-            let was_empty = queue.pending.is_empty();
+            let is_untold = queue.is_untold || queue.pending.is_empty();
+            queue.is_untold = is_untold && quietly;
             queue.bytes = total;
             queue.pending.push_back(Pending { step, reply, asked: Instant::now(), crowds });
-            was_empty
+            is_untold && !quietly
         };
-        if was_empty {
+        if wakes {
             self.work.notify_one();
         }
         Ok(answer)
+    }
+
+    /// Tells the loop of what was put into the queue quietly.
+    pub(crate) fn tell(&self) {
+        if std::mem::take(&mut self.lock().is_untold) {
+            self.work.notify_one();
+        }
     }
 
     /// Ends the loop once the queue is empty.

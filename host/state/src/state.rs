@@ -222,8 +222,9 @@ impl Queues {
         Self::Lanes(Queued { writers, readers, sweepers, hasher, read_only })
     }
 
-    /// Puts an operation of an owner into its queue, or applies it where there is none.
-    pub(crate) fn push(&self, owner: Owner, step: Step) -> Result<Asked, Error> {
+    /// Puts an operation of an owner into its queue, or applies it where there is none. One that is put there quietly
+    /// may stay until [`Queues::tell`].
+    pub(crate) fn push(&self, owner: Owner, step: Step, quietly: bool) -> Result<Asked, Error> {
         match self {
             Self::Direct(memory, metrics) => {
                 // No batch is counted, as there is none.
@@ -232,13 +233,29 @@ impl Queues {
                 metrics.answered(kind, &reply);
                 Ok(Asked::Answered(reply))
             }
-            Self::Lanes(lanes) => lanes.push(owner, step).map(Asked::Queued),
+            Self::Lanes(lanes) => lanes.push(owner, step, quietly).map(Asked::Queued),
+        }
+    }
+
+    /// Tells of what was put into queues quietly.
+    pub(crate) fn tell(&self) {
+        if let Self::Lanes(lanes) = self {
+            lanes.all().for_each(|lane| lane.tell());
         }
     }
 }
 
 impl Queued {
-    fn push(&self, owner: Owner, step: Step) -> Result<oneshot::Receiver<Reply>, Error> {
+    fn all(&self) -> impl Iterator<Item = &Arc<Lane>> {
+        self.writers.iter().chain(&self.readers).chain(&self.sweepers)
+    }
+
+    fn push(
+        &self,
+        owner: Owner,
+        step: Step,
+        quietly: bool,
+    ) -> Result<oneshot::Receiver<Reply>, Error> {
         if self.read_only && !step.action.kind().is_read() {
             return Err(Error::not_applied("the store was opened to be read only"));
         }
@@ -256,7 +273,7 @@ impl Queued {
             }
         };
         match lanes.get(index) {
-            Some(lane) => lane.push(owner, step),
+            Some(lane) => lane.push(owner, step, quietly),
             None => Err(Error::not_applied("the store has no lanes")),
         }
     }
@@ -264,8 +281,6 @@ impl Queued {
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        for lane in self.writers.iter().chain(&self.readers).chain(&self.sweepers) {
-            lane.close();
-        }
+        self.all().for_each(|lane| lane.close());
     }
 }

@@ -1,11 +1,13 @@
 //! Operations of a request whose writes are applied once.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use super::{Answer, Handle, OWN, done, mismatch, wait};
+use super::{Answer, Gathering, Handle, OWN, done, mismatch, wait};
 use crate::{
     error::Error,
-    idempotency::{Attempt, Order, Scope},
+    idempotency::{Attempt, Scope},
     name::Bucket,
     operation::{Action, Outcome, Step},
     state::Asked,
@@ -26,12 +28,13 @@ impl Handle {
         Self { scope: Some(scope.clone()), ..self.clone() }
     }
 
-    /// A handle for a request that has several operations on their way at a time. What it begins first may then be
-    /// another each time that it runs, so of two writes of a key it is not their order that makes them the same:
-    /// see [`Order::Any`].
+    /// A handle for one request that may have several operations on their way at a time. Those that it starts at the
+    /// same time leave together. As it may start them in another order each time that it runs, it is not their order that
+    /// makes two writes the same: see [`Order`](crate::idempotency::Order).
     #[must_use]
-    pub fn unordered(self) -> Self {
-        Self { order: Order::Any, ..self }
+    pub fn concurrent(&self) -> Self {
+        let gathering = Some(Gathering::new(Arc::clone(&self.shared.queues)));
+        Self { gathering, ..self.clone() }
     }
 
     /// The request that this handle's writes belong to, if they are applied once.
@@ -94,7 +97,7 @@ impl Handle {
         self.check_operation(&key, &action)?;
         let (bucket, key) = (Bucket::new(OWN)?, key.into());
         let step = Step { bucket, key, action, write: Some(write) };
-        wait(self.shared.queues.push(self.owner, step)?).await
+        wait(self.shared.queues.push(self.owner, step, false)?).await
     }
 
     /// Closes the earlier writes of a key that failed, before a write of a scope.

@@ -70,10 +70,10 @@ async fn settle() {
 #[tokio::test]
 async fn what_arrives_while_a_batch_is_on_its_way_is_the_next_batch() {
     let bench = bench(Options::default());
-    let first = bench.lane.push(Owner::default(), increment()).unwrap();
+    let first = bench.lane.push(Owner::default(), increment(), false).unwrap();
     settle().await;
     let later: Vec<_> =
-        (0..10).map(|_| bench.lane.push(Owner::default(), increment()).unwrap()).collect();
+        (0..10).map(|_| bench.lane.push(Owner::default(), increment(), false).unwrap()).collect();
     bench.gate.add_permits(2);
     assert_eq!(first.await.unwrap(), Ok(Outcome::Count(1)));
     for (answer, count) in later.into_iter().zip(2..) {
@@ -89,7 +89,7 @@ fn ask_in_turn(
     pause: Duration,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
-        let answer = lane.push(Owner::default(), increment()).unwrap();
+        let answer = lane.push(Owner::default(), increment(), false).unwrap();
         // As a guest that computes.
         std::thread::sleep(pause);
         if let Some(times) = times.checked_sub(1) {
@@ -134,11 +134,11 @@ fn a_batch_gathers_while_rounds_bring_more_and_not_for_long_where_they_take_long
 #[tokio::test]
 async fn a_caller_who_leaves_before_sealing_is_not_applied_and_after_it_is() {
     let bench = bench(Options::default());
-    let sealed = bench.lane.push(Owner::default(), increment()).unwrap();
+    let sealed = bench.lane.push(Owner::default(), increment(), false).unwrap();
     settle().await;
     drop(sealed);
-    drop(bench.lane.push(Owner::default(), increment()).unwrap());
-    let last = bench.lane.push(Owner::default(), increment()).unwrap();
+    drop(bench.lane.push(Owner::default(), increment(), false).unwrap());
+    let last = bench.lane.push(Owner::default(), increment(), false).unwrap();
     bench.gate.add_permits(2);
     assert_eq!(last.await.unwrap(), Ok(Outcome::Count(2)), "the sealed one and its own");
 }
@@ -146,11 +146,11 @@ async fn a_caller_who_leaves_before_sealing_is_not_applied_and_after_it_is() {
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_as_not_applied() {
     let bench = bench(Options { queue_operations: 2, ..Options::default() });
-    let _first = bench.lane.push(Owner::default(), increment()).unwrap();
+    let _first = bench.lane.push(Owner::default(), increment(), false).unwrap();
     settle().await;
-    let _second = bench.lane.push(Owner::default(), increment()).unwrap();
-    let _third = bench.lane.push(Owner::default(), increment()).unwrap();
-    let error = bench.lane.push(Owner::default(), increment()).unwrap_err();
+    let _second = bench.lane.push(Owner::default(), increment(), false).unwrap();
+    let _third = bench.lane.push(Owner::default(), increment(), false).unwrap();
+    let error = bench.lane.push(Owner::default(), increment(), false).unwrap_err();
     assert!(matches!(error, Error::NotApplied(_)), "{error}");
 }
 
@@ -162,7 +162,7 @@ async fn no_owner_fills_the_queue_for_others() {
     let push = |bench: &Bench, owner| {
         buckets.set(buckets.get() + 1);
         let bucket = Bucket::new(&buckets.get().to_string()).unwrap();
-        bench.lane.push(owner, Step { bucket, ..increment() })
+        bench.lane.push(owner, Step { bucket, ..increment() }, false)
     };
     let bench = bench(Options { queue_operations: 100, ..Options::default() });
     let mut kept = vec![push(&bench, greedy).unwrap()];
@@ -185,19 +185,19 @@ async fn the_queue_is_bounded_in_bytes() {
     let bench = bench(Options { queue_bytes: 100, ..Options::default() });
     let large =
         || Step { action: Action::Set { value: vec![0; 60].into(), ttl: None }, ..increment() };
-    let _first = bench.lane.push(Owner::default(), large()).unwrap();
+    let _first = bench.lane.push(Owner::default(), large(), false).unwrap();
     settle().await;
-    let _second = bench.lane.push(Owner::default(), large()).unwrap();
-    assert!(matches!(bench.lane.push(Owner::default(), large()), Err(Error::NotApplied(_))));
+    let _second = bench.lane.push(Owner::default(), large(), false).unwrap();
+    assert!(matches!(bench.lane.push(Owner::default(), large(), false), Err(Error::NotApplied(_))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_without_an_answer_is_unknown_and_those_behind_it_are_not_applied() {
     let bench = bench(Options::default());
-    let first = bench.lane.push(Owner::default(), increment()).unwrap();
+    let first = bench.lane.push(Owner::default(), increment(), false).unwrap();
     settle().await;
     tokio::time::advance(Duration::from_millis(1)).await;
-    let second = bench.lane.push(Owner::default(), increment()).unwrap();
+    let second = bench.lane.push(Owner::default(), increment(), false).unwrap();
     assert!(matches!(first.await.unwrap(), Err(Error::Unknown(_))));
     bench.gate.add_permits(1);
     assert_eq!(second.await.unwrap(), Ok(Outcome::Count(1)));
@@ -228,17 +228,17 @@ async fn a_loop_that_panics_leaves_nobody_waiting_and_is_started_again() {
     });
     let lane = Lane::new(Role::Write, Options::default(), Metrics::default());
     start(&lane, move || connection.clone());
-    let sent = lane.push(Owner::default(), increment()).unwrap();
+    let sent = lane.push(Owner::default(), increment(), false).unwrap();
     for _ in 0..5 {
         // Sealed by now, and not ended yet.
         tokio::task::yield_now().await;
     }
-    let queued = lane.push(Owner::default(), increment()).unwrap();
+    let queued = lane.push(Owner::default(), increment(), false).unwrap();
     assert!(sent.await.is_err(), "no answer; the caller takes it as unknown");
     assert!(matches!(lane.health().await, Err(Error::NotApplied(_))), "it has just failed");
     assert_eq!(queued.await.unwrap(), Ok(Outcome::Count(1)), "it was kept");
     assert_eq!(
-        lane.push(Owner::default(), increment()).unwrap().await.unwrap(),
+        lane.push(Owner::default(), increment(), false).unwrap().await.unwrap(),
         Ok(Outcome::Count(2))
     );
     assert_eq!(lane.health().await, Ok(()));
@@ -272,7 +272,7 @@ async fn an_idle_lane_is_checked_once_an_interval_and_a_busy_one_never() {
     }
     assert_eq!(checks.load(Ordering::Relaxed), 1);
     tokio::time::advance(Duration::from_secs(2)).await;
-    assert!(lane.push(Owner::default(), increment()).unwrap().await.unwrap().is_ok());
+    assert!(lane.push(Owner::default(), increment(), false).unwrap().await.unwrap().is_ok());
     assert_eq!(lane.health().await, Ok(()), "a write has just been applied");
     assert_eq!(checks.load(Ordering::Relaxed), 1);
     tokio::time::advance(Duration::from_secs(2)).await;
@@ -285,7 +285,7 @@ async fn an_idle_lane_is_checked_once_an_interval_and_a_busy_one_never() {
 #[tokio::test(start_paused = true)]
 async fn a_lane_whose_store_hangs_is_said_not_to_answer() {
     let bench = bench(Options::default());
-    let _hangs = bench.lane.push(Owner::default(), increment()).unwrap();
+    let _hangs = bench.lane.push(Owner::default(), increment(), false).unwrap();
     settle().await;
     let Err(error) = bench.lane.health().await else { panic!("it hangs") };
     assert!(error.to_string().contains("no answer"), "{error}");
@@ -294,9 +294,42 @@ async fn a_lane_whose_store_hangs_is_said_not_to_answer() {
 #[tokio::test]
 async fn closing_answers_what_is_queued_and_refuses_what_comes() {
     let bench = bench(Options::default());
-    let queued = bench.lane.push(Owner::default(), increment()).unwrap();
+    let queued = bench.lane.push(Owner::default(), increment(), false).unwrap();
     bench.lane.close();
     bench.gate.add_permits(1);
     assert_eq!(queued.await.unwrap(), Ok(Outcome::Count(1)));
-    assert!(matches!(bench.lane.push(Owner::default(), increment()), Err(Error::NotApplied(_))));
+    assert!(matches!(
+        bench.lane.push(Owner::default(), increment(), false),
+        Err(Error::NotApplied(_))
+    ));
+}
+
+#[tokio::test]
+async fn what_is_put_there_quietly_waits_to_be_told_of_or_for_one_that_is_not() {
+    let bench = bench(Options::default());
+    settle().await;
+    let push = |quietly| bench.lane.push(Owner::default(), increment(), quietly).unwrap();
+    for tells in [true, false] {
+        bench.batches.store(0, Ordering::Relaxed);
+        let mut answers: Vec<_> = (0..10).map(|_| push(true)).collect();
+        settle().await;
+        assert_eq!(bench.lane.queued(), 10, "nothing has left");
+        if tells {
+            bench.lane.tell();
+        } else {
+            answers.push(push(false));
+        }
+        bench.gate.add_permits(1);
+        for answer in answers {
+            assert!(answer.await.unwrap().is_ok());
+        }
+        assert_eq!(bench.batches.load(Ordering::Relaxed), 1, "all of it in one batch");
+    }
+    // What is taken along by another leaves nothing behind that nobody is told of.
+    let _on_its_way = push(false);
+    settle().await;
+    let quiet = push(true);
+    let _another = push(false);
+    bench.gate.add_permits(2);
+    assert!(quiet.await.unwrap().is_ok());
 }
