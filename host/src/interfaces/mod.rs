@@ -41,6 +41,8 @@ const SAMPLED: u64 = 16;
 /// What one request brings along.
 pub(crate) struct Context {
     pub(crate) state: Handle,
+    /// The same for several operations at a time, once there was one of them.
+    concurrent: Option<Handle>,
     pub(crate) settings: Arc<Settings>,
     /// The request's id, for the log.
     id: HeaderValue,
@@ -79,6 +81,7 @@ impl Context {
         let readable = memory.limit();
         Self {
             state,
+            concurrent: None,
             settings,
             id,
             headers: HeaderMap::new(),

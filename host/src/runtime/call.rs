@@ -35,6 +35,10 @@ const HEAD_BYTES: usize = 1 << 20;
 /// Handles of resources that one guest may hold.
 const MAX_HANDLES: usize = 1_000;
 
+/// The same of a guest of WASI 0.3, whose tasks, streams and futures are handles as well. All the state operations that
+/// a request may ask for can be on their way at once, and each takes two meanwhile: its task, and its bucket's.
+const MAX_HANDLES_CONCURRENT: usize = 3_000;
+
 /// One request's call of a guest: its place, and all it needs.
 pub(crate) struct Call {
     pub(super) tenant: Arc<Tenant>,
@@ -79,7 +83,9 @@ pub(super) fn store(tenant: &Tenant, loaded: &Loaded, context: Context) -> Store
     }
     let response = tenant.limits.response.saturating_add(HEAD_BYTES);
     store.set_hostcall_fuel(HOSTCALL_BYTES.max(response));
-    store.set_max_component_handles(MAX_HANDLES);
+    let is_concurrent = loaded.pool.class.concurrent;
+    let handles = if is_concurrent { MAX_HANDLES_CONCURRENT } else { MAX_HANDLES };
+    store.set_max_component_handles(handles);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|store| {
         let cpu = &store.data().cpu;

@@ -87,6 +87,33 @@ async fn postgres_counts_exactly() {
     counts_exactly(&[&Host::start("counter", &postgres.url(), &[])]).await;
 }
 
+/// Guests of WASI 0.3, on every backend.
+async fn concurrent_guests_count_exactly(store: &str) {
+    counts_exactly(&[&Host::start("counter-p3", store, &[])]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_counts_exactly_for_concurrent_guests() {
+    concurrent_guests_count_exactly("memory:").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_counts_exactly_for_concurrent_guests() {
+    concurrent_guests_count_exactly("sqlite:tally.db").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_counts_exactly_for_concurrent_guests() {
+    let redis = Redis::start().unwrap();
+    concurrent_guests_count_exactly(&redis.url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_counts_exactly_for_concurrent_guests() {
+    let postgres = Postgres::start(Durability::Unsynced).unwrap();
+    concurrent_guests_count_exactly(&postgres.url()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_hosts_on_one_redis_count_exactly() {
     let redis = Redis::start().unwrap();

@@ -16,6 +16,7 @@
 mod admin;
 mod client;
 mod command_line;
+mod concurrent;
 mod connections;
 mod counter;
 mod counting;
@@ -49,3 +50,5 @@ mod tls;
 counter_suite!(plugin_counter, "counter");
 counter_suite!(http_counter, "counter-http");
 counter_suite!(p3_counter, "counter-p3");
+standard_suite!(standard_http, "probe-http");
+standard_suite!(standard_p3, "probe-p3");

@@ -19,13 +19,49 @@ use crate::{
     host::Host,
 };
 
-fn host(flags: &[&str]) -> Host {
-    Host::start("probe-http", "memory:", flags)
+/// The tests of one guest, in a module of its own: those of all versions of `wasi:http` pass the same.
+#[macro_export]
+macro_rules! standard_suite {
+    ($module:ident, $guest:literal) => {
+        mod $module {
+            $crate::standard_suite! { @tests $guest
+                a_small_answer_has_its_length_and_a_large_one_streams
+                bodies_stream_through_in_both_directions
+                request_bodies_arrive_whole_and_are_bounded
+                an_early_answer_reaches_a_client_that_still_sends
+                trailers_pass_in_both_directions
+                trailers_of_small_answers_come_in_chunks_over_http_1
+                clients_that_do_not_read_are_let_go
+                a_trap_is_a_clean_500_until_the_answer_has_left
+                answers_that_are_none_are_explained
+                endless_answers_are_cut_off
+                guests_find_what_standard_libraries_need_and_nothing_else
+                what_a_guest_prints_is_in_the_log_line_by_line_with_the_requests_id
+                outgoing_requests_go_to_hosts_that_are_named_and_to_no_private_address
+                head_and_forbidden_headers_are_the_hosts_business
+            }
+        }
+    };
+    (@tests $guest:literal $($test:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $test() {
+                $crate::standard::$test($guest).await;
+            }
+        )*
+    };
 }
 
-#[tokio::test]
-async fn a_small_answer_has_its_length_and_a_large_one_streams() {
-    let host = host(&["--response-limit", "64MiB"]);
+fn host(flags: &[&str]) -> Host {
+    serving("probe-http", flags)
+}
+
+fn serving(guest: &str, flags: &[&str]) -> Host {
+    Host::start(guest, "memory:", flags)
+}
+
+pub async fn a_small_answer_has_its_length_and_a_large_one_streams(guest: &str) {
+    let host = serving(guest, &["--response-limit", "64MiB"]);
     let mut client = Client::connect(host.address).await;
     let small = client.get("/hello").await;
     assert_eq!(small.headers["content-length"], small.body.len().to_string());
@@ -36,10 +72,9 @@ async fn a_small_answer_has_its_length_and_a_large_one_streams() {
     assert_eq!(client.get("/hello").await.text(), small.text(), "the connection goes on");
 }
 
-#[tokio::test]
-async fn bodies_stream_through_in_both_directions() {
+pub async fn bodies_stream_through_in_both_directions(guest: &str) {
     // A client that sends the next part only once it has read the one before.
-    let host = host(&[]);
+    let host = serving(guest, &[]);
     let stream = tokio::net::TcpStream::connect(host.address).await.unwrap();
     let (mut sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -70,9 +105,8 @@ async fn bodies_stream_through_in_both_directions() {
     assert!(response.collect().await.unwrap().to_bytes().is_empty());
 }
 
-#[tokio::test]
-async fn request_bodies_arrive_whole_and_are_bounded() {
-    let host = host(&["--body-limit", "300KiB"]);
+pub async fn request_bodies_arrive_whole_and_are_bounded(guest: &str) {
+    let host = serving(guest, &["--body-limit", "300KiB"]);
     let mut client = Client::connect(host.address).await;
     for length in [0, 1, 65_536, 65_537, 300 << 10] {
         let mut request = client.request(Method::POST, "/count-body");
@@ -103,9 +137,8 @@ fn chunked(address: SocketAddr, path: &str, chunks: usize, length: usize) -> Str
     raw(address, &bytes)
 }
 
-#[tokio::test]
-async fn an_early_answer_reaches_a_client_that_still_sends() {
-    let host = host(&["--body-limit", "16MiB"]);
+pub async fn an_early_answer_reaches_a_client_that_still_sends(guest: &str) {
+    let host = serving(guest, &["--body-limit", "16MiB"]);
     for _ in 0..20 {
         // A client that has its answer does not send the rest, and its connection ends there.
         let mut client = Client::connect(host.address).await;
@@ -124,9 +157,8 @@ async fn an_early_answer_reaches_a_client_that_still_sends() {
     assert_eq!(&answer, b"HTTP/1.1 200 OK");
 }
 
-#[tokio::test]
-async fn trailers_pass_in_both_directions() {
-    let host = host(&[]);
+pub async fn trailers_pass_in_both_directions(guest: &str) {
+    let host = serving(guest, &[]);
     let stream = tokio::net::TcpStream::connect(host.address).await.unwrap();
     let (mut sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -154,9 +186,8 @@ async fn trailers_pass_in_both_directions() {
     assert!(!response.to_bytes().is_empty());
 }
 
-#[tokio::test]
-async fn trailers_of_small_answers_come_in_chunks_over_http_1() {
-    let host = host(&[]);
+pub async fn trailers_of_small_answers_come_in_chunks_over_http_1(guest: &str) {
+    let host = serving(guest, &[]);
     let answer = raw(
         host.address,
         b"GET /trailers HTTP/1.1\r\nhost: h\r\nte: trailers\r\nconnection: close\r\n\r\n",
@@ -165,10 +196,9 @@ async fn trailers_of_small_answers_come_in_chunks_over_http_1() {
     assert!(answer.contains("\r\n0\r\nx-checksum: "), "{answer}");
 }
 
-#[tokio::test]
-async fn clients_that_do_not_read_are_let_go() {
+pub async fn clients_that_do_not_read_are_let_go(guest: &str) {
     let flags = ["--head-timeout", "500ms", "--wall-limit", "1h", "--response-limit", "1GiB"];
-    let host = host(&flags);
+    let host = serving(guest, &flags);
     let mut stream = TcpStream::connect(host.address).unwrap();
     stream.write_all(b"GET /stream?200000 HTTP/1.1\r\nhost: h\r\n\r\n").unwrap();
     for wanted in ["tally_connections 1", "tally_connections 0"] {
@@ -176,9 +206,8 @@ async fn clients_that_do_not_read_are_let_go() {
     }
 }
 
-#[tokio::test]
-async fn a_trap_is_a_clean_500_until_the_answer_has_left() {
-    let host = host(&["--pool", "1"]);
+pub async fn a_trap_is_a_clean_500_until_the_answer_has_left(guest: &str) {
+    let host = serving(guest, &["--pool", "1"]);
     let mut client = Client::connect(host.address).await;
     for _ in 0..2 {
         client.get("/trap-before").await.problem(500, "trap");
@@ -192,10 +221,13 @@ async fn a_trap_is_a_clean_500_until_the_answer_has_left() {
 }
 
 #[tokio::test]
-async fn answers_that_are_none_are_explained() {
-    let host = host(&["--cpu-limit", "50ms", "--wall-limit", "500ms"]);
+async fn no_answer_at_all_is_explained() {
+    get(host(&[]).address, "/never").await.problem(500, "invalid_response");
+}
+
+pub async fn answers_that_are_none_are_explained(guest: &str) {
+    let host = serving(guest, &["--cpu-limit", "50ms", "--wall-limit", "500ms"]);
     let mut client = Client::connect(host.address).await;
-    client.get("/never").await.problem(500, "invalid_response");
     client.get("/error-code").await.problem(500, "internal");
     client.get("/no-finish").await.problem(500, "invalid_response");
     client.get("/content-length?10").await.problem(500, "invalid_response");
@@ -207,9 +239,8 @@ async fn answers_that_are_none_are_explained() {
     host.wait_for_log("it computes for longer than it may");
 }
 
-#[tokio::test]
-async fn endless_answers_are_cut_off() {
-    let host = host(&["--response-limit", "100KiB", "--cpu-limit", "200ms"]);
+pub async fn endless_answers_are_cut_off(guest: &str) {
+    let host = serving(guest, &["--response-limit", "100KiB", "--cpu-limit", "200ms"]);
     let mut client = Client::connect(host.address).await;
     assert_eq!(client.get("/stream?100").await.body.len(), 100_000);
     let request = client.request(Method::GET, "/stream?10000");
@@ -223,9 +254,8 @@ async fn endless_answers_are_cut_off() {
     assert_eq!(get(host.address, "/static").await.text(), "1");
 }
 
-#[tokio::test]
-async fn guests_find_what_standard_libraries_need_and_nothing_else() {
-    let host = Host::start_with("probe-http", |command| {
+pub async fn guests_find_what_standard_libraries_need_and_nothing_else(guest: &str) {
+    let host = Host::start_with(guest, |command| {
         command.args(["--store", "memory:", "--env", "GREETING=hello", "--env", "A=b=c"]);
         // The host's own environment is none of a guest's business.
         command.env("A_SECRET", "planted");
@@ -248,9 +278,8 @@ async fn guests_find_what_standard_libraries_need_and_nothing_else() {
     assert_eq!(client.get("/static").await.text(), "1", "fresh memory");
 }
 
-#[tokio::test]
-async fn what_a_guest_prints_is_in_the_log_line_by_line_with_the_requests_id() {
-    let host = host(&["--cpu-limit", "10s"]);
+pub async fn what_a_guest_prints_is_in_the_log_line_by_line_with_the_requests_id(guest: &str) {
+    let host = serving(guest, &["--cpu-limit", "10s"]);
     let mut client = Client::connect(host.address).await;
     for (path, line) in [("/stdout?a-line", "a-line"), ("/stderr?an-error", "an-error")] {
         let response = client.get(path).await;
@@ -265,12 +294,11 @@ async fn what_a_guest_prints_is_in_the_log_line_by_line_with_the_requests_id() {
     assert!(log.lines().all(|line| line.len() < 8 << 10), "long lines are cut");
 }
 
-#[tokio::test]
-async fn outgoing_requests_go_to_hosts_that_are_named_and_to_no_private_address() {
+pub async fn outgoing_requests_go_to_hosts_that_are_named_and_to_no_private_address(guest: &str) {
     let other = Host::start("probe", "memory:", &[]);
     let port = other.address.port();
     let fetch = async |flags: &[&str], url: &str| {
-        let host = host(flags);
+        let host = serving(guest, flags);
         get(host.address, &format!("/fetch?{url}")).await.text().to_owned()
     };
     let url = format!("http://127.0.0.1:{port}/static");
@@ -294,9 +322,8 @@ async fn outgoing_requests_go_to_hosts_that_are_named_and_to_no_private_address(
     assert!(gone.contains("Connection"), "{gone}");
 }
 
-#[tokio::test]
-async fn head_and_forbidden_headers_are_the_hosts_business() {
-    let host = host(&[]);
+pub async fn head_and_forbidden_headers_are_the_hosts_business(guest: &str) {
+    let host = serving(guest, &[]);
     let mut client = Client::connect(host.address).await;
     let head = client.send(Method::HEAD, "/hello").await;
     let full = client.get("/hello").await;

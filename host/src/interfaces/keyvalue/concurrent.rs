@@ -39,8 +39,8 @@ impl Operation {
     fn on(store: &Store, bucket: &Handled) -> Result<Self> {
         store.with(|mut store| {
             let context = store.get();
-            // Which of two is asked for first may be another the next time.
-            let state = context.state.clone().unordered();
+            let Context { concurrent, state, .. } = context;
+            let state = concurrent.get_or_insert_with(|| state.concurrent()).clone();
             let bucket = context.bucket(bucket)?;
             Ok(Self { state, effects: context.effects.clone(), bucket })
         })

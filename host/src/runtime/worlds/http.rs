@@ -86,8 +86,8 @@ impl Handler for ProxyIndices {
         call: Call,
         request: Request,
     ) -> BoxFuture<'static, Result<Response, Cause>> {
-        Box::pin(answer(call, request, |call, request, replier, broken, client| {
-            Box::pin(run(call, self, request, replier, broken, client))
+        Box::pin(answer(call, request, |call, request, replier, progress, client| {
+            Box::pin(run(call, self, request, replier, progress, client))
         }))
     }
 }
@@ -98,23 +98,40 @@ pub(super) type Reply<E> = Result<http::Response<HyperOutgoingBody>, E>;
 /// The guest's call, with its limits; ends when the guest returns.
 pub(super) type Running = Pin<Box<dyn Future<Output = Result<(), Cause>> + Send>>;
 
-/// Whether the guest ended other than by returning. A body looks complete when the guest is thrown
-/// away in the middle of it, so its end is worth nothing then.
+/// How far a guest's call has come, told by the call to those who read its response's body.
 #[derive(Clone, Default)]
-pub(super) struct Broken(Arc<AtomicBool>);
+pub(super) struct Progress(Arc<Flags>);
 
-impl Broken {
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+#[derive(Default)]
+struct Flags {
+    broke_off: AtomicBool,
+    waits_for_body: AtomicBool,
+}
+
+impl Progress {
+    /// Whether the guest ended other than by returning. A body looks complete when the guest is thrown away in the
+    /// middle of it, so its end is worth nothing then.
+    fn broke_off(&self) -> bool {
+        self.0.broke_off.load(Ordering::Acquire)
+    }
+
+    /// Whether the call ends as soon as the body is let go.
+    fn waits_for_body(&self) -> bool {
+        self.0.waits_for_body.load(Ordering::Acquire)
+    }
+
+    /// Says that the guest has nothing to do any more but to have its body taken.
+    pub(super) fn wait_for_body(&self) {
+        self.0.waits_for_body.store(true, Ordering::Release);
     }
 }
 
 /// Notes that a guest did not return, whatever the way it ended.
-pub(super) struct BreakOnDrop(Option<Broken>);
+pub(super) struct BreakOnDrop(Option<Progress>);
 
 impl BreakOnDrop {
-    pub(super) fn new(broken: Broken) -> Self {
-        Self(Some(broken))
+    pub(super) fn new(progress: Progress) -> Self {
+        Self(Some(progress))
     }
 
     pub(super) fn disarm(mut self) {
@@ -124,8 +141,8 @@ impl BreakOnDrop {
 
 impl Drop for BreakOnDrop {
     fn drop(&mut self) {
-        if let Some(Broken(broken)) = &self.0 {
-            broken.store(true, Ordering::Release);
+        if let Some(Progress(flags)) = &self.0 {
+            flags.broke_off.store(true, Ordering::Release);
         }
     }
 }
@@ -134,7 +151,7 @@ impl Drop for BreakOnDrop {
 pub(super) async fn answer<E: Debug>(
     call: Call,
     request: Request,
-    run: impl FnOnce(Call, Request, oneshot::Sender<Reply<E>>, Broken, ClientTime) -> Running,
+    run: impl FnOnce(Call, Request, oneshot::Sender<Reply<E>>, Progress, ClientTime) -> Running,
 ) -> Result<Response, Cause> {
     let effects = call.effects.clone();
     // It has the request's headers, of which some are another try's own.
@@ -143,9 +160,9 @@ pub(super) async fn answer<E: Debug>(
     let tenant = Arc::clone(&call.tenant);
     let is_head = request.method == http::Method::HEAD;
     let (replier, reply) = oneshot::channel();
-    let broken = Broken::default();
+    let progress = Progress::default();
     let client = ClientTime::new(request.body_timeout);
-    let mut running = run(call, request, replier, broken.clone(), client.clone());
+    let mut running = run(call, request, replier, progress.clone(), client.clone());
 
     let (reply, ended) = first(&mut running, reply).await;
     let (mut head, body) = match (reply, &ended) {
@@ -173,7 +190,10 @@ pub(super) async fn answer<E: Debug>(
         ended if tells_length && headers.contains_key(header::CONTENT_LENGTH) => {
             Outcome::Complete(ended.is_some())
         }
-        ended => collect(&mut running, ended.is_some(), body, &mut collected, response_limit).await,
+        ended => {
+            let running = (&mut running, ended.is_some(), &progress);
+            collect(running, body, &mut collected, response_limit).await
+        }
     };
     let is_final = matches!(outcome, Outcome::Complete(true));
     let body = match outcome {
@@ -198,7 +218,7 @@ pub(super) async fn answer<E: Debug>(
             if !ended {
                 stream::go_on(running, Arc::clone(&tenant), client.clone(), id.clone());
             }
-            stream(collected, body, response_limit, broken, client, (tenant, id))
+            stream(collected, body, response_limit, progress, client, (tenant, id))
         }
         Outcome::Failed(cause) => return Err(cause),
     };
@@ -250,14 +270,14 @@ async fn run(
     indices: Arc<ProxyIndices>,
     request: Request,
     replier: oneshot::Sender<Reply<ErrorCode>>,
-    broken: Broken,
+    progress: Progress,
     client: ClientTime,
 ) -> Result<(), Cause> {
     let context = call.context(request.id.clone());
     let ran = call::within(&call.tenant, Some(&client), async {
         let mut store = call::store(&call.tenant, &call.loaded, context);
         // Dropped before the store, and with it the body.
-        let guard = BreakOnDrop::new(broken);
+        let guard = BreakOnDrop::new(progress);
         let mut http = store.data_mut().http();
         let scheme = if request.tls { Scheme::Https } else { Scheme::Http };
         let request = http.new_incoming_request(scheme, incoming(request, client.clone()))?;

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{header, uri::Scheme};
+use http::{HeaderMap, header, uri::Scheme};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::oneshot;
@@ -29,7 +29,7 @@ use wasmtime_wasi_http::{
 
 use super::{
     Handler, World,
-    http::{BreakOnDrop, Broken, Reply, answer, incoming},
+    http::{BreakOnDrop, Progress, Reply, answer, incoming},
 };
 use crate::{
     interfaces::{self, Interface},
@@ -80,8 +80,8 @@ impl Handler for ServiceIndices {
         call: Call,
         request: Request,
     ) -> BoxFuture<'static, Result<Response, Cause>> {
-        Box::pin(answer(call, request, |call, request, replier, broken, client| {
-            Box::pin(run(call, self, request, replier, broken, client))
+        Box::pin(answer(call, request, |call, request, replier, progress, client| {
+            Box::pin(run(call, self, request, replier, progress, client))
         }))
     }
 }
@@ -91,7 +91,7 @@ async fn run(
     indices: Arc<ServiceIndices>,
     request: Request,
     replier: oneshot::Sender<Reply<ErrorCode>>,
-    broken: Broken,
+    progress: Progress,
     client: ClientTime,
 ) -> Result<(), Cause> {
     let context = call.context(request.id.clone());
@@ -100,7 +100,7 @@ async fn run(
     let ran = call::within(&call.tenant, Some(&client), async {
         let mut store = call::store(&call.tenant, &call.loaded, context);
         // Dropped before the store, and with it the body.
-        let guard = BreakOnDrop::new(broken);
+        let guard = BreakOnDrop::new(progress.clone());
         let instance = call.loaded.pre.instantiate_async(&mut store).await?;
         let guest = indices.load(&mut store, &instance)?;
         let request = received(request, &client, store.data_mut().http().hooks);
@@ -114,8 +114,11 @@ async fn run(
                         let sent = async { sent.await.unwrap_or(Ok(())) };
                         let response =
                             accessor.with(|mut access| response.into_http(&mut access, sent))?;
+                        let length = content_length(response.headers());
                         let response = response.map(|body| {
-                            Taken { body, told: Some(told), _dropped: body_dropped }.boxed_unsync()
+                            let told = Some(told);
+                            Taken { body, length, taken: 0, told, _dropped: body_dropped }
+                                .boxed_unsync()
                         });
                         // Nobody may wait for it any more.
                         let _ = replier.send(Ok(response));
@@ -131,6 +134,7 @@ async fn run(
                 // A body that it only hands on, such as that of the request, needs no task of its own. It is its
                 // response all the same, and takes its place until it has been taken.
                 if let Some(taken) = taken {
+                    progress.wait_for_body();
                     // An error, as nothing is ever sent: the other end was dropped.
                     let _ = taken.await;
                 }
@@ -160,14 +164,27 @@ fn received(request: Request, client: &ClientTime, hooks: &mut dyn WasiHttpHooks
     p3::Request::new(head.method, Some(scheme), authority, path_and_query, headers, None, body).0
 }
 
+/// The length that a head says its body has.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// A response's body on its way out, which tells the guest how it ended, and its call when it is gone.
 struct Taken {
     body: HyperOutgoingBody,
+    /// How long the guest says that it is. The crate may lose the error of one that is shorter: it puts it into a queue
+    /// of one, in which the last part of the body may still be.
+    length: Option<u64>,
+    taken: u64,
     told: Option<oneshot::Sender<Result<(), HttpError>>>,
     _dropped: oneshot::Sender<()>,
 }
 
 impl Taken {
+    fn is_short(&self) -> bool {
+        self.length.is_some_and(|length| self.taken < length)
+    }
+
     fn tell(&mut self, end: Result<(), HttpError>) {
         if let Some(told) = self.told.take() {
             // The guest need not ask.
@@ -185,7 +202,16 @@ impl HttpBody for Taken {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            self.taken = self.taken.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        }
         match &polled {
+            Poll::Ready(None) if self.is_short() => {
+                let sent = Some(self.taken);
+                self.tell(Err(HttpError::HttpResponseBodySize(sent)));
+                return Poll::Ready(Some(Err(HttpError::HttpResponseBodySize(sent))));
+            }
             Poll::Ready(None) => self.tell(Ok(())),
             // The guest caused it, and is told by the crate.
             Poll::Ready(Some(Err(_))) => self.told = None,
@@ -195,7 +221,7 @@ impl HttpBody for Taken {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        !self.is_short() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -12,7 +12,7 @@ use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt as _, StreamBody};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use super::Running;
+use super::{Progress, Running};
 use crate::runtime::{
     failure::Cause,
     message::{Body, join},
@@ -63,8 +63,7 @@ pub(super) enum Outcome {
 
 /// Polls the guest, if it has not returned, and its body by turns.
 pub(super) async fn collect(
-    running: &mut Running,
-    mut ended: bool,
+    (running, mut ended, progress): (&mut Running, bool, &Progress),
     body: HyperOutgoingBody,
     collected: &mut Collected,
     limit: usize,
@@ -80,19 +79,21 @@ pub(super) async fn collect(
                 ended = true;
             }
             let Some(reading) = &mut body else { return Poll::Ready(Outcome::Complete(ended)) };
-            let (progress, end) = read(reading, collected, context);
+            let (read, end) = read(reading, collected, context);
             if collected.bytes > limit {
                 return Poll::Ready(Outcome::Failed(Cause::InvalidResponse(format!(
                     "a body of more than the limit of {limit} bytes"
                 ))));
             }
             match end {
+                // It may return now, and needs no task of its own to do so.
+                Some(Ok(())) if !ended && progress.waits_for_body() => body = None,
                 Some(Ok(())) => return Poll::Ready(Outcome::Complete(ended)),
                 Some(Err(reason)) => {
                     return Poll::Ready(Outcome::Failed(Cause::InvalidResponse(reason)));
                 }
                 // What was taken may have made room for more.
-                None if progress && !ended && collected.bytes <= BUFFER_BYTES => {}
+                None if read && !ended && collected.bytes <= BUFFER_BYTES => {}
                 None => break,
             }
         }

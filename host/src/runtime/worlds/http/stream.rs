@@ -16,7 +16,7 @@ use http_body_util::BodyExt as _;
 use tracing::Level;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use super::{Broken, Running, reply::Collected};
+use super::{Progress, Running, reply::Collected};
 use crate::{
     logging::{self, Failure},
     runtime::{
@@ -96,13 +96,13 @@ pub(super) fn stream(
     collected: Collected,
     body: HyperOutgoingBody,
     limit: usize,
-    broken: Broken,
+    progress: Progress,
     client: ClientTime,
     (tenant, id): (Arc<Tenant>, HeaderValue),
 ) -> Body {
     let left = limit.saturating_sub(collected.bytes);
     let collected = collected.parts.into_iter();
-    let streaming = Streaming { collected, body, left, limit, broken, client, tenant, id };
+    let streaming = Streaming { collected, body, left, limit, progress, client, tenant, id };
     Body::Stream(streaming.boxed_unsync())
 }
 
@@ -112,7 +112,7 @@ struct Streaming {
     /// Bytes that may still follow what was collected.
     left: usize,
     limit: usize,
-    broken: Broken,
+    progress: Progress,
     /// A response that is not asked for waits for its client.
     client: ClientTime,
     /// Whose response it is, and to which request, for the log.
@@ -150,7 +150,7 @@ impl Streaming {
         // take it for whole.
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
         let frame = match frame {
-            None if self.broken.is_set() => Some(Err(BodyError::Broken)),
+            None if self.progress.broke_off() => Some(Err(BodyError::Broken)),
             frame => frame.map(|frame| frame.map_err(|_| BodyError::Broken)),
         };
         if let Some(Ok(frame)) = &frame {
