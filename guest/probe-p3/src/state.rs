@@ -220,9 +220,10 @@ pub async fn body_then_add(key: &str, request: Request) -> Answer {
 /// Begins a response that cannot be sent, waits, and then adds.
 pub fn add_after_invalid(key: &str) -> Response {
     let key = key.to_owned();
-    let response = reply::streaming(Fields::new(), async move |mut contents, _end| {
+    let response = reply::streaming(Fields::new(), async move |mut contents, end| {
         drop(contents.write_all(b"a body that this status does not have".into()).await);
         drop(contents);
+        let _ = end.write(Ok(None)).await;
         monotonic_clock::wait_for(GRACE).await;
         let _ = add(&key).await;
     });

@@ -19,6 +19,9 @@ use crate::{
 /// Long enough for a store on this machine, short enough to be waited for.
 const HASTY: [&str; 4] = ["--store-timeout", "300ms", "--connect-timeout", "200ms"];
 
+/// Guests that stream, of each version of `wasi:http`.
+const STANDARD: [&str; 2] = ["probe-http", "probe-p3"];
+
 /// A problem's status and body, and its head, from what a connection brought until its end.
 fn problem(answer: &str) -> (u16, Value, String) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
@@ -62,44 +65,48 @@ fn told(response: &Response, status: u16, code: &str, applied: &str) -> String {
 /// A guest that wrote and then fails over its client's body.
 #[tokio::test]
 async fn a_failed_body_does_not_hide_a_write() {
-    let flags = ["--body-timeout", "300ms", "--body-limit", "64KiB"];
-    let host = Host::start("probe-http", "memory:", &flags);
-    let large = [chunk(40_000), chunk(40_000)].concat();
-    for (part, before, after, code) in [
-        // Clients repeat 408 by themselves.
-        (chunk(5), 408, 400, "body_timeout"),
-        (large, 413, 413, "body_too_large"),
-        (b"zz\r\n".to_vec(), 400, 400, "body"),
-    ] {
-        let path = format!("/body-then-add?{code}");
-        let (status, json, head) = send_half(host.address, &chunked(&path), &part);
-        assert_eq!((status, json["code"].as_str()), (before, Some(code)), "{json}");
-        assert_eq!(json["applied"], "no", "{json}");
-        // The rest may never come.
-        assert!(head.contains("connection: close"), "{head}");
-        assert_eq!(get(host.address, &format!("/value?{code}")).await.text(), "(none)");
+    for guest in STANDARD {
+        let flags = ["--body-timeout", "300ms", "--body-limit", "64KiB"];
+        let host = Host::start(guest, "memory:", &flags);
+        let large = [chunk(40_000), chunk(40_000)].concat();
+        for (part, before, after, code) in [
+            // Clients repeat 408 by themselves.
+            (chunk(5), 408, 400, "body_timeout"),
+            (large, 413, 413, "body_too_large"),
+            (b"zz\r\n".to_vec(), 400, 400, "body"),
+        ] {
+            let path = format!("/body-then-add?{code}");
+            let (status, json, head) = send_half(host.address, &chunked(&path), &part);
+            assert_eq!((status, json["code"].as_str()), (before, Some(code)), "{json}");
+            assert_eq!(json["applied"], "no", "{json}");
+            // The rest may never come.
+            assert!(head.contains("connection: close"), "{head}");
+            assert_eq!(get(host.address, &format!("/value?{code}")).await.text(), "(none)");
 
-        let path = format!("/add-then-body?{code}");
-        let (status, json, head) = send_half(host.address, &chunked(&path), &part);
-        assert_eq!((status, json["code"].as_str()), (after, Some(code)), "{json}");
-        assert_eq!(json["applied"], "unknown", "{json}");
-        assert!(head.contains("connection: close"), "{head}");
-        assert_eq!(get(host.address, &format!("/value?{code}")).await.text(), "1");
+            let path = format!("/add-then-body?{code}");
+            let (status, json, head) = send_half(host.address, &chunked(&path), &part);
+            assert_eq!((status, json["code"].as_str()), (after, Some(code)), "{json}");
+            assert_eq!(json["applied"], "unknown", "{json}");
+            assert!(head.contains("connection: close"), "{head}");
+            assert_eq!(get(host.address, &format!("/value?{code}")).await.text(), "1");
+        }
     }
 }
 
 /// Bodies that fail before there is a guest.
 #[tokio::test]
 async fn a_body_that_fails_before_the_guest_changes_nothing() {
-    let host = Host::start("probe-http", "memory:", &["--body-timeout", "300ms"]);
-    let head = "POST /add-then-body?n HTTP/1.1\r\ncontent-length: 5";
-    let (status, json, _) = send_half(host.address, head, b"ab");
-    assert_eq!((status, &json["applied"]), (408, &"no".into()), "{json}");
-    // An earlier request with this key may have come through; it is safe to repeat all the same.
-    let (status, json, _) =
-        send_half(host.address, &format!("{head}\r\nidempotency-key: k"), b"ab");
-    assert_eq!((status, &json["applied"]), (408, &"unknown".into()), "{json}");
-    assert_eq!(get(host.address, "/value?n").await.text(), "(none)");
+    for guest in STANDARD {
+        let host = Host::start(guest, "memory:", &["--body-timeout", "300ms"]);
+        let head = "POST /add-then-body?n HTTP/1.1\r\ncontent-length: 5";
+        let (status, json, _) = send_half(host.address, head, b"ab");
+        assert_eq!((status, &json["applied"]), (408, &"no".into()), "{json}");
+        // An earlier request with this key may have come through; it is safe to repeat all the same.
+        let (status, json, _) =
+            send_half(host.address, &format!("{head}\r\nidempotency-key: k"), b"ab");
+        assert_eq!((status, &json["applied"]), (408, &"unknown".into()), "{json}");
+        assert_eq!(get(host.address, "/value?n").await.text(), "(none)");
+    }
 }
 
 /// What a key of the default bucket holds in Redis, asked past the host.
@@ -275,25 +282,29 @@ fn looks(metrics: &Response) -> u64 {
 /// The host answers in the guest's place: what the guest would have done next is not done.
 #[tokio::test]
 async fn a_guest_whose_response_is_refused_does_not_go_on() {
-    let host = Host::start("probe-http", "memory:", &[]);
-    let mut client = Client::connect(host.address).await;
-    told(&client.get("/add-after-invalid?n").await, 500, "invalid_response", "no");
-    until_metrics_say(host.admin, "tally_pool_instances_in_use{guest=\"default\"} 0").await;
-    assert_eq!(client.get("/value?n").await.text(), "(none)", "no means no");
+    for guest in STANDARD {
+        let host = Host::start(guest, "memory:", &[]);
+        let mut client = Client::connect(host.address).await;
+        told(&client.get("/add-after-invalid?n").await, 500, "invalid_response", "no");
+        until_metrics_say(host.admin, "tally_pool_instances_in_use{guest=\"default\"} 0").await;
+        assert_eq!(client.get("/value?n").await.text(), "(none)", "no means no");
+    }
 }
 
 #[tokio::test]
 async fn requests_to_others_are_effects_too() {
-    let other = Host::start("probe", "memory:", &[]);
-    let flags = ["--outgoing-host", "127.0.0.1", "--outgoing-private"];
-    let host = Host::start("probe-http", "memory:", &flags);
-    let mut client = Client::connect(host.address).await;
-    let url = format!("http://{}/add?n", other.address);
-    told(&client.get(&format!("/post-then-fail?{url}")).await, 500, "internal", "unknown");
-    assert_eq!(get(other.address, "/get?n").await.text(), "1");
-    told(&client.get(&format!("/get-then-fail?{url}")).await, 500, "internal", "no");
-    for unsent in ["http://127.0.0.1:1/", "http://elsewhere.example/"] {
-        told(&client.get(&format!("/post-then-fail?{unsent}")).await, 500, "internal", "no");
+    for guest in STANDARD {
+        let other = Host::start("probe", "memory:", &[]);
+        let flags = ["--outgoing-host", "127.0.0.1", "--outgoing-private"];
+        let host = Host::start(guest, "memory:", &flags);
+        let mut client = Client::connect(host.address).await;
+        let url = format!("http://{}/add?n", other.address);
+        told(&client.get(&format!("/post-then-fail?{url}")).await, 500, "internal", "unknown");
+        assert_eq!(get(other.address, "/get?n").await.text(), "1");
+        told(&client.get(&format!("/get-then-fail?{url}")).await, 500, "internal", "no");
+        for unsent in ["http://127.0.0.1:1/", "http://elsewhere.example/"] {
+            told(&client.get(&format!("/post-then-fail?{unsent}")).await, 500, "internal", "no");
+        }
     }
 }
 

@@ -73,12 +73,14 @@ fn a_steady_reader_gets_all_of_it_from_a_host_that_stops() {
 
 #[test]
 fn a_guest_that_streams_to_a_slow_client_is_not_at_its_limit() {
-    let flags = ["--wall-limit", "500ms", "--response-limit", "32MiB"];
-    let host = Host::start("probe-http", "memory:", &flags);
-    let mut stream = begin(&host, "GET /stream?16000 HTTP/1.0\r\nhost: h\r\n\r\n");
-    let read = read_steadily(&mut stream, 200_000, Duration::from_millis(30));
-    assert!(read > LARGE, "{read} bytes");
-    assert!(!host.log().contains("a guest failed"), "{}", host.log());
+    for guest in ["probe-http", "probe-p3"] {
+        let flags = ["--wall-limit", "500ms", "--response-limit", "32MiB"];
+        let host = Host::start(guest, "memory:", &flags);
+        let mut stream = begin(&host, "GET /stream?16000 HTTP/1.0\r\nhost: h\r\n\r\n");
+        let read = read_steadily(&mut stream, 200_000, Duration::from_millis(30));
+        assert!(read > LARGE, "{read} bytes");
+        assert!(!host.log().contains("a guest failed"), "{}", host.log());
+    }
 }
 
 #[tokio::test]
@@ -121,23 +123,26 @@ async fn a_client_without_a_window_loses_its_stream_and_no_other() {
 /// A body that does not begin to arrive takes none of the places that others need.
 #[tokio::test]
 async fn clients_that_send_nothing_leave_places_to_others() {
-    let host = Host::start("probe-http", "memory:", &["--pool", "8", "--wall-limit", "1m"]);
-    let head = "POST /count-body HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n";
-    let silent: Vec<_> = (0..30).map(|_| begin(&host, head)).collect();
-    // Two of eight places may be held for clients.
-    until_metrics_say(host.admin, "tally_pool_instances_in_use{guest=\"default\"} 2").await;
-    // A body that has begun takes another one, until its client has been silent for a second.
-    let mut stuck: Vec<_> = (0..30).map(|_| begin(&host, &format!("{head}1\r\nx\r\n"))).collect();
-    for client in &mut stuck {
-        let mut answer = [0; 12];
-        client.read_exact(&mut answer).expect("it is told that it is too slow");
-        assert!(answer.starts_with(b"HTTP/1.1 50"), "{answer:?}");
+    for guest in ["probe-http", "probe-p3"] {
+        let host = Host::start(guest, "memory:", &["--pool", "8", "--wall-limit", "1m"]);
+        let head = "POST /count-body HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n";
+        let silent: Vec<_> = (0..30).map(|_| begin(&host, head)).collect();
+        // Two of eight places may be held for clients.
+        until_metrics_say(host.admin, "tally_pool_instances_in_use{guest=\"default\"} 2").await;
+        // A body that has begun takes another one, until its client has been silent for a second.
+        let mut stuck: Vec<_> =
+            (0..30).map(|_| begin(&host, &format!("{head}1\r\nx\r\n"))).collect();
+        for client in &mut stuck {
+            let mut answer = [0; 12];
+            client.read_exact(&mut answer).expect("it is told that it is too slow");
+            assert!(answer.starts_with(b"HTTP/1.1 50"), "{answer:?}");
+        }
+        let mut client = Client::connect(host.address).await;
+        for _ in 0..20 {
+            assert_eq!(client.get("/static").await.text(), "1");
+        }
+        drop(silent);
     }
-    let mut client = Client::connect(host.address).await;
-    for _ in 0..20 {
-        assert_eq!(client.get("/static").await.text(), "1");
-    }
-    drop(silent);
 }
 
 #[tokio::test]

@@ -195,13 +195,14 @@ pub(super) async fn answer<E: Debug>(
             collect(running, body, &mut collected, response_limit).await
         }
     };
+    let failed = matches!(outcome, Outcome::Failed(_));
+    if !failed && response::is_bodiless(status) && !collected.is_empty() {
+        let reason = format!("a response with status {status} has no body");
+        return Err(Cause::InvalidResponse(reason));
+    }
     let is_final = matches!(outcome, Outcome::Complete(true));
     let body = match outcome {
         Outcome::Complete(ended) => {
-            if response::is_bodiless(status) && !collected.is_empty() {
-                let reason = format!("a response with status {status} has no body");
-                return Err(Cause::InvalidResponse(reason));
-            }
             // What the guest does after its response is for nobody to wait for. It may, once nothing
             // can fail any more: a client that was told of a failure was told what it changed.
             if !ended {
