@@ -18,13 +18,13 @@ export RUST_BACKTRACE := "0"
 _default:
     @{{ just_executable() }} --list --unsorted
 
-# Build a guest: counter (the default); the same in http, js or py; or another folder of guest/
+# Build a guest: counter (the default); the same in http, p3, js or py; or another folder of guest/
 build-guest name="counter": _target
     #!/bin/sh
     set -eu
     case '{{ name }}' in
         js | py) exec guest/counter-{{ name }}/build.sh ;;
-        http) package=counter-http ;;
+        http | p3) package='counter-{{ name }}' ;;
         *) package='{{ name }}' ;;
     esac
     cd guest

@@ -9,7 +9,7 @@ use crate::{
     block_on, histories,
     keyed::{self, open_unlike},
     open,
-    request::Impatient,
+    request::{AtOnce, Impatient},
     run::{Hosts, Summary, counter, many},
     seed,
 };
@@ -71,11 +71,14 @@ fn postgres_is_linearizable_from_two_hosts() {
     });
 }
 
-/// Histories of requests with a key, whose handlers lose patience.
+/// Histories of requests with a key, whose handlers lose patience: those that make one call after the other, and those
+/// that make all at once.
 async fn check_requests(name: &str, url: &str) {
     let hosts = open_unlike(url, &patient()).await;
-    let hosts = hosts.into_iter().map(Impatient).collect();
-    keyed::check(name, hosts, seed(name), histories()).await;
+    let one_by_one = hosts.iter().cloned().map(Impatient).collect();
+    keyed::check(name, one_by_one, seed(name), histories()).await;
+    let name = &format!("{name}, at once");
+    keyed::check(name, hosts.into_iter().map(AtOnce).collect(), seed(name), histories()).await;
 }
 
 #[test]
@@ -83,8 +86,11 @@ fn memory_applies_requests_once() {
     let name = "requests, memory";
     block_on(async {
         let hosts = open("memory:", &patient(), 1).await;
-        let hosts = hosts.iter().flatten().cloned().map(Impatient).collect();
-        keyed::check(name, hosts, seed(name), histories()).await;
+        let hosts: Vec<Handle> = hosts.iter().flatten().cloned().collect();
+        let one_by_one = hosts.iter().cloned().map(Impatient).collect();
+        keyed::check(name, one_by_one, seed(name), histories()).await;
+        let name = &format!("{name}, at once");
+        keyed::check(name, hosts.into_iter().map(AtOnce).collect(), seed(name), histories()).await;
     });
 }
 

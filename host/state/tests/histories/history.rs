@@ -104,6 +104,29 @@ pub(crate) enum Outcome {
 }
 
 impl Operation {
+    /// The operation without its time to live.
+    fn plain(&self) -> &Self {
+        match self {
+            Self::Living(_, operation) => operation,
+            operation => operation,
+        }
+    }
+
+    /// Whether it adds to a number.
+    pub(crate) fn adds(&self) -> bool {
+        matches!(self.plain(), Self::Increment(_) | Self::Within(..))
+    }
+
+    /// Whether a handler that makes both at once cannot tell which of them is which when it runs again: they do the
+    /// same, and add as much if they add.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let (one, other) = (self.plain(), other.plain());
+        if one.adds() || other.adds() {
+            return one == other;
+        }
+        std::mem::discriminant(one) == std::mem::discriminant(other)
+    }
+
     /// What the operation does to what a key holds: the answer, and what it holds after.
     pub(crate) fn apply(&self, current: State) -> (Answer, State) {
         self.apply_for(current, Life::Unlimited)

@@ -30,6 +30,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) trait Host: Send + Sync {
     type Run: Run;
 
+    /// Whether handlers make all their calls at once.
+    const AT_ONCE: bool = false;
+
     /// Access without a key.
     fn plain(&self) -> &Handle;
 
@@ -99,6 +102,23 @@ impl Host for Impatient {
 
     fn begin(&self, name: Digest, seed: u64) -> ImpatientRun {
         ImpatientRun::new(self.0.begin(name, seed), seed)
+    }
+}
+
+/// The same for handlers that make all their calls at once, each time in another order.
+pub(crate) struct AtOnce(pub(crate) Handle);
+
+impl Host for AtOnce {
+    type Run = ImpatientRun;
+
+    const AT_ONCE: bool = true;
+
+    fn plain(&self) -> &Handle {
+        &self.0
+    }
+
+    fn begin(&self, name: Digest, seed: u64) -> ImpatientRun {
+        ImpatientRun::new(self.0.begin(name, seed).concurrent(), seed)
     }
 }
 
@@ -198,7 +218,13 @@ impl<H: Host> Requester<'_, H> {
             let runs = (0..runs).map(|_| {
                 let host = &self.hosts[random.usize(..self.hosts.len())];
                 let (run, random) = (host.begin(name, random.u64(..)), random.fork());
-                self.run(run, program, &known, random)
+                let known = &known;
+                async move {
+                    match H::AT_ONCE {
+                        false => self.run(run, program, known, random).await,
+                        true => self.run_at_once(run, program, known, random).await,
+                    }
+                }
             });
             let runs: Vec<_> = runs.collect();
             let mut is_answered = false;
@@ -297,6 +323,62 @@ impl<H: Host> Requester<'_, H> {
         }))
     }
 
+    /// Runs the handler once, all its calls at once and in any order; gives whether it knows what became of each.
+    async fn run_at_once<R: Run>(
+        &self,
+        run: R,
+        program: &[Call],
+        known: &Mutex<Vec<Known>>,
+        mut random: Rng,
+    ) -> Result<bool, String> {
+        let mut places: Vec<usize> = (0..program.len()).collect();
+        random.shuffle(&mut places);
+        let calls: Vec<_> = places
+            .into_iter()
+            .map(|place| self.call_again(&run, place, &program[place], known, random.fork()))
+            .collect();
+        let running = join_all(calls);
+        // Some runs end in the middle of all of it.
+        let longest = Duration::from_micros(random.u64(..3_000));
+        if random.u8(..4) == 0 {
+            return match tokio::time::timeout(longest, running).await {
+                Ok(ended) => all(ended),
+                Err(_) => Ok(false),
+            };
+        }
+        all(running.await)
+    }
+
+    /// Makes one of many calls until it is answered; gives whether it was.
+    async fn call_again<R: Run>(
+        &self,
+        run: &R,
+        place: usize,
+        call: &Call,
+        known: &Mutex<Vec<Known>>,
+        mut random: Rng,
+    ) -> Result<bool, String> {
+        loop {
+            let is_known = {
+                let known = &mut known.lock().unwrap()[place];
+                known.start.get_or_insert_with(|| self.clock.now());
+                known.answer.is_some()
+            };
+            // What is recorded is what counts, whatever value is set then.
+            let varied = is_known && !call.iter().any(|(_, part)| part.adds());
+            let asked = if varied { otherwise(call, place) } else { call.clone() };
+            if let Outcome::Answered(answer) = run.call(self.bucket, &asked).await {
+                self.take(&mut known.lock().unwrap()[place], answer, call)?;
+                return Ok(true);
+            }
+            tokio::time::sleep(Duration::from_millis(random.u64(..8))).await;
+            if random.u8(..8) == 0 {
+                return Ok(false);
+            }
+            self.note(|course| course.again += 1);
+        }
+    }
+
     /// Takes note of an answer, which is that of every run that gets one.
     fn take(&self, known: &mut Known, answer: Answer, call: &Call) -> Result<(), String> {
         match &known.answer {
@@ -315,4 +397,9 @@ impl<H: Host> Requester<'_, H> {
     fn note(&self, note: impl FnOnce(&mut Course)) {
         note(&mut self.course.lock().unwrap());
     }
+}
+
+/// Whether all calls were answered.
+fn all(ended: Vec<Result<bool, String>>) -> Result<bool, String> {
+    ended.into_iter().try_fold(true, |all, one| one.map(|one| all && one))
 }

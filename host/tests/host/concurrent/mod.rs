@@ -24,6 +24,23 @@ async fn a_body_that_is_handed_on_passes_through_whole() {
     }
 }
 
+/// The interfaces for operations at once are the others, but for `async`.
+#[test]
+fn the_async_interfaces_are_the_others() {
+    let wit = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
+    let read = |path: &str| std::fs::read_to_string(wit.join(path)).unwrap();
+    for (plain, concurrent) in [
+        ("deps/keyvalue/store.wit", "async/deps/keyvalue/store.wit"),
+        ("deps/keyvalue/atomics.wit", "async/deps/keyvalue/atomics.wit"),
+        ("deps/keyvalue/batch.wit", "async/deps/keyvalue/batch.wit"),
+        ("deps/tally-keyvalue/extensions.wit", "async/extensions.wit"),
+    ] {
+        let concurrent = read(concurrent);
+        assert!(concurrent.contains("async func"));
+        assert_eq!(concurrent.replace("async func", "func"), read(plain), "{plain}");
+    }
+}
+
 /// What Spin's tools export is named after the last candidate for 0.3.0.
 #[tokio::test]
 async fn the_release_candidate_is_served_as_the_release() {
