@@ -64,6 +64,31 @@ pub(crate) async fn every_write_happens_once(bench: Bench) {
     assert_eq!(value(&bench, "absent").await, Some("1".into()));
 }
 
+/// Writes that a request makes at once, in another order each time, on one key and several.
+pub(crate) async fn writes_made_at_once_happen_once_in_any_order(bench: Bench) {
+    let Bench { handle, bucket, .. } = &bench;
+    let other = bench.open().await.worker();
+    let mut amounts = vec![1, 5, -2, 5, 20];
+    let mut first = None;
+    for handle in [handle, &other, handle] {
+        let once = handle.scoped(&request(&bench, 1)).concurrent();
+        let adding = amounts.iter().map(|by| once.increment(bucket, "count", *by));
+        let adding = join_all(adding);
+        let within = once.increment_within(bucket, "within", 1, 0..=1);
+        let set = once.set(bucket, "set", "value".into());
+        let (counts, within, set) = tokio::join!(adding, within, set);
+        assert_eq!((within, set), (Ok(Bounded::Applied(1)), Ok(())));
+        // Each amount with its counts; which of two equal ones has which makes no difference.
+        let mut counts: Vec<_> =
+            amounts.iter().zip(counts).map(|(by, count)| (*by, count.unwrap())).collect();
+        counts.sort_unstable();
+        assert_eq!(first.get_or_insert_with(|| counts.clone()), &counts);
+        amounts.rotate_left(2);
+    }
+    assert_eq!(value(&bench, "count").await, Some("29".into()));
+    assert_eq!(value(&bench, "within").await, Some("1".into()));
+}
+
 pub(crate) async fn a_call_on_several_keys_happens_once(bench: Bench) {
     let Bench { handle, bucket, .. } = &bench;
     let once = handle.scoped(&request(&bench, 1));

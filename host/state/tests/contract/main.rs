@@ -130,6 +130,7 @@ fn together() -> Cases {
         }
         idempotency {
             every_write_happens_once,
+            writes_made_at_once_happen_once_in_any_order,
             one_token_sent_by_many_at_once_counts_once,
             tokens_and_plain_increments_count_exactly_together,
             a_response_is_stored_once,

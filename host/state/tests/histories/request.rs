@@ -263,7 +263,8 @@ impl<H: Host> Requester<'_, H> {
             }
             for (key, operation) in call {
                 let (operation, outcome) = (operation.clone(), outcome.clone());
-                let request = Some(request);
+                // What a request makes at once happens in any order.
+                let request = (!H::AT_ONCE).then_some(request);
                 let client = self.client;
                 events.push((*key, Event { client, request, operation, outcome, start, end }));
             }

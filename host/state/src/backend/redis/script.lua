@@ -118,6 +118,7 @@ local function find(write)
     return nil, held
 end
 
+-- Adds an outcome to what the current generation holds of the request; gives what it holds then.
 local function put(write, outcome, held)
     local name = shard(generations[#generations], write)
     local record = (held or write:sub(25, 28)) .. write:sub(17, 24)
@@ -125,6 +126,7 @@ local function put(write, outcome, held)
     redis.call('HSET', name, write:sub(1, 16), record)
     -- Its generation takes records for half a window from its beginning on.
     if redis.call('HLEN', name) == 1 then redis.call('PEXPIRE', name, math.floor(window * 1.5)) end
+    return record
 end
 
 local function replayed(found)
@@ -150,10 +152,15 @@ local function increments_of(key, at)
         end
     end
     if #new == 0 then return replies end
+    -- By request, as several may be of one: a later one adds to what an earlier one has put there.
+    local put_before = {}
     local function reply(member, outcome)
         local write = ARGV[first + 2 * member - 2]
         -- An error of the server's is no outcome: it is answered and not recorded.
-        if type(outcome) ~= 'table' and write ~= '' then put(write, outcome, held[member]) end
+        if type(outcome) ~= 'table' and write ~= '' then
+            local request = write:sub(1, 16)
+            put_before[request] = put(write, outcome, put_before[request] or held[member])
+        end
         replies[member] = outcome
     end
     local before, failed = attempt('GET', key)
