@@ -79,7 +79,7 @@ lint: _target
     cargo fmt --all --check
     cd guest && cargo fmt --all --check
     cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
-    cd guest && for guest in {{ test_guests }} hello; do cargo clippy --locked --release -p $guest -- -D warnings || exit; done
+    cd guest && for guest in {{ test_guests }} hello hello-p3; do cargo clippy --locked --release -p $guest -- -D warnings || exit; done
     # The profile of another compiler would be left out, without a mistake to see.
     test "$(cut -d ' ' -f 2 host/profile/rustc-version)" = "$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)"
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
@@ -98,7 +98,7 @@ ci: lint test
 
 # Measure Tally beside plain hyper, `wasmtime serve`, FastAPI and others, whichever are installed; flags are passed on
 [positional-arguments]
-bench *flags: build-guest (build-guest "http") (build-guest "hello") _bench
+bench *flags: build-guest (build-guest "http") (build-guest "p3") (build-guest "hello") (build-guest "hello-p3") _bench
     target/release/tally-bench "$@"
 
 # Measure how the cost of a request grows, and draw it; flags are passed on

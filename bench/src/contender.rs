@@ -24,6 +24,8 @@ pub(crate) enum Contender {
     Tally,
     /// Tally with a standard handler, wasi:http
     TallyHttp,
+    /// Tally with a handler of WASI 0.3
+    TallyP3,
     /// Tally with the counter in JavaScript
     TallyJs,
     /// Tally with the counter in Python
@@ -32,6 +34,10 @@ pub(crate) enum Contender {
     Wasmtime,
     /// `wasmtime serve` with the settings that were best for it
     WasmtimeTuned,
+    /// `wasmtime serve` with a handler of WASI 0.3, 128 requests to an instance
+    WasmtimeP3,
+    /// The same with a fresh instance for each request
+    WasmtimeP3Fresh,
     /// FastAPI with aiocache on Redis, Tortoise ORM on PostgreSQL
     Fastapi,
     /// PostgreSQL's own load generator, without a server in front
@@ -58,10 +64,13 @@ impl Contender {
             (Self::Plain, _) => "plain hyper",
             (Self::Tally, _) => "tally, plugin",
             (Self::TallyHttp, _) => "tally, wasi:http",
+            (Self::TallyP3, _) => "tally, WASI 0.3",
             (Self::TallyJs, _) => "tally, JavaScript",
             (Self::TallyPy, _) => "tally, Python",
             (Self::Wasmtime, _) => "wasmtime serve",
             (Self::WasmtimeTuned, _) => "wasmtime serve, tuned",
+            (Self::WasmtimeP3, _) => "wasmtime serve, WASI 0.3",
+            (Self::WasmtimeP3Fresh, _) => "wasmtime serve, WASI 0.3, no reuse",
             (Self::Fastapi, Some(Backend::Redis)) => "FastAPI, aiocache",
             (Self::Fastapi, Some(Backend::Postgres)) => "FastAPI, Tortoise ORM",
             (Self::Fastapi, _) => "FastAPI",
@@ -77,8 +86,11 @@ impl Contender {
                 self,
                 Self::Plain
                     | Self::TallyHttp
+                    | Self::TallyP3
                     | Self::Wasmtime
                     | Self::WasmtimeTuned
+                    | Self::WasmtimeP3
+                    | Self::WasmtimeP3Fresh
                     | Self::Fastapi
             );
         };
@@ -87,17 +99,29 @@ impl Contender {
             return self.is_tally();
         }
         match self {
-            Self::Plain | Self::Tally | Self::TallyHttp | Self::TallyJs | Self::TallyPy => true,
-            Self::Wasmtime | Self::WasmtimeTuned => false,
+            Self::Plain => true,
+            _ if self.is_tally() => true,
             Self::Fastapi => matches!(backend, Backend::Redis | Backend::Postgres),
             Self::Pgbench => backend == Backend::Postgres && load.counts(),
             Self::RedisBenchmark => backend == Backend::Redis && load.counts(),
+            _ => false,
         }
     }
 
     /// Whether it is Tally, with whichever guest.
     pub(crate) fn is_tally(self) -> bool {
-        matches!(self, Self::Tally | Self::TallyHttp | Self::TallyJs | Self::TallyPy)
+        matches!(
+            self,
+            Self::Tally | Self::TallyHttp | Self::TallyP3 | Self::TallyJs | Self::TallyPy
+        )
+    }
+
+    /// Whether it is `wasmtime serve`, with whichever guest and settings.
+    pub(crate) fn is_wasmtime(self) -> bool {
+        matches!(
+            self,
+            Self::Wasmtime | Self::WasmtimeTuned | Self::WasmtimeP3 | Self::WasmtimeP3Fresh
+        )
     }
 
     /// Whether it is a server, that others put load on.
@@ -115,6 +139,9 @@ impl Files {
         Some(match (contender, load) {
             (Contender::Wasmtime | Contender::WasmtimeTuned, _)
             | (Contender::TallyHttp, Load::Hello) => self.built("hello"),
+            (Contender::WasmtimeP3 | Contender::WasmtimeP3Fresh, _)
+            | (Contender::TallyP3, Load::Hello) => self.built("hello_p3"),
+            (Contender::TallyP3, _) => self.built("counter_p3"),
             (Contender::Tally, _) => self.built("counter"),
             (Contender::TallyHttp, _) => self.built("counter_http"),
             (Contender::TallyJs, _) => self.guests.join("counter-js/dist/counter-js.wasm"),
@@ -128,6 +155,9 @@ impl Files {
         let build = match contender {
             Contender::TallyJs => "./just build-guest js",
             Contender::TallyPy => "./just build-guest py",
+            Contender::WasmtimeP3 | Contender::WasmtimeP3Fresh => "./just build-guest hello-p3",
+            Contender::TallyP3 if load == Load::Hello => "./just build-guest hello-p3",
+            Contender::TallyP3 => "./just build-guest p3",
             _ if load == Load::Hello => "./just build-guest hello",
             Contender::TallyHttp => "./just build-guest http",
             _ => "./just build-guest",
@@ -141,15 +171,15 @@ impl Files {
             Contender::Fastapi => {
                 files.push((fastapi::program(&self.peers), "bench/peers/setup.sh"));
             }
-            Contender::Wasmtime | Contender::WasmtimeTuned => {
+            _ if contender.is_wasmtime() => {
                 if let Err(error) = wasmtime::version(&self.wasmtime).await {
                     return Some(format!("{error:#}"));
                 }
             }
-            Contender::Tally | Contender::TallyHttp | Contender::TallyJs | Contender::TallyPy => {
+            _ if contender.is_tally() => {
                 files.push((self.tally.clone(), "cargo build --release -p tally"));
             }
-            Contender::Pgbench | Contender::RedisBenchmark => {}
+            _ => {}
         }
         let (path, how) = files.into_iter().find(|(path, _)| !path.is_file())?;
         Some(format!("{} is not there; get it with {how}", path.display()))
@@ -173,7 +203,12 @@ impl Files {
                 command.args(["--store", &url, "--listen", &address]);
                 command
             }
-            Contender::Wasmtime => wasmtime::serve(&self.wasmtime, &[], &address, &guest),
+            Contender::WasmtimeP3Fresh => {
+                wasmtime::serve(&self.wasmtime, &wasmtime::FRESH, &address, &guest)
+            }
+            Contender::Wasmtime | Contender::WasmtimeP3 => {
+                wasmtime::serve(&self.wasmtime, &[], &address, &guest)
+            }
             Contender::WasmtimeTuned => {
                 wasmtime::serve(&self.wasmtime, &wasmtime::TUNED, &address, &guest)
             }

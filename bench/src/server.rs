@@ -97,9 +97,7 @@ impl Server {
     async fn is_ready(&self, admin: SocketAddr) -> bool {
         match self.contender {
             Contender::Plain => self.has_said(LISTENING) == 1,
-            Contender::Wasmtime | Contender::WasmtimeTuned => {
-                self.has_said(wasmtime::LISTENING) == 1
-            }
+            contender if contender.is_wasmtime() => self.has_said(wasmtime::LISTENING) == 1,
             Contender::Fastapi => self.has_said(fastapi::READY) == fastapi::workers(),
             _ => http::request(admin, Method::GET, "/readyz")
                 .await

@@ -48,6 +48,9 @@ pub(crate) const TUNED: [&str; 10] = [
     "pooling-max-unused-warm-slots=1000",
 ];
 
+/// A fresh instance for each request, also to a component of WASI 0.3.
+pub(crate) const FRESH: [&str; 2] = ["--max-instance-reuse-count", "1"];
+
 /// The command that serves a component.
 pub(crate) fn serve(wasmtime: &Path, settings: &[&str], listen: &str, guest: &Path) -> Command {
     let mut command = program::command(wasmtime);
