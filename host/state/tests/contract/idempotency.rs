@@ -68,7 +68,7 @@ pub(crate) async fn every_write_happens_once(bench: Bench) {
 pub(crate) async fn writes_made_at_once_happen_once_in_any_order(bench: Bench) {
     let Bench { handle, bucket, .. } = &bench;
     let other = bench.open().await.worker();
-    let mut amounts = vec![1, 5, -2, 5, 20];
+    let mut amounts = [1, 5, -2, 5, 20];
     let mut first = None;
     for handle in [handle, &other, handle] {
         let once = handle.scoped(&request(&bench, 1)).concurrent();
