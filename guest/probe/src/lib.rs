@@ -46,7 +46,8 @@ impl Guest for Probe {
             // Whatever address it is asked for.
             "/peek" => text(unsafe { std::ptr::read_volatile(number()? as *const u8) }.to_string()),
             "/spin" => {
-                let sum = (0..number()? as u64).fold(1_u64, |sum, n| std::hint::black_box(sum * 31 + n));
+                let sum =
+                    (0..number()? as u64).fold(1_u64, |sum, n| std::hint::black_box(sum * 31 + n));
                 text(sum.to_string())
             }
             "/recurse" => text(recurse(1).to_string()),
