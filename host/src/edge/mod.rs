@@ -20,6 +20,7 @@ mod head;
 mod heartbeat;
 mod limits;
 mod metrics;
+mod parking;
 mod preamble;
 mod problem;
 mod progress;

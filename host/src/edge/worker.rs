@@ -12,13 +12,15 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tally_state::State;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{
     Limits, Metrics,
-    accept::{accept, accept_last},
+    accept::{Places, accept, accept_last},
     connection, heartbeat,
+    parking::Parking,
     protocol::{Listening, Protocol},
     responses::Waiting,
     service::{Service, Shared},
@@ -106,8 +108,12 @@ impl Workers {
         let most_bodies = limits.bodies.min(Semaphore::MAX_PERMITS);
         let bodies = Arc::new(Semaphore::new(most_bodies));
         let waiting = Waiting::new(limits.responses);
-        let shared = Shared { access: access.cloned(), bodies: Arc::clone(&bodies), waiting };
-        let places = Arc::new(Semaphore::new(limits.connections));
+        let parking = Arc::new(Parking::new(metrics.closed_for_others().clone()));
+        let access = access.cloned();
+        let shared =
+            Shared { access, bodies: Arc::clone(&bodies), waiting, parking: Arc::clone(&parking) };
+        let free = Arc::new(Semaphore::new(limits.connections));
+        let places = Places { free, parking };
         let (workers, given): (Vec<_>, Vec<_>) = std::iter::repeat_with(|| {
             let ((give, given), open) = (mpsc::unbounded_channel(), Arc::<AtomicUsize>::default());
             (Worker { give, open: Arc::clone(&open) }, (given, open))
@@ -127,7 +133,7 @@ impl Workers {
                 // Registered with the worker's own network.
                 let _own = own.enter();
                 // Only who listens is waited for.
-                Ok((listener.register()?, protocol, closing.clone(), Arc::clone(&places)))
+                Ok((listener.register()?, protocol, closing.clone(), places.clone()))
             });
             let (crew, listeners) = (Arc::clone(&crew), listeners.collect::<io::Result<Vec<_>>>()?);
             let alarm = alarm.clone();
@@ -137,20 +143,17 @@ impl Workers {
                 let _alarm = alarm("worker thread");
                 take_seat(number);
                 own.block_on(async move {
-                    for (listener, protocol, closing, places) in listeners {
-                        let (listening, crew) =
-                            (alarm("the listener of worker"), Arc::clone(&crew));
-                        tokio::spawn(async move {
-                            let _alarm = listening;
-                            listen(listener, protocol, number, crew, places, closing).await;
+                    let listening =
+                        listeners.into_iter().map(|(listener, protocol, closing, places)| {
+                            listen(listener, protocol, number, Arc::clone(&crew), places, closing)
                         });
-                    }
                     tokio::spawn(heartbeat::beat());
                     // Within the runtime, as the state's lane may live here.
                     let state = state.worker();
                     let service =
                         Service::new(routes, state, limits, metrics, shared, draining.clone());
-                    serve(given, service, draining, &open).await;
+                    // What comes in is not behind all that is under way: Tokio looks at this after some tasks.
+                    tokio::join!(join_all(listening), serve(given, service, draining, &open));
                 });
             })?;
         }
@@ -263,7 +266,7 @@ async fn listen(
     protocol: Protocol,
     near: usize,
     crew: Arc<Crew>,
-    places: Arc<Semaphore>,
+    places: Places,
     mut closing: watch::Receiver<bool>,
 ) {
     tokio::select! {

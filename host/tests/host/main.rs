@@ -34,6 +34,7 @@ mod logging;
 mod many;
 mod operations;
 mod overload;
+mod parking;
 mod proxies;
 mod raw;
 mod readiness;
