@@ -116,10 +116,10 @@ bench-density *flags: build-guest _bench
 bench-neighbours *flags: build-guest (build-guest "probe") _bench
     target/release/tally-bench neighbours "$@"
 
-# Measure what becomes of a host that is asked for more than it can do; flags are passed on
+# Measure the edge: overload, idle connections, newcomers, slow clients; and draw it; flags are passed on
 [positional-arguments]
-bench-overload *flags: build-guest build-test-guests _bench
-    target/release/tally-bench overload "$@"
+bench-edge *flags: build-guest build-test-guests _bench
+    target/release/tally-bench edge "$@"
 
 # Put mixed load on a host for some minutes, and fail where its memory, open files or threads climb
 soak minutes="15": build-guest (build-guest "probe-http") _bench
