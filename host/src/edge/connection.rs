@@ -84,6 +84,7 @@ pub(super) async fn serve(
     socket: StdSocket,
     protocol: Protocol,
     service: Service,
+    requests: Arc<Requests>,
     draining: watch::Receiver<Option<Duration>>,
 ) {
     let patience = Patience::new(service.waiting(), service.limits().head_timeout);
@@ -97,7 +98,6 @@ pub(super) async fn serve(
         Ok(opened) => opened,
         Err(error) => return lost(&error),
     };
-    let requests = Arc::new(Requests::default());
     let mut wire = Wire::new(transport, Arc::clone(requests.signals()));
     let progress = wire.get_ref().progress();
     let state = State { requests: Arc::clone(&requests), progress, patience, draining };

@@ -20,6 +20,7 @@ mod head;
 mod heartbeat;
 mod limits;
 mod metrics;
+mod newcomers;
 mod parking;
 mod preamble;
 mod problem;

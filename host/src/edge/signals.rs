@@ -65,6 +65,11 @@ impl Signals {
             && prevents.into_iter().all(|flag| !flag.load(Ordering::Relaxed))
     }
 
+    /// Whether a first request is answered, or is one of many at once.
+    pub(super) fn has_served(&self) -> bool {
+        self.is_http2() || (self.begun() > 0 && !self.is_active())
+    }
+
     pub(super) fn begun(&self) -> usize {
         self.begun.load(Ordering::Relaxed)
     }

@@ -12,17 +12,24 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{
+    future::join_all,
+    stream::{FuturesUnordered, StreamExt as _},
+};
 use tally_state::State;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::JoinSet,
+};
 
 use super::{
     Limits, Metrics,
     accept::{Places, accept, accept_last},
     connection, heartbeat,
+    newcomers::Newcomer,
     parking::Parking,
     protocol::{Listening, Protocol},
-    responses::Waiting,
+    responses::{Requests, Waiting},
     service::{Service, Shared},
     socket::{Listener, StdListener, StdSocket},
 };
@@ -284,23 +291,34 @@ async fn serve(
     draining: watch::Receiver<Option<Duration>>,
     open: &Arc<AtomicUsize>,
 ) {
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
+    let (mut newcomers, mut connections) = (FuturesUnordered::new(), JoinSet::new());
+    let mut is_over = false;
+    while !(is_over && newcomers.is_empty() && connections.is_empty()) {
         tokio::select! {
             biased;
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            next = given.recv() => {
-                let Some((socket, protocol, place)) = next else { break };
+            Some(open) = newcomers.next(), if !newcomers.is_empty() => {
+                if let Some(open) = open {
+                    connections.spawn(open);
+                }
+            }
+            next = given.recv(), if !is_over => {
+                let Some((socket, protocol, place)) = next else {
+                    is_over = true;
+                    continue;
+                };
                 let (service, draining) = (service.clone(), draining.clone());
                 let counted = Counted { open: Arc::clone(open), _place: place };
-                connections.spawn(async move {
+                let requests = Arc::<Requests>::default();
+                let signals = Arc::clone(requests.signals());
+                let connection = async move {
                     let _counted = counted;
-                    connection::serve(socket, protocol, service, draining).await;
-                });
+                    connection::serve(socket, protocol, service, requests, draining).await;
+                };
+                newcomers.push(Newcomer::new(connection, signals));
             }
         }
     }
-    while connections.join_next().await.is_some() {}
 }
 
 /// A connection that is open until this is dropped.
