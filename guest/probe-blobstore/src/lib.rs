@@ -5,7 +5,7 @@
 
 mod write;
 
-use probing::{Answer, Failure, decode, list};
+use probing::{Answer, Failure, decode};
 use wasip2::{
     exports::http::incoming_handler::Guest,
     http::types::{IncomingRequest, ResponseOutparam},
@@ -46,7 +46,7 @@ pub fn content(seed: usize, from: usize, length: usize) -> Vec<u8> {
 }
 
 fn operate(path: &str, argument: &str) -> Answer {
-    let arguments: Vec<String> = list(argument).map(decode).collect();
+    let arguments: Vec<String> = argument.split(',').map(decode).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match (path, arguments.as_slice()) {
         ("/create", [name]) => Ok(blobstore::create_container(name)?.name()?),
