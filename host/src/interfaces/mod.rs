@@ -183,7 +183,7 @@ mod tests {
     }
 
     /// A request's context over an empty store, and its effects.
-    async fn fresh() -> (Context, Effects) {
+    pub(super) async fn fresh() -> (Context, Effects) {
         let state = State::open("memory:", Options::default(), Metrics::default()).await.unwrap();
         let buckets = Buckets::parse(["default"]).unwrap();
         let settings = Arc::new(Settings { buckets, ..Settings::default() });

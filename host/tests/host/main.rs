@@ -29,6 +29,7 @@ mod hostile_clients;
 mod hostile_guests;
 mod idempotency;
 mod idle;
+mod interfaces;
 mod kv;
 mod labels;
 mod listening;

@@ -336,3 +336,220 @@ impl<T: Send> batch::HostWithStore<T> for Shared {
         Ok(by.writing(by.state.delete_many(&bucket, &keys)).await?.map_err(failed))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tally_state::{Error as State, Rejection};
+    use wasmtime::{Config, Engine, Store};
+
+    use super::{
+        atomics::HostWithStore as _, batch::HostWithStore as _, cas::HostWithStore as _,
+        store::HostWithStore as _, types::HostBucketWithStore as _, *,
+    };
+    use crate::interfaces::tests::fresh;
+
+    type Caller = Accessor<Context, Shared>;
+
+    /// Calls functions as a guest of one request does.
+    async fn as_a_guest<T: Send + 'static>(run: impl AsyncFnOnce(&Caller) -> T) -> T {
+        let engine = Engine::new(Config::new().concurrency_support(true)).unwrap();
+        let (context, _) = fresh().await;
+        let mut store = Store::new(&engine, context);
+        let running = store.run_concurrent(async |accessor: &Accessor<Context>| {
+            run(&accessor.with_getter::<Shared>(|context| context)).await
+        });
+        running.await.unwrap()
+    }
+
+    fn bucket() -> Resource<Bucket> {
+        Resource::new_borrow(0)
+    }
+
+    fn key() -> String {
+        "key".into()
+    }
+
+    async fn set(caller: &Caller, value: &str, options: Option<SetOptions>) -> Result<(), Error> {
+        Shared::set(caller, bucket(), key(), value.into(), options).await.unwrap()
+    }
+
+    async fn current(caller: &Caller) -> Option<Entry> {
+        Shared::current(caller, bucket(), key()).await.unwrap().unwrap()
+    }
+
+    async fn swap(
+        caller: &Caller,
+        value: &str,
+        require_version: Option<String>,
+        require_value: Option<&str>,
+    ) -> Result<CasResult, Error> {
+        let options = CasOptions { require_version, require_value: require_value.map(Into::into) };
+        Shared::swap(caller, bucket(), key(), value.into(), options).await.unwrap()
+    }
+
+    /// The value that a swap found, which it was not to find.
+    fn stale(swapped: Result<CasResult, Error>) -> Option<Vec<u8>> {
+        match swapped {
+            Ok(CasResult::Stale(entry)) => entry.map(|entry| entry.value),
+            other => panic!("it was no stale swap: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_swap_is_made_where_every_condition_holds() {
+        as_a_guest(async |caller| {
+            assert!(current(caller).await.is_none());
+            let version_of = |value: &str| Some(version(value.as_bytes()));
+            assert_eq!(stale(swap(caller, "new", version_of("a"), None).await), None);
+            assert_eq!(stale(swap(caller, "new", None, Some("a")).await), None);
+            set(caller, "a", None).await.unwrap();
+            let first = current(caller).await.unwrap();
+            for (require_version, require_value) in [
+                (version_of("b"), None),
+                (None, Some("b")),
+                (Some(first.version.clone()), Some("b")),
+                (version_of("b"), Some("a")),
+                (Some(String::new()), None),
+            ] {
+                let found = swap(caller, "new", require_version, require_value).await;
+                assert_eq!(stale(found), Some(b"a".to_vec()));
+            }
+            assert_eq!(current(caller).await.unwrap().value, b"a", "nothing was written");
+
+            let swapped = swap(caller, "b", Some(first.version.clone()), None).await;
+            assert!(matches!(swapped, Ok(CasResult::Swapped)));
+            let swapped = swap(caller, "c", version_of("b"), Some("b")).await;
+            assert!(matches!(swapped, Ok(CasResult::Swapped)));
+            let swapped = swap(caller, "d", None, Some("c")).await;
+            assert!(matches!(swapped, Ok(CasResult::Swapped)));
+            let again = swap(caller, "e", Some(first.version), None).await;
+            assert_eq!(stale(again), Some(b"d".to_vec()));
+            let nothing = swap(caller, "e", None, None).await;
+            assert!(matches!(nothing, Err(Error::InvalidArgument)));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn one_of_many_swaps_from_one_version_succeeds() {
+        as_a_guest(async |caller| {
+            set(caller, "0", None).await.unwrap();
+            let before = current(caller).await.unwrap().version;
+            let values: Vec<String> = (1..=50).map(|number| number.to_string()).collect();
+            let swaps = values.iter().map(|value| swap(caller, value, Some(before.clone()), None));
+            let swapped = futures_util::future::join_all(swaps).await;
+            let made = swapped.iter().filter(|swap| matches!(swap, Ok(CasResult::Swapped)));
+            assert_eq!(made.count(), 1);
+            let now = current(caller).await.unwrap().value;
+            for other in swapped.into_iter().filter(|swap| !matches!(swap, Ok(CasResult::Swapped)))
+            {
+                assert_eq!(stale(other).as_ref(), Some(&now));
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn conditions_of_a_set_are_kept() {
+        as_a_guest(async |caller| {
+            let only_new = SetOptions { ttl_ms: None, if_not_exists: true };
+            set(caller, "first", Some(only_new)).await.unwrap();
+            let again = set(caller, "second", Some(only_new)).await;
+            assert!(matches!(again, Err(Error::PreconditionFailed)));
+            assert_eq!(current(caller).await.unwrap().value, b"first");
+            let short = SetOptions { ttl_ms: Some(1), if_not_exists: false };
+            set(caller, "short", Some(short)).await.unwrap();
+            let gone = async {
+                while Shared::exists(caller, bucket(), key()).await.unwrap().unwrap() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), gone).await.expect("it ends");
+            let both = SetOptions { ttl_ms: Some(60_000), if_not_exists: true };
+            set(caller, "third", Some(both)).await.unwrap();
+            let kept = Shared::get(caller, bucket(), key()).await.unwrap().unwrap();
+            assert_eq!(kept, Some(b"third".to_vec()));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn increments_that_are_on_their_way_together_are_all_counted() {
+        as_a_guest(async |caller| {
+            let adding = (0..100).map(|_| Shared::increment(caller, bucket(), key(), -2));
+            let mut counts: Vec<i64> = futures_util::future::join_all(adding)
+                .await
+                .into_iter()
+                .map(|added| added.unwrap().unwrap())
+                .collect();
+            counts.sort_unstable_by(|a, b| b.cmp(a));
+            assert_eq!(counts, (1..=100).map(|number| number * -2).collect::<Vec<_>>());
+            set(caller, "text", None).await.unwrap();
+            let refused = Shared::increment(caller, bucket(), key(), 1).await.unwrap();
+            assert!(matches!(refused, Err(Error::Other(_))), "{refused:?}");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn several_keys_are_set_read_listed_and_deleted() {
+        as_a_guest(async |caller| {
+            let keys = || ["b/1", "a/1", "a/2"].map(str::to_owned).to_vec();
+            let pairs = keys().into_iter().map(|key| (key.clone(), key.into_bytes())).collect();
+            Shared::set_many(caller, bucket(), pairs).await.unwrap().unwrap();
+            let mut asked = keys();
+            asked.insert(1, "none".into());
+            let read = Shared::get_many(caller, bucket(), asked).await.unwrap().unwrap();
+            let pair = |key: &str| Some((key.to_owned(), key.as_bytes().to_vec()));
+            assert_eq!(read, [pair("b/1"), None, pair("a/1"), pair("a/2")]);
+            for (prefix, listed) in [(None, 3), (Some("a/"), 2), (Some("c"), 0)] {
+                let page = Shared::list_keys(caller, bucket(), prefix.map(Into::into), None).await;
+                assert_eq!(page.unwrap().unwrap().keys.len(), listed, "{prefix:?}");
+            }
+            Shared::delete(caller, bucket(), "b/1".into()).await.unwrap().unwrap();
+            let rest = vec!["a/1".into(), "none".into()];
+            Shared::delete_many(caller, bucket(), rest).await.unwrap().unwrap();
+            let page = Shared::list_keys(caller, bucket(), None, None).await.unwrap().unwrap();
+            assert_eq!(page.keys, ["a/2"]);
+            let large = vec![("k".to_owned(), vec![0; MAX_SET_BYTES + 1])];
+            let refused = Shared::set_many(caller, bucket(), large).await.unwrap();
+            assert!(matches!(refused, Err(Error::QuotaExceeded)));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn errors_have_their_names() {
+        as_a_guest(async |caller| {
+            let open = async |name: &str| Shared::open(caller, name.into()).await.unwrap();
+            assert!(open("").await.is_ok() && open("default").await.is_ok());
+            assert!(matches!(open("elsewhere").await, Err(Error::NoSuchStore)));
+            assert!(matches!(open("tally.health").await, Err(Error::AccessDenied)));
+            let empty = Shared::get(caller, bucket(), String::new()).await.unwrap();
+            assert!(matches!(empty, Err(Error::Other(_))), "{empty:?}");
+            // Of the 1,000 of a request one was used.
+            for _ in 1..1_000 {
+                Shared::exists(caller, bucket(), key()).await.unwrap().unwrap();
+            }
+            let one_more = Shared::exists(caller, bucket(), key()).await.unwrap();
+            assert!(matches!(one_more, Err(Error::QuotaExceeded)), "{one_more:?}");
+        })
+        .await;
+        for (failure, name) in [
+            (Failed::Write(State::NotApplied("down".into())), "StoreUnavailable"),
+            (Failed::Read(State::NotApplied("down".into())), "StoreUnavailable"),
+            (Failed::Write(State::Unknown("cut off".into())), "Timeout"),
+            (Failed::Write(State::Rejected(Rejection::NotANumber)), "Other"),
+        ] {
+            let told = format!("{:?}", failed(failure));
+            assert!(told.contains(name) && !told.contains("down"), "{told}");
+        }
+    }
+
+    #[test]
+    fn equal_values_have_equal_versions_and_others_do_not() {
+        assert_eq!(version(b"a"), version(b"a"));
+        assert_ne!(version(b"a"), version(b"b"));
+        assert_eq!(version(b"").len(), 32);
+    }
+}
