@@ -18,6 +18,7 @@ pub(super) struct Operator<'a> {
     pub(super) state: &'a Handle,
     settings: &'a Arc<Settings>,
     effects: &'a Effects,
+    is_one_of_several: bool,
 }
 
 /// The same, for what outlives a call of the guest: a stream, or a call that runs beside others.
@@ -26,12 +27,14 @@ pub(super) struct OwnOperator {
     state: Handle,
     settings: Arc<Settings>,
     effects: Effects,
+    /// Whether others of the request may be on their way.
+    is_one_of_several: bool,
 }
 
 impl OwnOperator {
     pub(super) fn by(&self) -> Operator<'_> {
-        let Self { state, settings, effects } = self;
-        Operator { state, settings, effects }
+        let Self { state, settings, effects, is_one_of_several } = self;
+        Operator { state, settings, effects, is_one_of_several: *is_one_of_several }
     }
 }
 
@@ -80,17 +83,10 @@ impl Operator<'_> {
         self,
         run: impl Future<Output = Result<T, Error>>,
     ) -> Outcome<T> {
-        if self.state.scope().is_some() && !self.effects.has_read() {
-            let (state, settings) = (self.state.clone(), Arc::clone(self.settings));
-            // In a box, as few requests have a key.
-            let looking = Box::pin(async move { state.look_up(settings.buckets.stored()).await });
-            match looking.await {
-                Ok(()) => self.stop_if_answered()?,
-                Err(error) => {
-                    self.effects.end(false, &Err::<(), _>(error.clone()), |()| false);
-                    return Ok(Err(Failed::Read(error)));
-                }
-            }
+        if (self.is_one_of_several || !self.effects.has_read())
+            && let Err(failed) = self.look_up().await?
+        {
+            return Ok(Err(failed));
         }
         Ok(self.recorded(false, run, |_| true).await)
     }
@@ -102,6 +98,12 @@ impl Operator<'_> {
         run: impl Future<Output = Result<T, Error>>,
         changed: impl FnOnce(&T) -> bool,
     ) -> Outcome<T> {
+        // Others are on their way before this one returns, so it has to be known before.
+        if self.is_one_of_several
+            && let Err(failed) = self.look_up().await?
+        {
+            return Ok(Err(failed));
+        }
         let answer = self.recorded(true, run, changed).await;
         self.stop_if_answered()?;
         Ok(answer)
@@ -113,6 +115,23 @@ impl Operator<'_> {
         run: impl Future<Output = Result<T, Error>>,
     ) -> Outcome<T> {
         self.attempt(run, |_| true).await
+    }
+
+    /// Stops a guest whose request is to be applied once, and was answered before.
+    async fn look_up(self) -> Outcome<()> {
+        if self.state.scope().is_none() {
+            return Ok(Ok(()));
+        }
+        let (state, settings) = (self.state.clone(), Arc::clone(self.settings));
+        // In a box, as few requests have a key. Equal reads share one exchange.
+        let looking = Box::pin(async move { state.look_up(settings.buckets.stored()).await });
+        match looking.await {
+            Ok(()) => self.stop_if_answered().map(Ok),
+            Err(error) => {
+                self.effects.end(false, &Err::<(), _>(error.clone()), |()| false);
+                Ok(Err(Failed::Read(error)))
+            }
+        }
     }
 
     fn stop_if_answered(self) -> Result<()> {
@@ -142,7 +161,7 @@ impl Operator<'_> {
 impl Context {
     pub(super) fn operator(&self) -> Operator<'_> {
         let Self { state, settings, effects, .. } = self;
-        Operator { state, settings, effects }
+        Operator { state, settings, effects, is_one_of_several: false }
     }
 
     pub(super) fn own_operator(&self) -> OwnOperator {
@@ -151,6 +170,12 @@ impl Context {
             state: state.clone(),
             settings: Arc::clone(settings),
             effects: effects.clone(),
+            is_one_of_several: false,
         }
+    }
+
+    /// For an operation of a guest that may have several on their way at a time.
+    pub(super) fn one_of_several(&self) -> OwnOperator {
+        OwnOperator { is_one_of_several: true, ..self.own_operator() }
     }
 }

@@ -102,7 +102,7 @@ fn on<T>(
 ) -> Result<(OwnOperator, tally_state::Bucket)> {
     accessor.with(|mut access| {
         let context = access.get();
-        Ok((context.own_operator(), context.bucket(bucket)?))
+        Ok((context.one_of_several(), context.bucket(bucket)?))
     })
 }
 
