@@ -46,6 +46,11 @@ fn operate(path: &str, argument: &str) -> Answer {
             store::open(&format!("{bucket}-{other}"))?.set(&key, value.as_bytes())?;
             Ok(format!("set in {bucket}-{other}"))
         }
+        // Writes first, and answers with what another bucket holds.
+        "/set-then-get" => {
+            store::open(&bucket)?.set(&key, value.as_bytes())?;
+            Ok(show(store::open(&format!("{bucket}-other"))?.get(&key)?))
+        }
         "/a/open" => team_a::open(&bucket).map(|_| "opened".into()).map_err(Failure::from),
         "/a/set" => {
             team_a::open(&bucket)?.set(&key, value.as_bytes())?;

@@ -184,6 +184,14 @@ async fn a_request_that_chooses_its_bucket_is_applied_once() {
     let again = client.post_with_key("/read-then-set?x,where=1", "choose").await;
     assert_eq!(again.text(), "set in x-a");
     assert_eq!(client.get("/get?x-b,where").await.text(), "(none)", "nothing was written there");
+
+    // One that has written before it reads.
+    client.get("/set?y-other,key=before").await;
+    let first = client.post_with_key("/set-then-get?y,key=1", "write").await;
+    assert_eq!(first.text(), "before");
+    client.get("/set?y-other,key=after").await;
+    let again = client.post_with_key("/set-then-get?y,key=1", "write").await;
+    assert_eq!(again.text(), "before");
 }
 
 #[test]
