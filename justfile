@@ -6,7 +6,7 @@ set ignore-comments := true
 shipped := "guest/target/wasm32-wasip2/release/counter.wasm"
 
 # Guests in Rust that tests run. Built one by one, as they want different features of one crate.
-test_guests := "counter counter-http counter-p3 probe probe-http probe-p3 probe-draft probe-draft2 probe-spin probe-spin-kv stuck"
+test_guests := "counter counter-http counter-p3 probe probe-http probe-p3 probe-draft probe-draft2 probe-spin probe-spin-kv probe-blobstore probe-labels probe-wasmcloud stuck"
 
 # What `serve` serves, and over which store
 export STORE := env("STORE", "sqlite:tally.db")
@@ -116,10 +116,10 @@ bench-density *flags: build-guest _bench
 bench-neighbours *flags: build-guest (build-guest "probe") _bench
     target/release/tally-bench neighbours "$@"
 
-# Measure what becomes of a host that is asked for more than it can do; flags are passed on
+# Measure the edge: overload, idle connections, newcomers, slow clients; and draw it; flags are passed on
 [positional-arguments]
-bench-overload *flags: build-guest build-test-guests _bench
-    target/release/tally-bench overload "$@"
+bench-edge *flags: build-guest build-test-guests _bench
+    target/release/tally-bench edge "$@"
 
 # Put mixed load on a host for some minutes, and fail where its memory, open files or threads climb
 soak minutes="15": build-guest (build-guest "probe-http") _bench

@@ -3,7 +3,7 @@
 //!
 //! Layout: `rounds` goes through all windows, and `measure` makes one; `contender` knows who is
 //! measured and how they are called, with `fastapi`, `wasmtime`, `pgbench` and `redis_benchmark`;
-//! `scale`, `density`, `neighbours`, `overload` and `soak` measure otherwise, each by itself;
+//! `scale`, `density`, `neighbours`, `edge` and `soak` measure otherwise, each by itself;
 //! `load` is what is asked for, `client` or `wrk` asks, and `traffic` and `quantiles` are what
 //! that comes to; `count` checks counts; `preload` fills a store before; `server`, `backend` and `program` start and end processes,
 //! and `processes` reads their CPU time and memory; `results`, `surroundings`, `table`, `json` and
@@ -25,6 +25,7 @@ mod client;
 mod contender;
 mod count;
 mod density;
+mod edge;
 mod fastapi;
 mod http;
 mod json;
@@ -32,7 +33,7 @@ mod load;
 mod measure;
 mod neighbours;
 mod options;
-mod overload;
+
 mod pgbench;
 mod picture;
 mod preload;
@@ -82,7 +83,7 @@ async fn main() -> Result<()> {
                 Command::Scale(scale) => scale::run(&files, scale).await,
                 Command::Density(density) => density::run(&files, density).await,
                 Command::Neighbours(neighbours) => neighbours::run(&files, neighbours).await,
-                Command::Overload(overload) => overload::run(&files, overload).await,
+                Command::Edge(edge) => edge::run(&files, edge).await,
                 Command::Soak(soak) => soak::run(&files, soak).await,
             }
         };

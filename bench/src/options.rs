@@ -9,9 +9,9 @@ use crate::{
     backend::Backend,
     contender::{Contender, Files},
     density::DensityOptions,
+    edge::EdgeOptions,
     load::Load,
     neighbours::NeighboursOptions,
-    overload::OverloadOptions,
     scale::ScaleOptions,
     soak::SoakOptions,
 };
@@ -92,8 +92,8 @@ pub(crate) enum Command {
     Density(DensityOptions),
     /// What a guest feels of its neighbours, and how they share the machine
     Neighbours(NeighboursOptions),
-    /// What becomes of a host that is asked for more than it can do
-    Overload(OverloadOptions),
+    /// The edge under load: overload, idle connections, newcomers, slow clients
+    Edge(EdgeOptions),
     /// Whether a host grows under mixed load: fails where memory, open files or threads climb
     Soak(SoakOptions),
 }

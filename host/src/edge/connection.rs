@@ -5,27 +5,36 @@
 //! client that does not read (`progress`, and over HTTP/2 `responses`), and of a connection that does not close
 //! when it is asked to (`FAREWELL`). What is being read is never cut.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::conn::auto::Builder,
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
 };
-use tokio::{sync::watch, time::Instant};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{io::AsyncWriteExt as _, sync::watch, time::Instant};
 
 use super::{
+    Limits,
+    parking::PARK_AFTER,
     progress::Progress,
     protocol::Protocol,
+    proxies::Peer,
     redirect,
     responses::{Active, Patience, Requests, Sent, Streams},
     service::{LeavesUnread, Service},
     signals::Silence,
     socket::StdSocket,
-    transport,
-    wire::Wire,
+    transport::{self, Transport},
+    wire::{Arrival, Wire},
 };
 
 /// Requests at once on one HTTP/2 connection: what RFC 9113 (6.5.2) recommends as the least, and
@@ -68,15 +77,17 @@ fn told_length(response: &Response<Sent>, version: Version) -> Option<u64> {
 }
 
 /// Serves a connection until it is closed or drained.
+///
+/// While it waits for a request there is no hyper: what that holds for a connection is tens of kilobytes, and most
+/// of many connections wait.
 pub(super) async fn serve(
     socket: StdSocket,
     protocol: Protocol,
     service: Service,
-    mut draining: watch::Receiver<Option<Duration>>,
+    requests: Arc<Requests>,
+    draining: watch::Receiver<Option<Duration>>,
 ) {
-    let limits = service.limits();
-    let (head_timeout, idle_timeout) = (limits.head_timeout, limits.idle_timeout);
-    let patience = Patience::new(service.waiting(), head_timeout);
+    let patience = Patience::new(service.waiting(), service.limits().head_timeout);
     let opening = transport::open(socket, &protocol, &service, patience.clone());
     // Opening takes a handshake, which some clients never finish.
     let opened = tokio::select! {
@@ -85,24 +96,119 @@ pub(super) async fn serve(
     };
     let (transport, peer) = match opened {
         Ok(opened) => opened,
-        Err(error) => {
-            tracing::debug!(%error, "a connection was lost");
-            return;
-        }
+        Err(error) => return lost(&error),
     };
-    let peer = Arc::new(peer);
-    let builder = builder(&service);
-    let progress = transport.progress();
-    let requests = Arc::new(Requests::default());
-    let counted = Arc::clone(&requests);
+    let mut wire = Wire::new(transport, Arc::clone(requests.signals()));
+    let progress = wire.get_ref().progress();
+    let state = State { requests: Arc::clone(&requests), progress, patience, draining };
+    let mut silence = Silence::begin(requests.signals());
     let redirects_to = match protocol {
         Protocol::Redirect { port } => Some(port),
         Protocol::Plain | Protocol::Tls(_) => None,
     };
-    let handle = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (service, peer) = (service.clone(), Arc::clone(&peer));
+    let peer = Arc::new(peer);
+    loop {
+        let arrival = match state.wait(&mut wire, &service, &silence).await {
+            Ok(arrival) => arrival,
+            Err(error) => return lost(&error),
+        };
+        let (service, peer, requests) = (service.clone(), Arc::clone(&peer), Arc::clone(&requests));
+        let answers = Answers { service, peer, requests, redirects_to };
+        // Boxed, so that what it takes is given back.
+        let ended = match arrival {
+            Arrival::End => return,
+            Arrival::Http1 => Box::pin(http1(wire, answers, &state, &mut silence)).await,
+            Arrival::Http2 => {
+                Box::pin(http2(wire, answers, &state, &mut silence)).await.map(|()| None)
+            }
+        };
+        match ended {
+            Ok(Some(waits)) => wire = waits,
+            Ok(None) => return,
+            // Clients that go away or speak nonsense are the common case here.
+            Err(error) => return tracing::debug!(%error, "a connection ended"),
+        }
+    }
+}
+
+fn lost(error: &std::io::Error) {
+    tracing::debug!(%error, "a connection was lost");
+}
+
+/// Serves requests of HTTP/1 until the connection ends, or waits for a next one and is given back.
+async fn http1(
+    wire: Wire<Transport>,
+    answers: Answers,
+    state: &State,
+    silence: &mut Silence<'_>,
+) -> hyper::Result<Option<Wire<Transport>>> {
+    let limits = answers.service.limits().clone();
+    let service = hyper::service::service_fn(|request| answers.answer(request));
+    let mut connection = http1_builder(&limits).serve_connection(TokioIo::new(wire), service);
+    let next = tokio::select! {
+        ended = Pin::new(&mut connection) => return ended.map(|()| None),
+        next = state.closing(silence, &limits) => next,
+    };
+    match next {
+        Next::Wait => {
+            let parts = connection.into_parts();
+            let mut wire = parts.io.into_inner();
+            wire.put_back(parts.read_buf);
+            Ok(Some(wire))
+        }
+        Next::Close => {
+            // What has been silent finds its end by itself, and says why in the middle of a head.
+            if !state.requests.signals().ends_by_itself() {
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            tokio::select! {
+                ended = connection => ended.map(|()| None),
+                () = state.done() => Ok(None),
+            }
+        }
+    }
+}
+
+/// Serves requests of HTTP/2 until the connection ends.
+async fn http2(
+    wire: Wire<Transport>,
+    answers: Answers,
+    state: &State,
+    silence: &mut Silence<'_>,
+) -> hyper::Result<()> {
+    let limits = answers.service.limits().clone();
+    let service = hyper::service::service_fn(move |request| answers.clone().answer(request));
+    let connection = http2_builder(&limits).serve_connection(TokioIo::new(wire), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        _ = state.closing(silence, &limits) => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        ended = connection => ended,
+        () = state.done() => Ok(()),
+    }
+}
+
+/// What answers the requests of one connection.
+#[derive(Clone)]
+struct Answers {
+    service: Service,
+    peer: Arc<Peer>,
+    requests: Arc<Requests>,
+    /// The port of HTTPS, if requests are sent there.
+    redirects_to: Option<u16>,
+}
+
+impl Answers {
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Sent>, Infallible>> + Send + use<> {
+        let Self { service, peer, requests, redirects_to } = self.clone();
         let version = request.version();
-        let active = Active::begin(&counted);
+        let active = Active::begin(&requests);
+        active.has_body(!request.body().is_end_stream());
         let access = service.access().map(|log| log.begin(peer.address(), &request));
         async move {
             let mut response = match redirects_to {
@@ -123,38 +229,8 @@ pub(super) async fn serve(
                 version < Version::HTTP_11 && response.body().size_hint().exact().is_none();
             let told = told_length(&response, version);
             response.body_mut().know(told, ends_with_connection);
-            Ok::<_, std::convert::Infallible>(response)
+            Ok(response)
         }
-    });
-    let wire = Wire::new(transport, Arc::clone(requests.signals()));
-    let state = State { requests, progress, patience };
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(wire), handle));
-    let closing = async {
-        tokio::select! {
-            () = async {
-                // An error means that the server is gone, which asks for the same at once.
-                let grace = draining.wait_for(Option::is_some).await.ok().and_then(|grace| *grace);
-                state.say_goodbye(grace.unwrap_or_default()).await;
-            } => {}
-            () = state.idle(idle_timeout, head_timeout) => state.requests.signals().expire(),
-        }
-    };
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = closing => {
-            // HTTP/1 that has been silent finds its end by itself, and says why in the middle of a head.
-            if !state.requests.signals().ends_by_itself() {
-                connection.as_mut().graceful_shutdown();
-            }
-            tokio::select! {
-                ended = connection => ended,
-                () = state.done() => Ok(()),
-            }
-        }
-    };
-    if let Err(error) = ended {
-        // Clients that go away or speak nonsense are the common case here.
-        tracing::debug!(%error, "a connection ended");
     }
 }
 
@@ -163,21 +239,95 @@ struct State {
     requests: Arc<Requests>,
     progress: Arc<Progress>,
     patience: Patience,
+    draining: watch::Receiver<Option<Duration>>,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// It waits for a request, and may do so without what was held for the last one.
+    Wait,
+    Close,
 }
 
 impl State {
+    /// Waits for a request, the first or a next one; for none if there is to be none.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    async fn wait(
+        &self,
+        wire: &mut Wire<Transport>,
+        service: &Service,
+        silence: &Silence<'_>,
+    ) -> std::io::Result<Arrival> {
+        if wire.has_unread() {
+            return poll_fn(|context| wire.poll_arrival(context)).await;
+        }
+        let limits = service.limits();
+        let parked = service.parking().enter(silence.since());
+        let longest = silence.longest(limits.idle_timeout, limits.head_timeout);
+        let mut draining = self.draining.clone();
+        let over = async {
+            tokio::select! {
+                () = parked.is_to_close() => {}
+                () = sleep_until_after(silence.since(), longest) => {}
+                grace = stop(&mut draining) => {
+                    // As in `say_goodbye`, and no longer than without it.
+                    self.requests.close_with_next();
+                    tokio::select! {
+                        () = tokio::time::sleep(grace) => {}
+                        () = sleep_until_after(silence.since(), longest) => {}
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            arrival = poll_fn(|context| wire.poll_arrival(context)) => return arrival,
+            () = over => {}
+        }
+        if wire.has_unread() {
+            // The beginning of what might have been HTTP/2: hyper says that it came to no end.
+            self.requests.signals().expire();
+            return Ok(Arrival::Http1);
+        }
+        wire.shutdown().await?;
+        Ok(Arrival::End)
+    }
+
+    /// Waits until there is something to do about a connection which hyper does not do by itself.
+    async fn closing(&self, silence: &mut Silence<'_>, limits: &Limits) -> Next {
+        let mut draining = self.draining.clone();
+        tokio::select! {
+            grace = stop(&mut draining) => {
+                self.say_goodbye(grace).await;
+                Next::Close
+            }
+            next = self.idle(silence, limits.idle_timeout, limits.head_timeout) => {
+                if next == Next::Close {
+                    self.requests.signals().expire();
+                }
+                next
+            }
+        }
+    }
+
     /// Waits until for `longest` no request has been under way, none has begun, and all that there was to
     /// send has been taken; or a head has been arriving for `head`. The first request has the time of a head,
-    /// whether it begins or not.
-    async fn idle(&self, longest: Duration, head: Duration) {
-        let shortest = longest.min(head);
+    /// whether it begins or not. Of HTTP/1, only until it is clear that a connection waits.
+    async fn idle(&self, silence: &mut Silence<'_>, longest: Duration, head: Duration) -> Next {
+        let shortest = longest.min(head).min(4 * PARK_AFTER);
         let look = shortest.min(LOOK.max(shortest.checked_div(8).unwrap_or_default()));
-        let mut silence = Silence::begin(self.requests.signals());
+        let signals = self.requests.signals();
         loop {
             tokio::time::sleep(look).await;
             self.requests.end_stalled(self.patience.longest());
             if silence.has_lasted(self.progress.is_blocked(), longest, head) {
-                return;
+                return Next::Close;
+            }
+            if silence.since().elapsed() >= PARK_AFTER && signals.is_between_requests() {
+                return Next::Wait;
             }
         }
     }
@@ -187,6 +337,7 @@ impl State {
     /// (RFC 9112, 9.6). In HTTP/2 the connection itself says so, without a pause (RFC 9113, 6.8).
     async fn say_goodbye(&self, grace: Duration) {
         self.requests.close_with_next();
+        let mut silence = Silence::begin(self.requests.signals());
         let told_by_connection = async {
             while !self.requests.signals().is_http2() {
                 tokio::time::sleep(LOOK).await;
@@ -195,7 +346,10 @@ impl State {
         tokio::select! {
             biased;
             () = told_by_connection => {}
-            () = self.idle(grace, grace) => {}
+            () = async {
+                // For nothing else: it closes as soon as it is idle.
+                while self.idle(&mut silence, grace, grace).await == Next::Wait {}
+            } => {}
         }
     }
 
@@ -219,19 +373,27 @@ impl State {
     }
 }
 
+/// Waits until the host stops: how long idle connections stay open then for a last request.
+async fn stop(draining: &mut watch::Receiver<Option<Duration>>) -> Duration {
+    // An error means that the server is gone, which asks for the same at once.
+    let grace = draining.wait_for(Option::is_some).await.ok().and_then(|grace| *grace);
+    grace.unwrap_or_default()
+}
+
 /// Waits until the host has been stopping for so long.
 async fn stopping(mut draining: watch::Receiver<Option<Duration>>, longest: Duration) {
-    // An error means that the server is gone, which asks for the same.
-    let _ = draining.wait_for(Option::is_some).await.map(|_| ());
+    stop(&mut draining).await;
     tokio::time::sleep(longest).await;
 }
 
-fn builder(service: &Service) -> Builder<Streams> {
-    let limits = service.limits();
-    let head = u32::try_from(limits.head).unwrap_or(u32::MAX);
-    let mut builder = Builder::new(Streams);
+/// Waits until a time that may be too far away to be told.
+async fn sleep_until_after(since: Instant, time: Duration) {
+    tokio::time::sleep(time.saturating_sub(since.elapsed())).await;
+}
+
+fn http1_builder(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         // `idle` times heads: hyper's own timeout includes the time between requests.
         .header_read_timeout(None)
         // A client that has said all it wants may say so, and still waits for the answer.
@@ -241,7 +403,12 @@ fn builder(service: &Service) -> Builder<Streams> {
         .max_buf_size(limits.head)
         .max_headers(MAX_HEADERS);
     builder
-        .http2()
+}
+
+fn http2_builder(limits: &Limits) -> http2::Builder<Streams> {
+    let head = u32::try_from(limits.head).unwrap_or(u32::MAX);
+    let mut builder = http2::Builder::new(Streams);
+    builder
         .timer(TokioTimer::new())
         .max_header_list_size(head)
         .max_concurrent_streams(MAX_STREAMS)

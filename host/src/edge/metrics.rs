@@ -6,12 +6,13 @@ use std::{
 };
 
 use http::{Method, StatusCode};
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntGauge, Registry};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, Registry};
 
 /// Counters of the edge. Cheap to clone; all clones count together.
 pub(crate) struct Metrics {
     durations: HistogramVec,
     active: IntGauge,
+    closed_for_others: IntCounter,
     /// The histograms that this clone has used, which most often are a handful. Each worker has a
     /// clone of its own, so that none waits here; to look them up by labels would take a lock that
     /// all share.
@@ -32,7 +33,8 @@ const MOST_USED: usize = 32;
 impl Clone for Metrics {
     fn clone(&self) -> Self {
         let (durations, active) = (self.durations.clone(), self.active.clone());
-        Self { durations, active, used: Mutex::default() }
+        let closed_for_others = self.closed_for_others.clone();
+        Self { durations, active, closed_for_others, used: Mutex::default() }
     }
 }
 
@@ -55,9 +57,19 @@ impl Metrics {
         )?;
         let active =
             IntGauge::new("http_server_active_requests", "Requests that are being answered")?;
+        let closed_for_others = IntCounter::new(
+            "tally_connections_closed_for_others_total",
+            "Idle connections that were closed because no more may be open",
+        )?;
         registry.register(Box::new(durations.clone()))?;
         registry.register(Box::new(active.clone()))?;
-        Ok(Self { durations, active, used: Mutex::default() })
+        registry.register(Box::new(closed_for_others.clone()))?;
+        Ok(Self { durations, active, closed_for_others, used: Mutex::default() })
+    }
+
+    /// Counts idle connections that were closed to make room.
+    pub(super) fn closed_for_others(&self) -> &IntCounter {
+        &self.closed_for_others
     }
 
     /// Counts a request as active until its guard is dropped.

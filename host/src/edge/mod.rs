@@ -20,6 +20,8 @@ mod head;
 mod heartbeat;
 mod limits;
 mod metrics;
+mod newcomers;
+mod parking;
 mod preamble;
 mod problem;
 mod progress;

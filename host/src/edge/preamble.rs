@@ -66,6 +66,14 @@ impl Head {
         true
     }
 
+    /// Whether all that has come may be the beginning of HTTP/2's preface.
+    pub(super) fn may_be_http2(&self) -> bool {
+        self.before == 0
+            && self.bytes > 0
+            && self.preface == self.bytes
+            && self.preface < PREFACE.len()
+    }
+
     /// Whether the first frame of HTTP/2, as far as it is there, is one of settings (RFC 9113, 3.4): the
     /// fourth of a frame's bytes is its type.
     fn begins_with_settings(&mut self, bytes: &[u8]) -> bool {

@@ -156,6 +156,11 @@ impl Active {
         requests.signals.begin();
         Self(Arc::clone(requests))
     }
+
+    /// Whether its body may still have to be read.
+    pub(super) fn has_body(&self, has_body: bool) {
+        self.0.signals.has_body(has_body);
+    }
 }
 
 impl Drop for Active {

@@ -16,6 +16,7 @@ use super::{
     Limits, Metrics,
     body::{self, Rules, Trouble},
     head, heartbeat,
+    parking::Parking,
     problem::Problem,
     proxies::Peer,
     request_id::RequestId,
@@ -55,6 +56,8 @@ struct Inner {
     bodies: Arc<Semaphore>,
     /// Bytes of all workers' responses that wait for their clients.
     waiting: Arc<Waiting>,
+    /// All workers' connections that wait for a request.
+    parking: Arc<Parking>,
     /// What is asked of bodies. Shared within the worker alone.
     rules: Arc<Rules>,
     /// Held by the one TLS handshake of the worker that computes.
@@ -70,6 +73,8 @@ pub(super) struct Shared {
     pub(super) bodies: Arc<Semaphore>,
     /// Bytes of responses that wait for their clients.
     pub(super) waiting: Arc<Waiting>,
+    /// Connections that wait for a request.
+    pub(super) parking: Arc<Parking>,
 }
 
 impl Service {
@@ -82,7 +87,7 @@ impl Service {
         draining: watch::Receiver<Option<Duration>>,
     ) -> Self {
         let rules = Arc::new(Rules { limit: limits.body, timeout: limits.body_timeout, draining });
-        let Shared { access, bodies, waiting } = shared;
+        let Shared { access, bodies, waiting, parking } = shared;
         Self(Arc::new(Inner {
             routes,
             state,
@@ -92,6 +97,7 @@ impl Service {
             nowhere: "".into(),
             bodies,
             waiting,
+            parking,
             rules,
             handshakes: Semaphore::new(1),
         }))
@@ -100,6 +106,11 @@ impl Service {
     /// Bytes of responses that wait for their clients.
     pub(super) fn waiting(&self) -> &Arc<Waiting> {
         &self.0.waiting
+    }
+
+    /// Connections that wait for a request.
+    pub(super) fn parking(&self) -> &Parking {
+        &self.0.parking
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -135,7 +146,8 @@ impl Service {
         if let Some(access) = &mut access {
             access.came_from(client.address);
         }
-        let (answer, route) = self.answer(request, peer.is_tls(), &id, keyed, started).await;
+        let (answer, route) =
+            self.answer(request, peer.is_tls(), &id, keyed, started, &on_connection).await;
         let mut held = None;
         let mut response = match answer {
             Ok((answer, takes)) => {
@@ -178,6 +190,7 @@ impl Service {
         id: &RequestId,
         keyed: bool,
         started: Instant,
+        on_connection: &responses::Active,
     ) -> (Result<Answered, Problem>, Arc<str>) {
         let (mut parts, body) = request.into_parts();
         let guest = match self.route(&mut parts) {
@@ -215,6 +228,7 @@ impl Service {
                 guest.tenant().usage().refused(Refused::Bodies);
             }
             let (body, _held) = taken?;
+            on_connection.has_body(matches!(body, Body::Stream(_)));
             let request = runtime::Request {
                 id: id.header(),
                 method: parts.method,

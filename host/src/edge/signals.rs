@@ -14,6 +14,10 @@ pub(super) struct Signals {
     begun: AtomicUsize,
     /// Requests whose response is not complete.
     active: AtomicUsize,
+    /// Requests that had begun when all that there was to write was written, and none was active.
+    settled: AtomicUsize,
+    /// The last request has a body, and it is not known that all of it was read.
+    has_body: AtomicBool,
     /// Something of a head has arrived since the last request began.
     has_head: AtomicBool,
     is_http2: AtomicBool,
@@ -34,6 +38,36 @@ impl Signals {
 
     pub(super) fn end(&self) {
         self.active.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// All that there was to write is written, and no request is active.
+    pub(super) fn settle(&self) {
+        self.settled.store(self.begun(), Ordering::Relaxed);
+    }
+
+    /// Whether nothing but answers to requests that ended has been written.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed) == self.begun() && !self.is_active()
+    }
+
+    /// Whether the last request's body may still have to be read.
+    pub(super) fn has_body(&self, has_body: bool) {
+        self.has_body.store(has_body, Ordering::Relaxed);
+    }
+
+    /// Whether a connection of HTTP/1 is between two requests: all of the last one was read and answered, and
+    /// nothing of the next one has come.
+    pub(super) fn is_between_requests(&self) -> bool {
+        let Self { has_head, has_body, leaves_unread, is_cut, has_expired, .. } = self;
+        let prevents = [has_head, has_body, leaves_unread, is_cut, has_expired];
+        !self.is_http2()
+            && self.is_settled()
+            && prevents.into_iter().all(|flag| !flag.load(Ordering::Relaxed))
+    }
+
+    /// Whether a first request is answered, or is one of many at once.
+    pub(super) fn has_served(&self) -> bool {
+        self.is_http2() || (self.begun() > 0 && !self.is_active())
     }
 
     pub(super) fn begun(&self) -> usize {
@@ -96,6 +130,16 @@ impl<'a> Silence<'a> {
         Self { signals, begun: signals.begun(), since: Instant::now(), head_since: None }
     }
 
+    /// When it began, or was last looked at while it had not.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// How long it may last: the first request has the time of a head, whether it begins or not.
+    pub(super) fn longest(&self, idle: Duration, head: Duration) -> Duration {
+        if self.begun == 0 { head } else { idle }
+    }
+
     /// Whether no request has been active for `idle`, and nothing was to be written that the client did not take
     /// (`is_blocked`); or one has begun to arrive and not come to its end for `head`. The first request has the
     /// time of a head, whether it begins or not. To be asked several times in that.
@@ -109,7 +153,7 @@ impl<'a> Silence<'a> {
         if signals.has_head.load(Ordering::Relaxed) && !signals.is_http2() {
             self.head_since.get_or_insert(now);
         }
-        let longest = if self.begun == 0 { head } else { idle };
-        now - self.since >= longest || self.head_since.is_some_and(|since| now - since >= head)
+        now - self.since >= self.longest(idle, head)
+            || self.head_since.is_some_and(|since| now - since >= head)
     }
 }

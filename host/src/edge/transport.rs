@@ -43,7 +43,8 @@ pub(super) async fn open(
     let mut socket = socket.register()?;
     let is_proxy = |address: SocketAddr| proxies.trust(address.ip().to_canonical());
     let client = if proxies.protocol && address.is_some_and(is_proxy) {
-        let reading = proxy_protocol::read(&mut socket);
+        // Boxed here and below: what a connection begins with would take its memory to the end.
+        let reading = Box::pin(proxy_protocol::read(&mut socket));
         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
         tokio::time::timeout(limits.head_timeout, reading).await.map_err(late)??
     } else {
@@ -55,7 +56,8 @@ pub(super) async fn open(
     let transport = match protocol {
         Protocol::Plain | Protocol::Redirect { .. } => Transport::Plain(socket),
         Protocol::Tls(tls) => {
-            Transport::Tls(Box::new(tls.accept(socket, service.handshakes()).await?))
+            let handshake = Box::pin(tls.accept(socket, service.handshakes()));
+            Transport::Tls(Box::new(handshake.await?))
         }
     };
     Ok((transport, peer))

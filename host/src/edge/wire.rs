@@ -47,6 +47,20 @@ const ENDED: Duration = Duration::from_secs(10);
 /// answer.
 const MAX_DISCARDED: usize = 32 << 20;
 
+/// Bytes that are read of what arrives before hyper is there: most heads are shorter.
+const ARRIVAL: usize = 1 << 10;
+
+/// What has arrived on a connection that waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// Some of a request of HTTP/1.
+    Http1,
+    /// The preface of HTTP/2, and perhaps more.
+    Http2,
+    /// Nothing, and nothing more will.
+    End,
+}
+
 /// What a wire asks of a socket besides its bytes.
 pub(super) trait Socket {
     /// Lets the connection be reset when it is closed, rather than end in order.
@@ -61,8 +75,8 @@ pub(super) struct Wire<S: Socket> {
     stream: S,
     signals: Arc<Signals>,
     head: Head,
-    /// Requests that had begun when all that there was to write was written, and none was active.
-    settled: usize,
+    /// What arrived before hyper was there to read it.
+    unread: Bytes,
     /// The rest of an answer of this wire's own. Nothing is written behind it.
     own: Option<Bytes>,
     has_ended: bool,
@@ -95,7 +109,7 @@ impl<S: Socket> Wire<S> {
             stream,
             signals,
             head: Head::default(),
-            settled: 0,
+            unread: Bytes::new(),
             own: None,
             has_ended: false,
             watched: Watched::default(),
@@ -130,8 +144,7 @@ impl<S: Socket> Wire<S> {
     /// since. So nothing that a guest or this host wrote can be in these bytes: a response of theirs
     /// belongs to a request.
     fn is_hypers_own(&self, bytes: &[u8]) -> bool {
-        self.settled == self.signals.begun()
-            && !self.signals.is_active()
+        self.signals.is_settled()
             && !self.signals.is_http2()
             && bytes.starts_with(b"HTTP/1.1 4")
             && bytes.ends_with(b"\r\n\r\n")
@@ -201,6 +214,54 @@ impl<S: AsyncRead + Socket + Unpin> Wire<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Wire<S> {
+    /// Waits for what a client begins with, or goes on with after a pause, while there is no hyper to read it.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub(super) fn poll_arrival(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Arrival>> {
+        loop {
+            if self.signals.is_http2() {
+                return Poll::Ready(Ok(Arrival::Http2));
+            }
+            if !self.unread.is_empty() && !self.head.may_be_http2() {
+                return Poll::Ready(Ok(Arrival::Http1));
+            }
+            let mut scratch = [0; ARRIVAL];
+            let mut buffer = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+            let bytes = buffer.filled();
+            if bytes.is_empty() {
+                self.has_ended = true;
+                let is_all = self.unread.is_empty();
+                return Poll::Ready(Ok(if is_all { Arrival::End } else { Arrival::Http1 }));
+            }
+            if !self.head.add(bytes, &self.signals) {
+                self.own = Some(Bytes::from_static(NO_SETTINGS));
+                let _ = self.poll_own(context);
+                return Poll::Ready(Ok(Arrival::End));
+            }
+            self.unread = [&self.unread, bytes].concat().into();
+        }
+    }
+
+    /// What is below.
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    /// Whether something has arrived that hyper has not read.
+    pub(super) fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// Takes back what hyper has read and not used.
+    pub(super) fn put_back(&mut self, bytes: Bytes) {
+        // Copied even if there are none: they would keep all of the buffer that they were read into.
+        self.unread = [bytes, self.unread.clone()].concat().into();
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Socket + Unpin> AsyncRead for Wire<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -218,6 +279,12 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> AsyncRead for Wire<S> {
                 let _ = this.poll_own(context);
             }
             // The end.
+            return Poll::Ready(Ok(()));
+        }
+        if !this.unread.is_empty() {
+            // It was looked at when it came.
+            let bytes = this.unread.split_to(this.unread.len().min(buffer.remaining()));
+            buffer.put_slice(&bytes);
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
@@ -262,7 +329,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> AsyncWrite for Wire<S> {
         ready!(self.poll_own(context))?;
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         if !self.signals.is_active() {
-            self.settled = self.signals.begun();
+            self.signals.settle();
         } else if !self.signals.is_http2() {
             self.watch(context)?;
         }

@@ -12,15 +12,24 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{
+    future::join_all,
+    stream::{FuturesUnordered, StreamExt as _},
+};
 use tally_state::State;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::JoinSet,
+};
 
 use super::{
     Limits, Metrics,
-    accept::{accept, accept_last},
+    accept::{Places, accept, accept_last},
     connection, heartbeat,
+    newcomers::Newcomer,
+    parking::Parking,
     protocol::{Listening, Protocol},
-    responses::Waiting,
+    responses::{Requests, Waiting},
     service::{Service, Shared},
     socket::{Listener, StdListener, StdSocket},
 };
@@ -106,8 +115,12 @@ impl Workers {
         let most_bodies = limits.bodies.min(Semaphore::MAX_PERMITS);
         let bodies = Arc::new(Semaphore::new(most_bodies));
         let waiting = Waiting::new(limits.responses);
-        let shared = Shared { access: access.cloned(), bodies: Arc::clone(&bodies), waiting };
-        let places = Arc::new(Semaphore::new(limits.connections));
+        let parking = Arc::new(Parking::new(metrics.closed_for_others().clone()));
+        let access = access.cloned();
+        let shared =
+            Shared { access, bodies: Arc::clone(&bodies), waiting, parking: Arc::clone(&parking) };
+        let free = Arc::new(Semaphore::new(limits.connections));
+        let places = Places { free, parking };
         let (workers, given): (Vec<_>, Vec<_>) = std::iter::repeat_with(|| {
             let ((give, given), open) = (mpsc::unbounded_channel(), Arc::<AtomicUsize>::default());
             (Worker { give, open: Arc::clone(&open) }, (given, open))
@@ -127,7 +140,7 @@ impl Workers {
                 // Registered with the worker's own network.
                 let _own = own.enter();
                 // Only who listens is waited for.
-                Ok((listener.register()?, protocol, closing.clone(), Arc::clone(&places)))
+                Ok((listener.register()?, protocol, closing.clone(), places.clone()))
             });
             let (crew, listeners) = (Arc::clone(&crew), listeners.collect::<io::Result<Vec<_>>>()?);
             let alarm = alarm.clone();
@@ -137,20 +150,17 @@ impl Workers {
                 let _alarm = alarm("worker thread");
                 take_seat(number);
                 own.block_on(async move {
-                    for (listener, protocol, closing, places) in listeners {
-                        let (listening, crew) =
-                            (alarm("the listener of worker"), Arc::clone(&crew));
-                        tokio::spawn(async move {
-                            let _alarm = listening;
-                            listen(listener, protocol, number, crew, places, closing).await;
+                    let listening =
+                        listeners.into_iter().map(|(listener, protocol, closing, places)| {
+                            listen(listener, protocol, number, Arc::clone(&crew), places, closing)
                         });
-                    }
                     tokio::spawn(heartbeat::beat());
                     // Within the runtime, as the state's lane may live here.
                     let state = state.worker();
                     let service =
                         Service::new(routes, state, limits, metrics, shared, draining.clone());
-                    serve(given, service, draining, &open).await;
+                    // What comes in is not behind all that is under way: Tokio looks at this after some tasks.
+                    tokio::join!(join_all(listening), serve(given, service, draining, &open));
                 });
             })?;
         }
@@ -263,7 +273,7 @@ async fn listen(
     protocol: Protocol,
     near: usize,
     crew: Arc<Crew>,
-    places: Arc<Semaphore>,
+    places: Places,
     mut closing: watch::Receiver<bool>,
 ) {
     tokio::select! {
@@ -281,23 +291,34 @@ async fn serve(
     draining: watch::Receiver<Option<Duration>>,
     open: &Arc<AtomicUsize>,
 ) {
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
+    let (mut newcomers, mut connections) = (FuturesUnordered::new(), JoinSet::new());
+    let mut is_over = false;
+    while !(is_over && newcomers.is_empty() && connections.is_empty()) {
         tokio::select! {
             biased;
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            next = given.recv() => {
-                let Some((socket, protocol, place)) = next else { break };
+            Some(open) = newcomers.next(), if !newcomers.is_empty() => {
+                if let Some(open) = open {
+                    connections.spawn(open);
+                }
+            }
+            next = given.recv(), if !is_over => {
+                let Some((socket, protocol, place)) = next else {
+                    is_over = true;
+                    continue;
+                };
                 let (service, draining) = (service.clone(), draining.clone());
                 let counted = Counted { open: Arc::clone(open), _place: place };
-                connections.spawn(async move {
+                let requests = Arc::<Requests>::default();
+                let signals = Arc::clone(requests.signals());
+                let connection = async move {
                     let _counted = counted;
-                    connection::serve(socket, protocol, service, draining).await;
-                });
+                    connection::serve(socket, protocol, service, requests, draining).await;
+                };
+                newcomers.push(Newcomer::new(connection, signals));
             }
         }
     }
-    while connections.join_next().await.is_some() {}
 }
 
 /// A connection that is open until this is dropped.

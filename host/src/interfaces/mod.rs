@@ -6,11 +6,16 @@
 //! request may have changed something.
 
 mod bindings;
+mod blobstore;
 mod buckets;
 mod effects;
 mod keyvalue;
+mod labels;
 mod logging;
 mod offered;
+#[cfg(test)]
+mod offered_page;
+mod operator;
 mod outgoing;
 mod output;
 mod settings;
@@ -26,9 +31,10 @@ use wasmtime_wasi_config::WasiConfig;
 
 pub(crate) use self::{
     bindings::plugin::{PluginIndices, exports::tally::plugin::handler},
-    buckets::{Buckets, RESERVED},
+    buckets::{Buckets, Known, RESERVED},
     effects::Effects,
     keyvalue::AnsweredBefore,
+    labels::link as link_labels,
     offered::{Interface, advice, is_offered, is_offered_to_0_3, runs_concurrently},
     outgoing::Outgoing,
     settings::Settings,
@@ -55,6 +61,10 @@ pub(crate) struct Context {
     /// Bytes of values that this request may still read: they are held by the host on their way to
     /// the guest, whose own memory they would not fit into either.
     readable: usize,
+    /// Buckets that it opened by names that its guest's configuration does not list.
+    chosen: buckets::Chosen,
+    /// Objects that it has written.
+    uploads: u32,
     cas: keyvalue::CasTable,
     cursors: keyvalue::Cursors,
     journal: Option<output::Journal>,
@@ -90,6 +100,8 @@ impl Context {
             cpu,
             memory,
             readable,
+            chosen: buckets::Chosen::default(),
+            uploads: 0,
             cas: keyvalue::CasTable::default(),
             cursors: keyvalue::Cursors::default(),
             journal: None,
@@ -158,10 +170,12 @@ pub(crate) fn add_to_linker(
         context.effects.look_outside();
         WasiConfig::new(&context.settings.variables)
     })?;
+    blobstore::add_to_linker(linker)?;
     logging::add_to_linker(linker)?;
     wasi::add_to_linker(linker)?;
     if linking.is_of_0_3 {
         wasi::add_0_3_to_linker(linker)?;
+        keyvalue::wasmcloud::add_to_linker(linker)?;
     }
     if linking.concurrent_state {
         keyvalue::make_concurrent(linker, linking.draft2)?;
@@ -194,7 +208,7 @@ mod tests {
     }
 
     /// A request's context over an empty store, and its effects.
-    async fn fresh() -> (Context, Effects) {
+    pub(super) async fn fresh() -> (Context, Effects) {
         let state = State::open("memory:", Options::default(), Metrics::default()).await.unwrap();
         let buckets = Buckets::parse(["default"]).unwrap();
         let settings = Arc::new(Settings { buckets, ..Settings::default() });

@@ -1,8 +1,13 @@
 //! Which interfaces guests may import, and what would help with those that they may not.
 
-/// The name of an interface, as components have it: `package:name/interface@version`.
+use super::labels::LABELLED;
+
+/// The name of an interface, as components have it: `package:name/interface@version`. With a label, as WIT
+/// has it: `label: package:name/interface@version`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Interface<'a> {
+    /// The name that the component imports it by, if that is one of its own.
+    pub(crate) label: Option<&'a str>,
     /// The name without the version.
     pub(crate) base: &'a str,
     /// Empty, if it has none.
@@ -11,8 +16,12 @@ pub(crate) struct Interface<'a> {
 
 impl<'a> Interface<'a> {
     pub(crate) fn of(name: &'a str) -> Self {
+        let (label, name) = match name.split_once(": ") {
+            Some((label, name)) => (Some(label), name),
+            None => (None, name),
+        };
         let (base, version) = name.split_once('@').unwrap_or((name, ""));
-        Self { base, version }
+        Self { label, base, version }
     }
 
     fn package(self) -> &'a str {
@@ -32,13 +41,13 @@ impl<'a> Interface<'a> {
     /// Whether it is of WASI 0.3's last candidate, whose interfaces are those of the release to the letter. Spin's
     /// tools export it.
     pub(crate) fn is_candidate(self) -> bool {
-        self.version == "0.3.0-rc-2026-03-15"
+        self.version == CANDIDATE
     }
 }
 
 /// The interfaces every guest may import: a package or an interface, and the versions of it that
 /// match. Releases match by their compatible range, drafts to the letter.
-const OFFERED: [(&str, &[&str]); 18] = [
+pub(super) const OFFERED: [(&str, &[&str]); 21] = [
     ("tally:plugin/request-headers", &["0.1."]),
     ("tally:plugin/worker", &["0.1."]),
     ("tally:keyvalue/extensions", &["0.1."]),
@@ -46,6 +55,9 @@ const OFFERED: [(&str, &[&str]); 18] = [
     ("wasi:keyvalue/atomics", KEYVALUE),
     ("wasi:keyvalue/batch", KEYVALUE),
     ("fermyon:spin/key-value", &["2.0.0"]),
+    ("wasi:blobstore/blobstore", &["0.2.0-draft"]),
+    ("wasi:blobstore/container", &["0.2.0-draft"]),
+    ("wasi:blobstore/types", &["0.2.0-draft"]),
     ("wasi:config/store", &["0.2.0-rc.1"]),
     ("wasi:logging/logging", &["", "0.1.0-draft"]),
     ("wasi:http/types", RELEASE),
@@ -60,30 +72,54 @@ const OFFERED: [(&str, &[&str]); 18] = [
     ("wasi:sockets", RELEASE),
 ];
 
+/// What guests of WASI 0.3 may import besides: their functions are all `async`.
+pub(super) const CONCURRENT: [(&str, &[&str]); 5] = [
+    ("wasmcloud:keyvalue/types", &["0.2.0"]),
+    ("wasmcloud:keyvalue/store", &["0.2.0"]),
+    ("wasmcloud:keyvalue/atomics", &["0.2.0"]),
+    ("wasmcloud:keyvalue/cas", &["0.2.0"]),
+    ("wasmcloud:keyvalue/batch", &["0.2.0"]),
+];
+
 /// WASI 0.2, any patch version.
 const RELEASE: &[&str] = &["0.2."];
 
-/// What a guest of WASI 0.3 may import besides.
-const OFFERED_0_3: [&str; 7] = [
-    "wasi:http/types",
-    "wasi:http/client",
-    "wasi:cli",
-    "wasi:clocks",
-    "wasi:random",
-    "wasi:filesystem",
-    "wasi:sockets",
+/// WASI 0.3, which guests of it may import besides.
+pub(super) const OFFERED_0_3: [(&str, &[&str]); 7] = [
+    ("wasi:http/types", RELEASE_0_3),
+    ("wasi:http/client", RELEASE_0_3),
+    ("wasi:cli", RELEASE_0_3),
+    ("wasi:clocks", RELEASE_0_3),
+    ("wasi:random", RELEASE_0_3),
+    // As in 0.2.
+    ("wasi:filesystem", RELEASE_0_3),
+    ("wasi:sockets", RELEASE_0_3),
 ];
+
+/// WASI 0.3, any patch version, and its last candidate.
+const RELEASE_0_3: &[&str] = &["0.3.", CANDIDATE];
+
+/// The last candidate for WASI 0.3.
+const CANDIDATE: &str = "0.3.0-rc-2026-03-15";
 
 /// The drafts of `wasi:keyvalue` that are in use.
 const KEYVALUE: &[&str] = &["0.2.0-draft", "0.2.0-draft2"];
 
 /// Whether guests of all worlds may import this.
 pub(crate) fn is_offered(import: Interface<'_>) -> bool {
+    is_listed(&OFFERED, import)
+}
+
+fn is_listed(list: &[(&str, &[&str])], import: Interface<'_>) -> bool {
     let (base, package) = (import.base, import.package());
-    OFFERED.iter().filter(|(offered, _)| *offered == base || *offered == package).any(
+    if import.label.is_some() && !LABELLED.contains(&base) {
+        return false;
+    }
+    list.iter().filter(|(offered, _)| *offered == base || *offered == package).any(
         |(_, versions)| {
             versions.iter().any(|offered| match *offered {
                 "0.2." => import.is_release(),
+                "0.3." => import.is_of_0_3(),
                 range if range.ends_with('.') => import.version.starts_with(range),
                 exact => import.version == exact,
             })
@@ -93,8 +129,7 @@ pub(crate) fn is_offered(import: Interface<'_>) -> bool {
 
 /// Whether guests of WASI 0.3 may import this.
 pub(crate) fn is_offered_to_0_3(import: Interface<'_>) -> bool {
-    let is_known = || OFFERED_0_3.contains(&import.base) || OFFERED_0_3.contains(&import.package());
-    is_offered(import) || (import.is_of_0_3() && is_known())
+    is_offered(import) || is_listed(&CONCURRENT, import) || is_listed(&OFFERED_0_3, import)
 }
 
 /// Whether a guest may have several calls of its functions on their way at a time.
@@ -108,7 +143,10 @@ pub(crate) fn runs_concurrently(import: Interface<'_>) -> bool {
 
 /// What would help with an import that this host does not offer.
 pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
-    let Interface { base, version } = import;
+    let Interface { base, version, .. } = import;
+    if import.label.is_some() && is_offered(Interface { label: None, ..import }) {
+        return Some("this host takes labels for stores alone; import it by its own name");
+    }
     Some(match import.package() {
         "wasi:keyvalue" => "this host offers wasi:keyvalue 0.2.0-draft and 0.2.0-draft2",
         "wasi:config" => "this host offers wasi:config/store@0.2.0-rc.1",
@@ -123,7 +161,8 @@ pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
             }
             false => "this host offers the releases of WASI 0.2",
         },
-        "wasi:blobstore" | "wasi:messaging" | "wasi:nn" | "wasi:sql" | "wasi:tls" => {
+        "wasi:blobstore" => "this host offers wasi:blobstore 0.2.0-draft",
+        "wasi:messaging" | "wasi:nn" | "wasi:sql" | "wasi:tls" => {
             "not offered; reach such a service over outgoing HTTP"
         }
         "fermyon:spin" => match base {
@@ -131,8 +170,11 @@ pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
             "fermyon:spin/variables" => "use wasi:config/store instead",
             _ => "Spin's own; of these, this host offers fermyon:spin/key-value@2.0.0",
         },
+        "wasmcloud:keyvalue" => {
+            "this host offers wasmcloud:keyvalue 0.2.0 to guests of WASI 0.3; use wasi:keyvalue with WASI 0.2"
+        }
         package if package.starts_with("wasmcloud:") => {
-            "wasmCloud's own; use wasi:keyvalue and wasi:http"
+            "wasmCloud's own; use wasi:keyvalue, wasi:blobstore and wasi:http"
         }
         _ => return None,
     })
@@ -161,6 +203,9 @@ mod tests {
             ("wasi:config/store@0.2.0-rc.1", true),
             ("fermyon:spin/key-value@2.0.0", true),
             ("fermyon:spin/sqlite@2.0.0", false),
+            ("team-a: wasi:keyvalue/store@0.2.0-draft2", true),
+            ("team-a: wasi:keyvalue/store@0.2.0-draft3", false),
+            ("team-a: wasi:keyvalue/atomics@0.2.0-draft2", false),
         ] {
             assert_eq!(is_offered(Interface::of(import)), offered, "{import}");
         }

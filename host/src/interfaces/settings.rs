@@ -17,6 +17,8 @@ pub(crate) struct Settings {
     pub(crate) environment: Vec<(String, String)>,
     /// What `wasi:config/store` answers.
     pub(crate) variables: WasiConfigVariables,
+    /// Bytes of an object that it may write with `wasi:blobstore`.
+    pub(crate) blob_limit: usize,
     /// Whom it may send requests to.
     pub(crate) outgoing: Outgoing,
 }

@@ -15,7 +15,7 @@ use super::{
     pool::Pool,
     worlds::{Handler, World},
 };
-use crate::interfaces::{Context, Draft2, Linking};
+use crate::interfaces::{Context, Draft2, Linking, link_labels};
 
 /// The interface whose type tells the shape of `wasi:keyvalue` 0.2.0-draft2.
 const BATCH: &str = "wasi:keyvalue/batch@0.2.0-draft2";
@@ -56,6 +56,8 @@ impl Loaded {
             concurrent_state,
         };
         let linker = pool.linker(linking)?;
+        let labelled = link_labels(&linker, &component).map_err(LoadError::Link)?;
+        let linker = labelled.as_ref().unwrap_or(&linker);
         let pre = linker.instantiate_pre(&component).map_err(LoadError::Link)?;
         let handler = world.find(&pre).map_err(LoadError::Link)?;
         // Otherwise made when the first request arrives.

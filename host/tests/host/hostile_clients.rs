@@ -202,9 +202,10 @@ async fn connections_that_ask_for_nothing_are_closed_and_lock_nobody_out() {
 #[tokio::test]
 async fn connections_beyond_the_limit_wait_their_turn() {
     let host = host(&["--max-connections", "2"]);
-    let mut first = Client::connect(host.address).await;
-    // Has its place before the others come, maybe to another worker.
-    assert_eq!(first.get("/report").await.status, 200);
+    // It has begun a request, so it makes room for nobody.
+    let mut first = TcpStream::connect(host.address).unwrap();
+    first.write_all(b"POST /increment HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n").unwrap();
+    until_metrics_say(host.admin, "http_server_active_requests 1").await;
     let mut second = Client::connect(host.address).await;
     assert_eq!(second.get("/report").await.status, 200);
     let address = host.address;

@@ -14,6 +14,7 @@
 #![allow(unreachable_pub, reason = "the modules of one test program share what is public")]
 
 mod admin;
+mod blobstore;
 mod client;
 mod command_line;
 mod concurrent;
@@ -29,12 +30,15 @@ mod hostile_clients;
 mod hostile_guests;
 mod idempotency;
 mod idle;
+mod interfaces;
 mod kv;
+mod labels;
 mod listening;
 mod logging;
 mod many;
 mod operations;
 mod overload;
+mod parking;
 mod proxies;
 mod raw;
 mod readiness;

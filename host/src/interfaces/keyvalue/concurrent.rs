@@ -7,8 +7,6 @@
 //! The functions are those of the shapes beside this one, which wait for one operation before the next; only how they
 //! wait differs. Their names and types are checked by wasmtime when a guest is linked.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use tally_state::{Bounded, Bucket as Name, Error, Handle, Swapped};
 use wasmtime::{
@@ -17,11 +15,13 @@ use wasmtime::{
 };
 
 use super::{
-    Answer, Bucket, Cas, CasError, Effects, KeyResponse, MAX_SET_BYTES, explain,
+    Answer, Bucket, Cas, CasError, KeyResponse, MAX_SET_BYTES,
     extensions::{bounded, duration, left_of, set_and_too_large, was_applied},
-    recorded, stop_if_answered, store, too_many_handles, too_much_to_set,
+    store, too_many_handles, too_much_to_set,
 };
-use crate::interfaces::{Context, Draft2, bindings::plugin::tally::keyvalue::extensions as bound};
+use crate::interfaces::{
+    Context, Draft2, bindings::plugin::tally::keyvalue::extensions as bound, operator::OwnOperator,
+};
 
 /// A guest's store, which is at hand only while something is done with it.
 type Store = Accessor<Context>;
@@ -30,8 +30,7 @@ type Handled = Resource<Bucket>;
 
 /// What an operation takes along.
 struct Operation {
-    state: Handle,
-    effects: Effects,
+    operator: OwnOperator,
     bucket: Name,
 }
 
@@ -39,71 +38,36 @@ impl Operation {
     fn on(store: &Store, bucket: &Handled) -> Result<Self> {
         store.with(|mut store| {
             let context = store.get();
-            let Context { concurrent, state, .. } = context;
-            let state = concurrent.get_or_insert_with(|| state.concurrent()).clone();
-            let bucket = context.bucket(bucket)?;
-            Ok(Self { state, effects: context.effects.clone(), bucket })
+            Ok(Self { operator: context.one_of_several(), bucket: context.bucket(bucket)? })
         })
     }
 
+    fn state(&self) -> &Handle {
+        self.operator.by().state
+    }
+
     /// Runs an operation that reads.
-    async fn reading<T>(
-        &self,
-        store: &Store,
-        run: impl Future<Output = Result<T, Error>>,
-    ) -> Result<Answer<T>> {
-        if let Some(refused) = self.look_up(store).await? {
-            return Ok(Err(refused));
-        }
-        Ok(recorded(&self.effects, false, run, |_| true).await)
+    async fn reading<T>(&self, run: impl Future<Output = Result<T, Error>>) -> Result<Answer<T>> {
+        Ok(self.operator.by().reading(run).await?.map_err(Into::into))
     }
 
     /// Runs a write that may succeed and change nothing.
     async fn attempt<T>(
         &self,
-        store: &Store,
         run: impl Future<Output = Result<T, Error>>,
         changed: impl FnOnce(&T) -> bool,
     ) -> Result<Answer<T>> {
-        if let Some(refused) = self.look_up(store).await? {
-            return Ok(Err(refused));
-        }
-        let answer = recorded(&self.effects, true, run, changed).await;
-        stop_if_answered(&self.state, &self.effects)?;
-        Ok(answer)
+        Ok(self.operator.by().attempt(run, changed).await?.map_err(Into::into))
     }
 
     /// Runs a write that changes something if it succeeds.
-    async fn writing<T>(
-        &self,
-        store: &Store,
-        run: impl Future<Output = Result<T, Error>>,
-    ) -> Result<Answer<T>> {
-        self.attempt(store, run, |_| true).await
-    }
-
-    /// Stops a guest whose request was answered before. A request that is to be applied once has to know before its
-    /// first operation, as others are on their way before that one returns. Gives what the guest is told if this is
-    /// not found out.
-    async fn look_up(&self, store: &Store) -> Result<Option<store::Error>> {
-        if self.state.scope().is_none() {
-            return Ok(None);
-        }
-        let settings = store.with(|mut store| Arc::clone(&store.get().settings));
-        // In a box, as few requests have a key. Equal reads share one exchange.
-        match Box::pin(self.state.look_up(settings.buckets.stored())).await {
-            Ok(()) => stop_if_answered(&self.state, &self.effects).map(|()| None),
-            Err(error) => {
-                let told = explain(&error, false);
-                self.effects.end(false, &Err::<(), _>(error), |()| false);
-                Ok(Some(told))
-            }
-        }
+    async fn writing<T>(&self, run: impl Future<Output = Result<T, Error>>) -> Result<Answer<T>> {
+        Ok(self.operator.by().writing(run).await?.map_err(Into::into))
     }
 
     /// Reads a key, and charges the request for its value.
     async fn read(&self, store: &Store, key: &str) -> Result<Answer<Option<Bytes>>> {
-        let value = self.reading(store, self.state.get(&self.bucket, key)).await?;
+        let value = self.reading(self.state().get(&self.bucket, key)).await?;
         Ok(value.and_then(|value| {
             charge(store, value.as_ref().map_or(0, Bytes::len))?;
             Ok(value)
@@ -155,23 +119,23 @@ fn add_store(linker: &mut Linker<Context>) -> Result<()> {
         "[method]bucket.set",
         |store, bucket: Handled, key: String, value: Vec<u8>| {
             let on = Operation::on(store, &bucket)?;
-            on.writing(store, on.state.set(&on.bucket, &key, value.into())).await?
+            on.writing(on.state().set(&on.bucket, &key, value.into())).await?
         }
     );
     function!(instance, "[method]bucket.delete", |store, bucket: Handled, key: String| {
         let on = Operation::on(store, &bucket)?;
-        on.writing(store, on.state.delete(&on.bucket, &key)).await?
+        on.writing(on.state().delete(&on.bucket, &key)).await?
     });
     function!(instance, "[method]bucket.exists", |store, bucket: Handled, key: String| {
         let on = Operation::on(store, &bucket)?;
-        on.reading(store, on.state.exists(&on.bucket, &key)).await?
+        on.reading(on.state().exists(&on.bucket, &key)).await?
     });
     function!(
         instance,
         "[method]bucket.list-keys",
         |store, bucket: Handled, cursor: Option<String>| {
             let on = Operation::on(store, &bucket)?;
-            let page = on.reading(store, on.state.list(&on.bucket, "", cursor.as_deref())).await?;
+            let page = on.reading(on.state().list(&on.bucket, "", cursor.as_deref())).await?;
             page.map(|page| KeyResponse { keys: page.keys, cursor: page.cursor })
         }
     );
@@ -182,7 +146,7 @@ fn add_atomics(linker: &mut Linker<Context>) -> Result<()> {
     let mut instance = linker.instance("wasi:keyvalue/atomics@0.2.0-draft2")?;
     function!(instance, "increment", |store, bucket: Handled, key: String, delta: i64| {
         let on = Operation::on(store, &bucket)?;
-        on.writing(store, on.state.increment(&on.bucket, &key, delta)).await?
+        on.writing(on.state().increment(&on.bucket, &key, delta)).await?
     });
     function!(instance, "swap", |store, handle: Resource<Cas>, value: Vec<u8>| {
         swap(store, &handle, value).await?
@@ -212,8 +176,8 @@ async fn swap(
         bail!("a compare-and-swap handle that was never given out");
     };
     let on = Operation::on(store, &Resource::new_borrow(cas.bucket))?;
-    let swapping = on.state.swap(&on.bucket, &cas.key, cas.current.clone(), value.into());
-    Ok(match on.attempt(store, swapping, |swapped| matches!(swapped, Swapped::Yes)).await? {
+    let swapping = on.state().swap(&on.bucket, &cas.key, cas.current.clone(), value.into());
+    Ok(match on.attempt(swapping, |swapped| matches!(swapped, Swapped::Yes)).await? {
         Ok(Swapped::Yes) => Ok(()),
         Ok(Swapped::No(current)) => {
             Err(store.with(|mut store| store.get().newer(Cas { current, ..cas })))
@@ -251,11 +215,11 @@ fn add_batch(linker: &mut Linker<Context>, shape: Draft2) -> Result<()> {
             return Ok((Err(too_much_to_set(bytes)),));
         }
         let pairs = pairs.into_iter().map(|(key, value)| (key, value.into())).collect();
-        on.writing(store, on.state.set_many(&on.bucket, pairs)).await?
+        on.writing(on.state().set_many(&on.bucket, pairs)).await?
     });
     function!(instance, "delete-many", |store, bucket: Handled, keys: Vec<String>| {
         let on = Operation::on(store, &bucket)?;
-        on.writing(store, on.state.delete_many(&on.bucket, &keys)).await?
+        on.writing(on.state().delete_many(&on.bucket, &keys)).await?
     });
     Ok(())
 }
@@ -268,7 +232,7 @@ async fn get_many(
 ) -> Result<Answer<Vec<Option<Bytes>>>> {
     let on = Operation::on(store, bucket)?;
     let limit = store.with(|mut store| store.get().readable);
-    let values = on.reading(store, on.state.get_many(&on.bucket, keys, limit)).await?;
+    let values = on.reading(on.state().get_many(&on.bucket, keys, limit)).await?;
     Ok(values.and_then(|values| {
         charge(store, values.iter().flatten().map(Bytes::len).sum())?;
         Ok(values)
@@ -286,20 +250,20 @@ fn add_extensions(linker: &mut Linker<Context>) -> Result<()> {
                                     ttl: Ttl| {
         let on = Operation::on(store, &bucket)?;
         let ttl = Some(duration(ttl));
-        on.writing(store, on.state.set_for(&on.bucket, &key, value.into(), ttl)).await?
+        on.writing(on.state().set_for(&on.bucket, &key, value.into(), ttl)).await?
     });
     function!(instance, "extend", |store, bucket: Handled, key: String, ttl: Ttl| {
         let on = Operation::on(store, &bucket)?;
-        let extending = on.state.expire(&on.bucket, &key, Some(duration(ttl)));
-        on.attempt(store, extending, |found| *found).await?
+        let extending = on.state().expire(&on.bucket, &key, Some(duration(ttl)));
+        on.attempt(extending, |found| *found).await?
     });
     function!(instance, "persist", |store, bucket: Handled, key: String| {
         let on = Operation::on(store, &bucket)?;
-        on.attempt(store, on.state.expire(&on.bucket, &key, None), |found| *found).await?
+        on.attempt(on.state().expire(&on.bucket, &key, None), |found| *found).await?
     });
     function!(instance, "remaining", |store, bucket: Handled, key: String| {
         let on = Operation::on(store, &bucket)?;
-        let left = on.reading(store, on.state.time_to_live(&on.bucket, &key)).await?;
+        let left = on.reading(on.state().time_to_live(&on.bucket, &key)).await?;
         left.map(left_of)
     });
     function!(instance, "get-and-set", |store,
@@ -309,8 +273,8 @@ fn add_extensions(linker: &mut Linker<Context>) -> Result<()> {
                                         ttl: Option<Ttl>| {
         let on = Operation::on(store, &bucket)?;
         let ttl = ttl.map(duration);
-        let setting = on.state.get_and_set(&on.bucket, &key, value.into(), ttl);
-        on.writing(store, setting).await?.and_then(|before| {
+        let setting = on.state().get_and_set(&on.bucket, &key, value.into(), ttl);
+        on.writing(setting).await?.and_then(|before| {
             // The write has been made, and the guest must not take it for undone.
             match charge(store, before.as_ref().map_or(0, Bytes::len)) {
                 Ok(()) => Ok(before.map(Vec::from)),
@@ -324,8 +288,8 @@ fn add_extensions(linker: &mut Linker<Context>) -> Result<()> {
         |store, bucket: Handled, key: String, value: Vec<u8>, ttl: Option<Ttl>| {
             let on = Operation::on(store, &bucket)?;
             let ttl = ttl.map(duration);
-            let setting = on.state.set_if_absent(&on.bucket, &key, value.into(), ttl);
-            on.attempt(store, setting, |set| *set).await?
+            let setting = on.state().set_if_absent(&on.bucket, &key, value.into(), ttl);
+            on.attempt(setting, |set| *set).await?
         }
     );
     function!(instance, "increment-for", |store,
@@ -335,15 +299,15 @@ fn add_extensions(linker: &mut Linker<Context>) -> Result<()> {
                                           ttl: Ttl| {
         let on = Operation::on(store, &bucket)?;
         let ttl = Some(duration(ttl));
-        on.writing(store, on.state.increment_for(&on.bucket, &key, delta, ttl)).await?
+        on.writing(on.state().increment_for(&on.bucket, &key, delta, ttl)).await?
     });
     function!(
         instance,
         "increment-within",
         |store, bucket: Handled, key: String, delta: i64, min: i64, max: i64| {
             let on = Operation::on(store, &bucket)?;
-            let adding = on.state.increment_within(&on.bucket, &key, delta, min..=max);
-            told(on.attempt(store, adding, was_applied).await?)
+            let adding = on.state().increment_within(&on.bucket, &key, delta, min..=max);
+            told(on.attempt(adding, was_applied).await?)
         }
     );
     function!(
@@ -352,8 +316,8 @@ fn add_extensions(linker: &mut Linker<Context>) -> Result<()> {
         |store, bucket: Handled, key: String, delta: i64, min: i64, max: i64, ttl: Ttl| {
             let on = Operation::on(store, &bucket)?;
             let ttl = Some(duration(ttl));
-            let adding = on.state.increment_within_for(&on.bucket, &key, delta, min..=max, ttl);
-            told(on.attempt(store, adding, was_applied).await?)
+            let adding = on.state().increment_within_for(&on.bucket, &key, delta, min..=max, ttl);
+            told(on.attempt(adding, was_applied).await?)
         }
     );
     function!(
@@ -361,8 +325,8 @@ fn add_extensions(linker: &mut Linker<Context>) -> Result<()> {
         "list-prefix",
         |store, bucket: Handled, prefix: String, cursor: Option<String>| {
             let on = Operation::on(store, &bucket)?;
-            let listing = on.state.list(&on.bucket, &prefix, cursor.as_deref());
-            let page = on.reading(store, listing).await?;
+            let listing = on.state().list(&on.bucket, &prefix, cursor.as_deref());
+            let page = on.reading(listing).await?;
             page.map(|page| bound::KeyResponse { keys: page.keys, cursor: page.cursor })
         }
     );

@@ -131,7 +131,10 @@ impl Layer {
         let scoped = state.scoped(&scope);
         // A call of another server is no write of ours, and would be made again.
         let calls_others = settings.outgoing.allows_any();
-        if calls_others {
+        // What it has read decides which buckets it writes, where it may open any: the response is kept where
+        // it is found whichever those were.
+        let home = settings.buckets.stored().next().filter(|_| settings.buckets.are_open());
+        if calls_others || home.is_some() {
             scoped.look_up(settings.buckets.stored()).await.map_err(|error| match error {
                 Error::Rejected(Rejection::Reused) => failed(Cause::IdempotencyReused, Applied::No),
                 error => failed(Cause::IdempotencyUnknown(error.to_string()), Applied::Unknown),
@@ -153,7 +156,7 @@ impl Layer {
         if recorded.new == 0 && recorded.replayed > 0 {
             response.headers.insert(REPLAYED, HeaderValue::from_static("true"));
         }
-        if let Some(bucket) = recorded.bucket
+        if let Some(bucket) = recorded.bucket.map(|first| home.cloned().unwrap_or(first))
             && (calls_others || effects.saw_outside())
             && let Some(encoded) = to_store(&response, &effects)
         {

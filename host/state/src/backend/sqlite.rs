@@ -13,6 +13,7 @@
 //! `place` reads URLs, `open` opens files, and `watch` notices what becomes of them.
 
 mod buckets;
+mod closing;
 mod filter;
 mod open;
 mod place;
@@ -29,6 +30,7 @@ use rusqlite::{
 
 pub use self::place::sqlite_path;
 use self::{
+    closing::Closing,
     open::{create_tables, has_tables, old_records, patiently},
     place::{Mode, Place},
     records::{Filters, Records},
@@ -94,6 +96,7 @@ pub(crate) struct Sqlite {
     /// How long to wait for another process that writes.
     busy: Duration,
     filters: Filters,
+    closing: Closing,
 }
 
 impl Sqlite {
@@ -116,6 +119,7 @@ impl Sqlite {
             run_records: options.run_records,
             busy,
             filters: Filters::default(),
+            closing: Closing::default(),
         };
         // Fails now rather than at the first request, with the path in the message.
         let opened = patiently(|| {
@@ -164,7 +168,8 @@ impl Sqlite {
         })?;
         let is_reader = role == Role::Read || self.place.mode == Mode::ReadOnly;
         let records = Records::new(self.window, self.run_records, Arc::clone(&self.filters));
-        Ok(SqliteConnection { database, records, watch, is_reader })
+        let closing = self.closing.clone();
+        Ok(SqliteConnection { database, records, watch, is_reader, closing })
     }
 
     fn database(&self) -> rusqlite::Result<Database> {
@@ -195,10 +200,13 @@ pub(crate) struct SqliteConnection {
     records: Records,
     watch: Watch,
     is_reader: bool,
+    /// Behind the database, which is closed first then.
+    closing: Closing,
 }
 
 impl Drop for SqliteConnection {
     fn drop(&mut self) {
+        self.closing.begin();
         if self.watch.check().is_err() {
             // SQLite would remove the log by its name, which may be that of another file's by now.
             let _ = self.database.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);

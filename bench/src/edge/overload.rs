@@ -1,17 +1,21 @@
 //! What becomes of a host that is asked for more than it can do: good answers a second at one, two and four times
 //! what it can, and how long refusals take.
 
-use std::{fmt::Write as _, fs, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use anyhow::Result;
 
+use super::{
+    busy, milliseconds,
+    plot::{Plot, Point},
+    request, start,
+};
 use crate::{
     client::{
-        Requests, closed_loop,
+        Requests,
         open_loop::{self, Pace},
     },
-    contender::{Contender, Files},
+    contender::Files,
     processes::Clock,
     server::Server,
     traffic::Traffic,
@@ -35,33 +39,34 @@ const FIRST_ROUNDS: u64 = 1_000_000;
 /// Load before each window that is not measured.
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// The options of `overload`.
-#[derive(Args)]
-pub(crate) struct OverloadOptions {
-    /// Length of each window.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
-    seconds: u32,
-}
+/// How much is asked for, against what the host can do.
+const OFFERED: [f64; 6] = [0.5, 0.9, 1.0, 1.5, 2.0, 4.0];
 
-/// Runs the measurement and prints its tables.
-pub(crate) async fn run(files: &Files, options: &OverloadOptions) -> Result<()> {
-    let dir = tempfile::tempdir().context("cannot make a folder for the configuration")?;
-    let window = Duration::from_secs(options.seconds.into());
+/// Runs the measurement and prints its tables; gives the plots with their names.
+pub(super) async fn run(
+    files: &Files,
+    dir: &Path,
+    window: Duration,
+) -> Result<Vec<(&'static str, String)>> {
     println!(
-        "| load | offered/s | good/s | of peak | good p99 ms | refused/s | refusal p99 ms | CPU µs/request |\n\
+        "\n| load | offered/s | good/s | of peak | good p99 ms | refused/s | refusal p99 ms | CPU µs/request |\n\
         |---|--:|--:|--:|--:|--:|--:|--:|"
     );
     let clock = Clock::new().await?;
-    let server = start(files, dir.path(), "").await?;
+    let mut plots = Vec::new();
+    let server = start(files, dir, "").await?;
     let rounds = rounds(&server).await?;
     let path = format!("/spin?{rounds}");
-    offered(&server, &clock, "computes 6 ms", &request("probe", &path), window).await?;
+    let asks = request("probe", &path);
+    let plot = offered(&server, &clock, "computes 6 ms", &asks, window).await?;
+    plots.push(("overload-computes.svg", plot.svg()));
     server.end().await?;
-    let server = start(files, dir.path(), "pool = 10\n").await?;
-    offered(&server, &clock, "waits 10 ms, pool of 10", &request("http", "/sleep?10"), window)
-        .await?;
+    let server = start(files, dir, "pool = 10\n").await?;
+    let asks = request("http", "/sleep?10");
+    let plot = offered(&server, &clock, "waits 10 ms, pool of 10", &asks, window).await?;
+    plots.push(("overload-pool.svg", plot.svg()));
     server.end().await?;
-    let server = start(files, dir.path(), "").await?;
+    let server = start(files, dir, "").await?;
     let mut peak = None;
     for connections in COUNTER {
         let before = clock.used(server.id())?;
@@ -72,34 +77,8 @@ pub(crate) async fn run(files: &Files, options: &OverloadOptions) -> Result<()> 
         let name = format!("counter, {connections} busy connections");
         row(&name, traffic.rate(), peak, &traffic, clock.used(server.id())? - before);
     }
-    server.end().await
-}
-
-fn request(host: &str, path: &str) -> String {
-    let method = if path == "/increment" { "POST" } else { "GET" };
-    format!("{method} {path} HTTP/1.1\r\nhost: {host}.test\r\n\r\n")
-}
-
-async fn start(files: &Files, dir: &Path, more: &str) -> Result<Server> {
-    let mut toml = String::from(more);
-    for (name, guest) in [("counter", "counter"), ("probe", "probe"), ("http", "probe_http")] {
-        let file = files.built(guest);
-        if !file.is_file() {
-            bail!("{} is not there; get it with ./just build-test-guests", file.display());
-        }
-        let _ = write!(
-            toml,
-            "[[route]]\nname = \"{name}\"\nhost = \"{name}.test\"\nguest = {file:?}\n\n"
-        );
-    }
-    let config = dir.join("tally.toml");
-    fs::write(&config, toml)?;
-    Server::start_by(Contender::Tally, dir, |address, admin| {
-        let mut command = files.tally(Path::new(""), "memory:", &address.to_string(), admin);
-        command.arg("--config").arg(&config);
-        command
-    })
-    .await
+    server.end().await?;
+    Ok(plots)
 }
 
 /// Rounds of the loop that take as long as the guest is to.
@@ -115,31 +94,21 @@ async fn rounds(server: &Server) -> Result<u64> {
     Ok(rounds)
 }
 
-async fn busy(
-    server: &Server,
-    request: String,
-    connections: u32,
-    window: Duration,
-) -> Result<Traffic> {
-    let address = server.address();
-    let run = move || closed_loop::run(address, Requests::of(vec![request]), connections, window);
-    tokio::task::spawn_blocking(run).await?
-}
-
-/// Measures a request at one, two and four times the rate that the host can do.
+/// Measures a request at several times the rate that the host can do.
 async fn offered(
     server: &Server,
     clock: &Clock,
-    name: &str,
+    name: &'static str,
     request: &str,
     window: Duration,
-) -> Result<()> {
+) -> Result<Plot> {
     busy(server, request.to_owned(), PEAK_CONNECTIONS, WARM_UP).await?;
     let before = clock.used(server.id())?;
     let traffic = busy(server, request.to_owned(), PEAK_CONNECTIONS, window).await?;
     let peak = rate(traffic.acknowledged(), &traffic);
     row(name, traffic.rate(), peak, &traffic, clock.used(server.id())? - before);
-    for times in [1.0, 2.0, 4.0] {
+    let mut points = Vec::new();
+    for times in OFFERED {
         let before = clock.used(server.id())?;
         let (address, requests) = (server.address(), Requests::of(vec![request.to_owned()]));
         let pace = Pace { rate: peak * times, duration: window, connections: CONNECTIONS };
@@ -147,8 +116,11 @@ async fn offered(
         let traffic = tokio::task::spawn_blocking(run).await??;
         let name = format!("… {times} × that, at a constant rate");
         row(&name, pace.rate, peak, &traffic, clock.used(server.id())? - before);
+        let good = rate(traffic.acknowledged(), &traffic) / peak;
+        let refusal = traffic.refusal_p99.map(|time| time.as_secs_f64() * 1e3);
+        points.push(Point { offered: times, good, refusal });
     }
-    Ok(())
+    Ok(Plot { title: name, points })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
@@ -158,13 +130,12 @@ fn rate(count: u64, traffic: &Traffic) -> f64 {
 
 fn row(name: &str, offered: f64, peak: f64, traffic: &Traffic, cpu: Duration) {
     let good = rate(traffic.acknowledged(), traffic);
-    let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1e3);
     println!(
         "| {name} | {offered:.0} | {good:.0} | {:.2} | {} | {:.0} | {} | {:.1} |",
         good / peak,
-        ms(traffic.p99),
+        milliseconds(traffic.p99),
         rate(traffic.refused, traffic),
-        traffic.refusal_p99.map_or_else(|| "–".into(), ms),
+        traffic.refusal_p99.map_or_else(|| "–".into(), milliseconds),
         traffic.per_request(cpu).unwrap_or_default() * 1e6,
     );
 }
