@@ -173,3 +173,16 @@ async fn a_guest_may_write_after_its_answer() {
     let written = tokio::time::timeout(std::time::Duration::from_secs(60), writing).await;
     written.expect("the write after the answer is made");
 }
+
+/// The functions of `wasmcloud:keyvalue` are all `async`.
+#[tokio::test]
+async fn increments_of_wasmcloud_leave_in_one_batch_as_well() {
+    let host = Host::start("probe-wasmcloud", "sqlite:tally.db", &["--workers", "1"]);
+    let mut client = Client::connect(host.address).await;
+    assert_eq!(client.get("/add?n,5").await.text(), "5");
+    let before = batches(&host).await;
+    let sum: i64 = (6..=105).sum();
+    assert_eq!(client.get("/add-many?n,100").await.text(), sum.to_string());
+    assert_eq!(batches(&host).await - before, 1);
+    assert_eq!(client.get("/get?n").await.text(), "105");
+}
