@@ -29,8 +29,8 @@ impl Handle {
     }
 
     /// A handle for one request that may have several operations on their way at a time. Those that it starts at the
-    /// same time leave together. As it may start them in another order each time that it runs, it is not their order that
-    /// makes two writes the same: see [`Order`](crate::idempotency::Order).
+    /// same time leave together. It may start them in another order each time that it runs, so what a write does is part
+    /// of what identifies it: an increment by another amount is another write.
     #[must_use]
     pub fn concurrent(&self) -> Self {
         let gathering = Some(Gathering::new(Arc::clone(&self.shared.queues)));
