@@ -22,6 +22,7 @@ pub fn text(path: &str, argument: &str) -> Option<String> {
             "printed".into()
         }
         "/flood-stdout" => flood(),
+        "/lines" => lines(),
         "/env" => env::vars().map(|(name, value)| format!("{name}={value}\n")).collect(),
         "/args" => env::args().map(|argument| argument + "\n").collect(),
         "/time" => time(),
@@ -39,6 +40,12 @@ fn flood() -> String {
     for _ in 0..100 {
         println!("{line}");
     }
+    "printed".into()
+}
+
+/// Prints lines of which one is empty, one is as long as the log has them, and one has no end.
+fn lines() -> String {
+    print!("first\n\nthird\n{}\nlast", "x".repeat(4 << 10));
     "printed".into()
 }
 
