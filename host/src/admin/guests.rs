@@ -3,8 +3,8 @@
 //! - `GET /guests`: a JSON array of `{"name","route","version","world","pool","loaded","failure"}`;
 //!   `failure` is why it cannot be loaded, or null.
 //! - `PUT /guests/NAME`, the name percent-encoded, with a component as its body: replaces the guest
-//!   while requests run, and answers `{"name","version","previous","milliseconds"}`; 422 with a
-//!   reason for one that cannot be run, and then nothing has changed. The file it was started from
+//!   while requests run, and answers `{"name","version","previous","milliseconds","notes"}`; `notes` is a list of
+//!   what whoever deployed it should know; 422 with a reason for one that cannot be run, and then nothing has changed. The file it was started from
 //!   stays, and the next start loads that.
 
 use std::{sync::Arc, time::Duration};
@@ -139,6 +139,7 @@ impl Admin {
                         "version": *done.version,
                         "previous": *done.previous,
                         "milliseconds": milliseconds,
+                        "notes": done.notes,
                     }),
                 )
             }

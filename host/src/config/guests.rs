@@ -78,6 +78,19 @@ pub struct GuestOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_loaded: Option<bool>,
 
+    /// Refuse a guest that imports what this host does not offer, rather than stop it when it calls that
+    /// [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "TALLY_STRICT_IMPORTS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strict_imports: Option<bool>,
+
     /// Longest time a guest may compute for one request [default: 100ms]
     #[arg(long, value_name = "TIME", env = "TALLY_CPU_LIMIT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -264,6 +277,7 @@ impl GuestOptions {
             pool: self.pool.or(others.pool),
             queue: self.queue.or(others.queue),
             queue_timeout: self.queue_timeout.or(others.queue_timeout),
+            strict_imports: Some(limits.strict_imports),
             rate_limit: self.rate_limit.or(others.rate_limit),
             rate_burst: self.rate_burst.or(others.rate_burst),
             cpu_weight: self.cpu_weight.or(others.cpu_weight),
@@ -295,6 +309,7 @@ impl GuestOptions {
             idempotency_records: self.idempotency_records,
             idempotency_bytes: self.idempotency_bytes,
             ..Self::default()
+            strict_imports: self.strict_imports.or(others.strict_imports),
         }
     }
 
@@ -315,6 +330,7 @@ impl GuestOptions {
             },
             bodies: Limits::default().bodies,
             responses: Limits::default().responses,
+            strict_imports: self.strict_imports,
             window: Limits::default().window,
         };
         if limits.pool > Some(MOST_INSTANCES) {
@@ -343,6 +359,7 @@ impl GuestOptions {
             return Err(ConfigError("a name has no control characters".into()));
         }
         let wrong = |name: &&String| name.is_empty() || name.contains(['=', '\0']);
+            strict_imports: self.strict_imports.unwrap_or_default(),
         if let Some(name) = self.env.keys().find(wrong) {
             return Err(ConfigError(format!("env: '{name}' is no name of a variable")));
         }

@@ -54,13 +54,11 @@ impl Anatomy {
     /// Takes a component apart.
     ///
     /// # Errors
-    /// [`LoadError`] for what is no component, saying what it is instead.
+    /// [`LoadError`] for what is no component.
     pub(super) fn of(bytes: &[u8]) -> Result<Self, LoadError> {
-        // The preamble: a magic number, a version, and a layer (0 for core modules, 1 for
-        // components).
+        // The preamble: a magic number, a version, and a layer. Core modules (layer 0) are components by now.
         match bytes {
-            [0, b'a', b's', b'm', _, _, 0, _, ..] => return Err(LoadError::CoreModule),
-            [0, b'a', b's', b'm', _, _, _, _, ..] => {}
+            [0, b'a', b's', b'm', _, _, layer, _, ..] if *layer != 0 => {}
             _ => return Err(LoadError::NotWebAssembly),
         }
         let mut reader = Reader { open: vec![Definition::default()], anatomy: Self::default() };

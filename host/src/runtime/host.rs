@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    inspection::Inspection,
+    inspection::{Inspection, calling_fails},
     limits::Limits,
     load_error::LoadError,
     loaded::Loaded,
@@ -131,7 +131,7 @@ impl Runtime {
     /// # Errors
     /// [`LoadError`], when this host cannot run it.
     pub(crate) fn look(&self, bytes: &[u8], limits: &Limits) -> Result<(Facts, usize), LoadError> {
-        let inspection = Inspection::of(bytes)?;
+        let inspection = Inspection::of(bytes, limits)?;
         let needs = inspection.needs(limits)?;
         self.pools.plan(needs.class)?;
         Ok((Facts::of(&inspection)?, needs.pool))
@@ -147,8 +147,12 @@ impl Runtime {
         bytes: &[u8],
     ) -> Result<(Facts, Arc<Loaded>), LoadError> {
         let started = Instant::now();
-        let loaded = Inspection::of(bytes).and_then(|inspection| {
+        let loaded = Inspection::of(bytes, tenant.limits()).and_then(|inspection| {
             let loaded = self.compile(&inspection, tenant.limits(), bytes)?;
+            if !loaded.missing_functions.is_empty() {
+                let fails = calling_fails(&loaded.missing_functions);
+                tracing::warn!(guest = %tenant.name(), "the guest runs; {fails}, as this host does not offer it");
+            }
             Ok((Facts::of(&inspection)?, Arc::new(loaded)))
         });
         tenant.usage().loaded(started.elapsed(), loaded.is_ok());
