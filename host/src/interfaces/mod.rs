@@ -7,13 +7,16 @@
 
 mod bindings;
 mod buckets;
+mod denied;
 mod effects;
+mod files;
 mod keyvalue;
 mod logging;
 mod offered;
 mod outgoing;
 mod output;
 mod settings;
+mod tcp;
 mod wasi;
 mod worker;
 
@@ -28,6 +31,7 @@ pub(crate) use self::{
     bindings::plugin::{PluginIndices, exports::tally::plugin::handler},
     buckets::{Buckets, RESERVED},
     effects::Effects,
+    files::Files,
     keyvalue::AnsweredBefore,
     offered::{Interface, advice, is_offered},
     outgoing::Outgoing,

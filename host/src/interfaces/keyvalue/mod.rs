@@ -18,6 +18,7 @@ use super::{
         store::{self, KeyResponse},
     },
     buckets::Opened,
+    denied,
 };
 
 mod draft;
@@ -202,7 +203,11 @@ impl Context {
 
 impl store::Host for Context {
     fn open(&mut self, identifier: String) -> Result<Answer<Resource<Bucket>>> {
-        Ok(match self.settings.buckets.open(&identifier) {
+        let opened = self.settings.buckets.open(&identifier);
+        if matches!(opened, Opened::NoSuchStore | Opened::AccessDenied) {
+            denied::bucket(&self.settings, &identifier);
+        }
+        Ok(match opened {
             Opened::Bucket(place) => Ok(Resource::new_own(place)),
             Opened::NoSuchStore => Err(store::Error::NoSuchStore),
             Opened::AccessDenied => Err(store::Error::AccessDenied),

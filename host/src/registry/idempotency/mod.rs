@@ -130,7 +130,7 @@ impl Layer {
         }
         let scoped = state.scoped(&scope);
         // A call of another server is no write of ours, and would be made again.
-        let calls_others = settings.outgoing.allows_any();
+        let calls_others = settings.outgoing.allows_any() || settings.tcp.allows_any();
         if calls_others {
             scoped.look_up(settings.buckets.stored()).await.map_err(|error| match error {
                 Error::Rejected(Rejection::Reused) => failed(Cause::IdempotencyReused, Applied::No),
