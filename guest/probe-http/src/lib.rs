@@ -15,7 +15,7 @@ use std::{
 
 use wasip2::{
     exports::http::incoming_handler::Guest,
-    http::types::{Fields, IncomingRequest, ResponseOutparam},
+    http::types::{Fields, IncomingRequest, Method, ResponseOutparam},
 };
 
 struct Probe;
@@ -31,7 +31,7 @@ impl Guest for Probe {
         let (path, argument) = target.split_once('?').unwrap_or((&target, ""));
         match path {
             // CONNECT has no path.
-            "" => connect(&request.authority().unwrap_or_default(), out),
+            "" if matches!(request.method(), Method::Connect) => connect(&request.authority().unwrap_or_default(), out),
             "/echo" => bodies::echo(&request, out),
             "/count-body" => bodies::count(&request, out),
             "/length" => bodies::length(&request, out),

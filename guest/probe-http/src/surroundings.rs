@@ -1,6 +1,10 @@
 //! What a guest finds around it, as its standard library asks for it.
 
-use std::{env, fs, net::TcpStream};
+use std::{
+    env, fs,
+    io::{self, Write as _},
+    net::TcpStream,
+};
 
 use wasip2::{
     clocks::{monotonic_clock, wall_clock},
@@ -46,6 +50,8 @@ fn flood() -> String {
 /// Prints lines of which one is empty, one is as long as the log has them, and one has no end.
 fn lines() -> String {
     print!("first\n\nthird\n{}\nlast", "x".repeat(4 << 10));
+    // The standard library keeps a line until it ends.
+    let _ = io::stdout().flush();
     "printed".into()
 }
 
