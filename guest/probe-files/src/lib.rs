@@ -42,6 +42,7 @@ impl Guest for Probe {
             "/fill" => fill(argument),
             "/resize" => resize(argument),
             "/entries" => entries(argument),
+            "/nest" => nest(argument),
             "/link" => link(argument),
             "/remove" => Ok(fs::remove_file(argument).map(|()| "removed".into())?),
             path => match path.strip_prefix("/site/") {
@@ -91,19 +92,32 @@ fn resize(argument: &str) -> Answer {
     Ok(fs::metadata(path)?.len().to_string())
 }
 
-/// Makes empty files and directories until it is refused; how many, and why it ended.
+/// Makes empty files, directories and links until it is refused; how many, and why it ended.
 fn entries(directory: &str) -> Answer {
     for number in 0..1_000 {
         let path = format!("{directory}/{number}");
-        let made = match number % 2 {
+        let made = match number % 3 {
             0 => fs::write(path, ""),
-            _ => fs::create_dir(path),
+            1 => fs::create_dir(path),
+            _ => fs::hard_link(format!("{directory}/0"), path),
         };
         if let Err(error) = made {
             return Ok(format!("{number} entries: {error}"));
         }
     }
     Ok("1000 entries".into())
+}
+
+/// Makes directories within each other until it is refused; how many.
+fn nest(directory: &str) -> Answer {
+    let mut path = directory.to_owned();
+    for depth in 0..1_000 {
+        path.push_str("/d");
+        if fs::create_dir(&path).is_err() {
+            return Ok(depth.to_string());
+        }
+    }
+    Ok("1000".into())
 }
 
 /// Makes a symbolic link in the first directory, and reads through it.

@@ -21,7 +21,7 @@ pub fn answer(path: &str, argument: &str) -> Answer {
             let found = (argument, 0).to_socket_addrs()?;
             Ok(found.map(|address| address.ip().to_string() + "\n").collect())
         }
-        "/connect" => Ok(TcpStream::connect(argument).map(|_| "connected".into())?),
+        "/connect" => connect(argument),
         "/wait" => wait(argument),
         "/listen" => listen(argument),
         "/udp" => udp(argument),
@@ -37,6 +37,20 @@ fn redis(argument: &str) -> Answer {
     let mut answer = [0; 100];
     let length = stream.read(&mut answer)?;
     Ok(String::from_utf8_lossy(&answer[..length]).trim().into())
+}
+
+/// Connects again and again, up to a number of times, and keeps the connections: `HOST:PORT=TIMES`; how many there
+/// were, and why it ended.
+fn connect(argument: &str) -> Answer {
+    let (server, times) = pair(argument);
+    let mut connections = Vec::new();
+    for number in 0..times.parse()? {
+        match TcpStream::connect(&server) {
+            Ok(connection) => connections.push(connection),
+            Err(error) => return Ok(format!("{number} connections: {error}")),
+        }
+    }
+    Ok(format!("{times} connections"))
 }
 
 /// Reads from a server until it ends the connection.

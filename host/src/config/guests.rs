@@ -265,6 +265,13 @@ pub struct GuestConfig {
     pub(crate) keep_loaded: bool,
 }
 
+impl GuestConfig {
+    /// Whether it may open files or sockets of its own.
+    pub(super) fn opens_files(&self) -> bool {
+        self.tcp.allows_any() || !self.files.are_none()
+    }
+}
+
 impl GuestOptions {
     /// Everything that has a default but does not depend on the guest.
     pub(super) fn defaults() -> Self {

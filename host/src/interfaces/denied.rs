@@ -1,31 +1,39 @@
-//! What a guest wanted and may not have, logged once with the setting that would allow it.
+//! Logs what a guest asked for and may not have, once, with the setting that would allow it.
 
 use std::{
-    collections::HashSet,
-    fmt::Display,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use super::{RESERVED, Settings};
 
-/// Denials that are remembered, of all guests: names are made up by guests. Beyond, none is logged any more.
-const MOST_DENIED: usize = 1_000;
+/// Denials of one guest that are logged: guests make up names.
+const MOST_DENIALS: usize = 100;
+
+/// Guests whose denials are logged, which bounds what is remembered.
+const MOST_GUESTS: usize = 1_000;
 
 /// Bytes of a name that are logged.
 const NAME_BYTES: usize = 100;
 
-/// Denials that were logged: the guest, and what it wanted.
-static LOGGED: LazyLock<Mutex<HashSet<(String, String)>>> = LazyLock::new(Mutex::default);
+/// What was logged, by the guest's name.
+static LOGGED: LazyLock<Mutex<HashMap<Arc<str>, HashSet<String>>>> = LazyLock::new(Mutex::default);
 
-/// Logs that a guest wanted something, unless that was logged before.
-fn log(settings: &Settings, wanted: String, advice: &dyn Display) {
-    let guest = settings.name.to_string();
-    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
-    if logged.len() < MOST_DENIED && logged.insert((guest, wanted.clone())) {
-        drop(logged);
+/// Logs that a guest may not do something, unless that was logged before.
+fn log(settings: &Settings, wanted: String, advice: &str) {
+    if is_new(&settings.name, &wanted) {
         tracing::warn!(guest = %settings.name, "the guest may not {wanted}; {advice}");
     }
+}
+
+fn is_new(guest: &Arc<str>, wanted: &str) -> bool {
+    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !logged.contains_key(guest) && logged.len() >= MOST_GUESTS {
+        return false;
+    }
+    let denials = logged.entry(Arc::clone(guest)).or_default();
+    denials.len() < MOST_DENIALS && denials.insert(wanted.to_owned())
 }
 
 /// A name as it can be logged.
@@ -38,37 +46,48 @@ pub(super) fn bucket(settings: &Settings, name: &str) {
     let shown = shown(name);
     let wanted = format!("open the bucket '{shown}'");
     if name.starts_with(RESERVED) {
-        let advice = format!("names that begin with '{RESERVED}' are the host's own");
+        let advice = format!("names that begin with '{RESERVED}' are reserved for the host");
         return log(settings, wanted, &advice);
     }
-    let has: Vec<_> =
-        settings.buckets.names().chain([&*shown]).map(|n| format!("\"{n}\"")).collect();
-    let advice = format!("to let it, configure buckets = [{}]", has.join(", "));
+    let entries = settings.buckets.entries().chain([shown]);
+    let entries: Vec<_> = entries.map(|entry| format!("\"{entry}\"")).collect();
+    let advice = format!("to allow it, configure buckets = [{}]", entries.join(", "));
     log(settings, wanted, &advice);
 }
 
 /// An address that the guest may not connect to.
 pub(super) fn connection(settings: &Settings, address: SocketAddr) {
-    let wanted = format!("connect to {address}");
-    log(
-        settings,
-        wanted,
-        &format_args!(
-            "to let it, add \"{address}\" to its tcp, and if that is a private address set outgoing-private"
-        ),
+    let advice = format!(
+        "to allow it, add \"{address}\" or the server's name to its tcp, and for a private address set outgoing-private = true"
     );
+    log(settings, format!("connect to {address}"), &advice);
 }
 
-/// A name that the guest may not ask for.
+/// A name that the guest may not look up.
 pub(super) fn name(settings: &Settings, name: &str) {
     let shown = shown(name);
-    let advice = format!("to let it connect there, add \"{shown}:PORT\" to its tcp");
+    let advice = format!("to allow a connection, add \"{shown}:PORT\" to its tcp");
     log(settings, format!("look up the name '{shown}'"), &advice);
 }
 
-/// A name at an address that is not public.
+/// A name whose address is not public.
 pub(super) fn private(settings: &Settings, name: &str) {
-    let shown = shown(name);
-    let advice = "to let it, set outgoing-private = true";
-    log(settings, format!("connect to '{shown}', which is at a private address"), &advice);
+    let wanted = format!("connect to '{}', which has a private address", shown(name));
+    log(settings, wanted, "to allow it, set outgoing-private = true");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_makes_up_names_is_logged_for_some_and_hides_no_other() {
+        let guest: Arc<str> = "a guest of this test".into();
+        let new = (0..1_000).filter(|number| is_new(&guest, &number.to_string())).count();
+        assert_eq!(new, MOST_DENIALS);
+        let other: Arc<str> = "another of this test".into();
+        assert!(is_new(&other, "0"));
+        assert!(!is_new(&other, "0"), "once");
+        assert_eq!(shown(&"ü\n".repeat(NAME_BYTES)).matches("\\n").count(), 33);
+    }
 }

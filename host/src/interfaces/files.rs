@@ -17,7 +17,7 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use tempfile::TempDir;
 use wasmtime::{
-    Result,
+    Result, bail,
     component::{Linker, Resource, ResourceTable},
 };
 use wasmtime_wasi::{
@@ -106,8 +106,13 @@ impl Files {
         }
     }
 
-    fn are_none(&self) -> bool {
-        self.mapped.is_empty() && self.scratch.is_none()
+    pub(crate) fn are_none(&self) -> bool {
+        self.count() == 0
+    }
+
+    /// How many directories there are.
+    fn count(&self) -> usize {
+        self.mapped.len().saturating_add(usize::from(self.scratch.is_some()))
     }
 
     /// Opens the directories for one request. Blocks.
@@ -167,6 +172,9 @@ impl Context {
             return Ok(());
         }
         let settings = Arc::clone(&self.settings);
+        if !(0..settings.files.count()).all(|_| self.may_open()) {
+            bail!("its directories cannot be opened: guests hold as many files as they may");
+        }
         let Opened { filesystem, scratch } =
             tokio::task::spawn_blocking(move || settings.files.open()).await??;
         *self.ctx().ctx.filesystem() = filesystem;
@@ -183,6 +191,11 @@ impl Context {
     /// asked here.
     fn may_write(&mut self, bytes: u64) -> bool {
         self.scratch().is_none_or(|scratch| charge(&scratch.left, bytes))
+    }
+
+    /// Whether the guest may make a file, directory or link in its scratch directory.
+    fn may_make(&mut self) -> bool {
+        self.may_open() && self.may_write(ENTRY_BYTES)
     }
 
     /// The result of a call in the guest's terms.
@@ -272,6 +285,9 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
         |mut store, (this, links, path, open, flags): (_, PathFlags, String, OpenFlags, _)| {
             Box::new(async move {
                 let context: &mut Context = store.data_mut();
+                if !context.may_open() {
+                    return Ok((Err(ErrorCode::InsufficientMemory),));
+                }
                 if open.contains(OpenFlags::CREATE) && !context.may_write(ENTRY_BYTES) {
                     return Ok((Err(ErrorCode::InsufficientSpace),));
                 }
@@ -286,7 +302,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
         |mut store, (this, path): (Resource<Descriptor>, String)| {
             Box::new(async move {
                 let context: &mut Context = store.data_mut();
-                if !context.may_write(ENTRY_BYTES) {
+                if !context.may_make() {
                     return Ok((Err(ErrorCode::InsufficientSpace),));
                 }
                 let made = context.files().create_directory_at(this, path).await;
@@ -299,10 +315,23 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
         |mut store, (this, old, new): (Resource<Descriptor>, String, String)| {
             Box::new(async move {
                 let context: &mut Context = store.data_mut();
-                if !context.may_write(ENTRY_BYTES) {
+                if !context.may_make() {
                     return Ok((Err(ErrorCode::InsufficientSpace),));
                 }
                 let made = context.files().symlink_at(this, old, new).await;
+                context.told(made)
+            })
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]descriptor.link-at",
+        |mut store, (this, links, old, to, new): (_, PathFlags, String, _, String)| {
+            Box::new(async move {
+                let context: &mut Context = store.data_mut();
+                if !context.may_make() {
+                    return Ok((Err(ErrorCode::InsufficientSpace),));
+                }
+                let made = context.files().link_at(this, links, old, to, new).await;
                 context.told(made)
             })
         },

@@ -8,6 +8,7 @@
 mod bindings;
 mod buckets;
 mod denied;
+mod descriptors;
 mod effects;
 mod files;
 mod keyvalue;
@@ -30,6 +31,7 @@ use wasmtime_wasi_config::WasiConfig;
 pub(crate) use self::{
     bindings::plugin::{PluginIndices, exports::tally::plugin::handler},
     buckets::{Buckets, RESERVED},
+    descriptors::for_guests as descriptors_for_guests,
     effects::Effects,
     files::Files,
     keyvalue::AnsweredBefore,

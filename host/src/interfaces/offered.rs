@@ -1,8 +1,11 @@
 //! Which interfaces guests may import, and what would help with those that they may not.
 
-/// The name of an interface, as components have it: `package:name/interface@version`.
+/// The name of an interface, as components have it: `package:name/interface@version`. With a label, as WIT
+/// has it: `label: package:name/interface@version`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Interface<'a> {
+    /// The name that the component imports it by, if that is one of its own.
+    pub(crate) label: Option<&'a str>,
     /// The name without the version.
     pub(crate) base: &'a str,
     /// Empty, if it has none.
@@ -11,8 +14,12 @@ pub(crate) struct Interface<'a> {
 
 impl<'a> Interface<'a> {
     pub(crate) fn of(name: &'a str) -> Self {
+        let (label, name) = match name.split_once(": ") {
+            Some((label, name)) => (Some(label), name),
+            None => (None, name),
+        };
         let (base, version) = name.split_once('@').unwrap_or((name, ""));
-        Self { base, version }
+        Self { label, base, version }
     }
 
     fn package(self) -> &'a str {
@@ -57,6 +64,9 @@ const KEYVALUE: &[&str] = &["0.2.0-draft", "0.2.0-draft2"];
 
 /// Whether guests of all worlds may import this.
 pub(crate) fn is_offered(import: Interface<'_>) -> bool {
+    if import.label.is_some() {
+        return false;
+    }
     let (base, package) = (import.base, import.package());
     OFFERED.iter().filter(|(offered, _)| *offered == base || *offered == package).any(
         |(_, versions)| {
@@ -71,7 +81,10 @@ pub(crate) fn is_offered(import: Interface<'_>) -> bool {
 
 /// What would help with an import that this host does not offer.
 pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
-    let Interface { base, version } = import;
+    let Interface { base, version, .. } = import;
+    if import.label.is_some() && is_offered(Interface { label: None, ..import }) {
+        return Some("this host offers it without a label; import it by its own name");
+    }
     Some(match import.package() {
         "wasi:keyvalue" => "this host offers wasi:keyvalue 0.2.0-draft and 0.2.0-draft2",
         "wasi:config" => "this host offers wasi:config/store@0.2.0-rc.1",
@@ -122,6 +135,7 @@ mod tests {
             ("wasi:config/store@0.2.0-rc.1", true),
             ("fermyon:spin/key-value@2.0.0", true),
             ("fermyon:spin/sqlite@2.0.0", false),
+            ("a: wasi:keyvalue/store@0.2.0-draft2", false),
         ] {
             assert_eq!(is_offered(Interface::of(import)), offered, "{import}");
         }

@@ -14,19 +14,24 @@ use wasmtime::{
     component::{Linker, Resource, ResourceType},
 };
 use wasmtime_wasi::{
-    WasiCtxBuilder,
+    WasiCtxBuilder, WasiCtxView, WasiView as _,
     p2::{
         DynPollable, Network, Pollable,
-        bindings::sockets::network::{ErrorCode, IpAddress},
+        bindings::sockets::{
+            network::{ErrorCode, Host as _, IpAddress, IpAddressFamily},
+            tcp_create_socket::Host as _,
+        },
         subscribe,
     },
-    sockets::SocketAddrUse,
+    sockets::{SocketAddrUse, WasiSocketsCtxView},
 };
 
 use super::{Context, Effects, Settings, denied};
 
-/// The interface of `wasmtime-wasi`, by its version of it.
+/// Interfaces that the crate `wasmtime-wasi` defines, by its version of them.
 const LOOKUP: &str = "wasi:sockets/ip-name-lookup@0.2.12";
+/// See [`LOOKUP`].
+const CREATE: &str = "wasi:sockets/tcp-create-socket@0.2.12";
 
 /// Addresses that one request may learn: those of some names.
 const MAX_ADDRESSES: usize = 1_000;
@@ -40,7 +45,7 @@ impl Resolved {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it is full.
+    /// Notes the addresses of a name; `false` if there is no room for them.
     fn learn(&self, name: &str, addresses: &[IpAddr]) -> bool {
         let mut known = self.lock();
         let name: Arc<str> = name.into();
@@ -59,9 +64,6 @@ pub(super) fn allow(
     effects: &Effects,
     resolved: &Resolved,
 ) {
-    if !settings.tcp.allows_any() {
-        return;
-    }
     let (settings, effects, resolved) = (Arc::clone(settings), effects.clone(), resolved.clone());
     builder.allow_tcp(true).socket_addr_check(move |address, reason| {
         let is_allowed = match reason {
@@ -122,18 +124,33 @@ async fn resolve(context: &mut Context, name: &str) -> Result<Vec<IpAddr>, Error
         denied::private(&settings, name);
         return Err(ErrorCode::AccessDenied);
     }
-    match context.resolved().learn(name, &addresses) {
+    match context.resolved().is_some_and(|resolved| resolved.learn(name, &addresses)) {
         true => Ok(addresses),
         false => Err(ErrorCode::OutOfMemory),
     }
 }
 
-/// Offers the lookup of names to a linker, in the place of that of `wasmtime-wasi`.
+/// Offers the lookup of names to a linker, and sockets that are counted, in the place of those of `wasmtime-wasi`.
 ///
 /// # Errors
-/// When the interface is not there, which is a bug.
+/// When an interface is not there, which is a bug.
 pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
     linker.allow_shadowing(true);
+    linker.instance(CREATE)?.func_wrap(
+        "create-tcp-socket",
+        |mut store: StoreContextMut<'_, Context>, (family,): (IpAddressFamily,)| {
+            let context = store.data_mut();
+            if context.settings.tcp.allows_any() && !context.may_open() {
+                return Ok((Err(ErrorCode::NewSocketLimit),));
+            }
+            let WasiCtxView { ctx, table } = context.ctx();
+            let mut sockets = WasiSocketsCtxView { ctx: ctx.sockets(), table };
+            Ok((match sockets.create_tcp_socket(family) {
+                Ok(socket) => Ok(socket),
+                Err(error) => Err(sockets.convert_error_code(error)?),
+            },))
+        },
+    )?;
     let mut lookup = linker.instance(LOOKUP)?;
     let drop_addresses = |mut store: StoreContextMut<'_, Context>, handle| {
         store.data_mut().table().delete(Resource::<Addresses>::new_own(handle))?;

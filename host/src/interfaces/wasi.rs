@@ -18,6 +18,7 @@ use wasmtime_wasi_io::bindings::wasi::io;
 
 use super::{
     Context, Effects, Settings,
+    descriptors::Descriptors,
     files::{self, Scratch},
     outgoing::Hooks,
     output::{Journal, Output},
@@ -43,8 +44,9 @@ pub(super) struct Wasi {
     ctx: Option<Box<WasiCtx>>,
     /// Whether the guest's directories are open, and the one that is its own.
     files: Option<Option<Scratch>>,
-    /// Names that the guest has looked up.
-    resolved: Resolved,
+    /// Names that the guest has looked up, if it may connect to any.
+    resolved: Option<Resolved>,
+    descriptors: Descriptors,
 }
 
 impl Wasi {
@@ -54,7 +56,15 @@ impl Wasi {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
         let hooks = Hooks::new(Arc::clone(settings), effects.clone());
-        Self { table, http, hooks, ctx: None, files: None, resolved: Resolved::default() }
+        Self {
+            table,
+            http,
+            hooks,
+            ctx: None,
+            files: None,
+            resolved: settings.tcp.allows_any().then(Resolved::default),
+            descriptors: Descriptors::default(),
+        }
     }
 }
 
@@ -62,7 +72,7 @@ fn ctx(
     settings: &Arc<Settings>,
     journal: Journal,
     effects: &Effects,
-    resolved: &Resolved,
+    resolved: Option<&Resolved>,
 ) -> WasiCtx {
     let mut builder = WasiCtx::builder();
     builder
@@ -72,7 +82,9 @@ fn ctx(
         .max_random_size(MAX_RANDOM_BYTES)
         .allow_tcp(false)
         .allow_udp(false);
-    tcp::allow(&mut builder, settings, effects, resolved);
+    if let Some(resolved) = resolved {
+        tcp::allow(&mut builder, settings, effects, resolved);
+    }
     builder.build()
 }
 
@@ -123,9 +135,14 @@ impl Context {
         self.effects.look_outside();
     }
 
-    /// Names that the guest has looked up.
-    pub(super) fn resolved(&mut self) -> &Resolved {
-        &self.wasi().resolved
+    /// Names that the guest has looked up, if it may connect to any.
+    pub(super) fn resolved(&mut self) -> Option<&Resolved> {
+        self.wasi().resolved.as_ref()
+    }
+
+    /// Counts a file or socket that the guest opens; `false` if it may have no more.
+    pub(super) fn may_open(&mut self) -> bool {
+        self.wasi().descriptors.take()
     }
 
     /// Whether the guest's directories are open.
@@ -165,7 +182,7 @@ impl Context {
             &mut **wasi.get_or_insert_with(|| Box::new(Wasi::new(settings, effects)));
         let ctx = made.get_or_insert_with(|| {
             let journal = journal.get_or_insert_with(|| Journal::new(settings.name.clone(), id));
-            Box::new(ctx(settings, journal.clone(), effects, resolved))
+            Box::new(ctx(settings, journal.clone(), effects, resolved.as_ref()))
         });
         WasiCtxView { ctx, table }
     }

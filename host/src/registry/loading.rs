@@ -145,7 +145,7 @@ impl Guest {
             let bytes = Bytes::from(bytes);
             let (facts, loaded) = guest.runtime.load(guest.tenant(), &bytes)?;
             let source = file.map_or(Source::Bytes(bytes), Source::File);
-            let notes = facts.notes();
+            let notes = [facts.notes(), loaded.notes()].concat();
             facts.log(guest.name());
             Ok((Arc::new(Release::new(source, Some(facts))), loaded, notes))
         });

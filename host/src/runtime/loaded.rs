@@ -9,7 +9,7 @@ use wasmtime::component::{
 
 use super::{
     class::Needs,
-    inspection::Inspection,
+    inspection::{Inspection, calling_fails},
     load_error::LoadError,
     not_offered,
     pool::Pool,
@@ -59,6 +59,17 @@ impl Loaded {
         let bytes = image.end.addr().saturating_sub(image.start.addr());
         let version = Arc::clone(&inspection.version);
         Ok(Self { pool, pre, world, handler, version, needs, draft2, bytes, missing_functions })
+    }
+
+    /// What whoever deploys it should know, besides what its component says.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        match &*self.missing_functions {
+            [] => Vec::new(),
+            missing => vec![format!(
+                "the guest runs; {}, because this host does not offer it",
+                calling_fails(missing)
+            )],
+        }
     }
 
     /// The first digits of its component's digest.

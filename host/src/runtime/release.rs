@@ -73,12 +73,11 @@ impl Facts {
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.is_module {
-            let note = "the guest is a core module of WASI preview 1, and is turned into a component when it is loaded";
-            notes.push(note.into());
+            notes.push("the guest is a core module of WASI preview 1; the host turns it into a component when it loads it".into());
         }
         if !self.missing.is_empty() {
             notes.push(format!(
-                "the guest runs; {}, as this host does not offer it; `tally check` says what would help, and strict-imports refuses such guests",
+                "the guest runs; {}, because this host does not offer it; `tally check` says what would help, and strict-imports refuses such guests",
                 calling_fails(&self.missing)
             ));
         }

@@ -130,6 +130,8 @@ async fn a_scratch_directory_is_one_requests_own_and_bounded() {
     for target in ["/etc/passwd", "../../etc/passwd", "/proc/self/environ"] {
         refused(&client.get(&format!("/link?a={target}")).await);
     }
+    let nested = client.get("/nest?/tmp").await;
+    assert_eq!(nested.text(), "16", "{nested:?}");
     // Nothing is left, also not of requests that were given up.
     let started = Instant::now();
     let left = || std::fs::read_dir(temporary.path()).unwrap().count();
@@ -137,6 +139,39 @@ async fn a_scratch_directory_is_one_requests_own_and_bounded() {
         assert!(started.elapsed() < Duration::from_secs(60), "{} directories are left", left());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn a_request_opens_and_makes_no_more_files_than_it_may() {
+    let temporary = tempfile::tempdir().unwrap();
+    let host = Host::start_with("probe-files", |command| {
+        command.args(["--store", "memory:", "--scratch", "64MiB"]);
+        command.env("TMPDIR", temporary.path());
+    });
+    let mut client = Client::connect(host.address).await;
+    // The directory itself is one of 200.
+    for _ in 0..2 {
+        let full = client.get("/entries?/tmp").await;
+        assert!(full.text().starts_with("199 entries: "), "{full:?}");
+        assert_eq!(client.get("/nest?/tmp").await.text(), "199");
+    }
+    let started = Instant::now();
+    while std::fs::read_dir(temporary.path()).unwrap().count() > 0 {
+        assert!(started.elapsed() < Duration::from_secs(60), "directories are left");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn guests_hold_a_quarter_of_the_files_that_the_process_may_open() {
+    let flags = ["--scratch", "64MiB", "--workers", "1"];
+    let host = Host::start_limited("-n 400", "probe-files", "memory:", &flags);
+    let mut client = Client::connect(host.address).await;
+    for _ in 0..2 {
+        let full = client.get("/entries?/tmp").await;
+        assert!(full.text().starts_with("99 entries: "), "{full:?}");
+    }
+    assert_eq!(client.get("/write?/tmp/a=text").await.text(), "text");
 }
 
 /// A pipe that nobody writes to is a file on a disk that hangs.

@@ -115,7 +115,9 @@ async fn strict_imports_refuse_such_a_guest_at_the_start_and_at_a_deploy() {
     let host = Host::start("counter-http", "memory:", &[]);
     let deployed = host.deploy("default", bytes).await;
     let notes = deployed.json()["notes"].to_string();
-    assert!(notes.contains("calling") && notes.contains("example:missing/things@1.0.0"), "{notes}");
+    for part in ["calling", "example:missing/things@1.0.0", "random@0.2.40#get-lucky-number"] {
+        assert!(notes.contains(part), "{notes}");
+    }
     assert_eq!(get(host.address, "/hello").await.text(), "hello");
     host.wait_for_log("the guest runs; calling");
 }
@@ -140,4 +142,26 @@ fn check_says_what_fails_and_what_would_help() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.ends_with("cannot serve it: 4 of its imports are missing.\n"), "{text}");
+}
+
+#[test]
+fn check_names_the_interface_behind_a_label() {
+    let dir = tempfile::tempdir().unwrap();
+    let labelled = r#"(component
+        (import "team-a" (implements "wasi:config/store@0.2.0-rc.1") (instance))
+        (import "team-b" (implements "example:missing/things@1.0.0") (instance
+            (export "count" (func (result u32)))))
+        (instance $handler)
+        (export "tally:plugin/handler@0.1.0" (instance $handler)))"#;
+    let path = dir.path().join("labelled.wasm");
+    std::fs::write(&path, wat::parse_str(labelled).unwrap()).unwrap();
+    let output = run(dir.path(), &["check", "--strict-imports", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = |start: &str| {
+        let found = text.lines().find(|line| line.trim_start().starts_with(start));
+        found.unwrap_or_else(|| panic!("no {start} in\n{text}"))
+    };
+    assert!(line("imports  team-a: wasi:config/store@0.2.0-rc.1").contains("by its own name"));
+    assert!(line("imports  team-b: example:missing/things@1.0.0").contains("not offered"));
 }

@@ -399,7 +399,11 @@ async fn a_bucket_that_may_not_be_opened_is_logged_once_with_what_would_allow_it
         let said = |text: &str| log.matches(text).count();
         assert_eq!(said("may not open the bucket 'elsewhere'"), 1, "{log}");
         assert_eq!(said("configure buckets = [\"default\", \"elsewhere\"]"), 1, "{log}");
-        assert_eq!(said("names that begin with 'tally.' are the host's own"), 1, "{log}");
+        assert_eq!(said("names that begin with 'tally.' are reserved for the host"), 1, "{log}");
         assert_eq!(said("may not"), 2, "{log}");
     }
+    // The advice keeps the buckets that there are.
+    let host = Host::start("probe-draft2", "memory:", &["--bucket", "default=main"]);
+    get(host.address, "/open?elsewhere").await;
+    host.wait_for_log("configure buckets = [\"default=main\", \"elsewhere\"]");
 }

@@ -32,7 +32,7 @@ async fn a_guest_speaks_to_a_server_that_is_named_and_to_no_other() {
         let answer = get(allowed.address, &target).await;
         assert_eq!(answer.status, 500, "{target}: {answer:?}");
     }
-    let log = allowed.wait_for_log("to let it connect there, add \"localhost:PORT\" to its tcp");
+    let log = allowed.wait_for_log("to allow a connection, add \"localhost:PORT\" to its tcp");
     assert!(log.contains(&format!("add \"127.0.0.1:{other}\" to its tcp")), "{log}");
     // Once for each.
     get(allowed.address, &incr("127.0.0.1", other)).await;
@@ -79,6 +79,25 @@ async fn a_guest_has_no_sockets_by_default_and_never_listens() {
         let answer = get(all.address, target).await;
         assert_eq!(answer.status, 500, "{target}: {answer:?}");
     }
+}
+
+#[tokio::test]
+async fn a_request_opens_no_more_sockets_than_it_may() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let accepting = std::thread::spawn(move || {
+        let mut connections = Vec::new();
+        while connections.len() < 2 * 200 {
+            connections.push(server.accept().unwrap());
+        }
+    });
+    let host = host(&["--tcp", &address.to_string(), "--outgoing-private"]);
+    let mut client = Client::connect(host.address).await;
+    for _ in 0..2 {
+        let answer = client.get(&format!("/connect?{address}=300")).await;
+        assert!(answer.text().starts_with("200 connections: "), "{answer:?}");
+    }
+    accepting.join().unwrap();
 }
 
 #[tokio::test]
