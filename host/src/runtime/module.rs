@@ -57,3 +57,65 @@ fn has_world(module: &[u8]) -> Result<bool, LoadError> {
     }
     Ok(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use wit_component::StringEncoding;
+    use wit_parser::Resolve;
+
+    use super::*;
+
+    fn embedded(text: &str, world: &str) -> Vec<u8> {
+        let mut resolve = Resolve::default();
+        let package = resolve.push_str("world.wit", world).unwrap();
+        let world = resolve.select_world(&[package], None).unwrap();
+        let mut module = wat::parse_str(text).unwrap();
+        let utf8 = StringEncoding::UTF8;
+        wit_component::embed_component_metadata(&mut module, &resolve, world, utf8).unwrap();
+        module
+    }
+
+    /// A module with a world, and with imports of WASI preview 1 or without.
+    fn seed(imports: &str) -> Vec<u8> {
+        let text = format!(
+            r#"(module
+                (import "$root" "ask" (func (param i32 i32) (result i32)))
+                {imports}
+                (memory (export "memory") 1)
+                (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) i32.const 16)
+                (func (export "tell") (param i32 i32) (result i32) i32.const 0))"#
+        );
+        let world = "package a:b; world w { import ask: func(a: string) -> u32; export tell: func(a: string) -> u32; }";
+        embedded(&text, world)
+    }
+
+    const PREVIEW1: &str = r#"
+        (import "wasi_snapshot_preview1" "random_get" (func (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))"#;
+
+    #[test]
+    fn a_module_becomes_the_component_that_its_world_says() {
+        for (imports, offered) in [("", false), (PREVIEW1, true)] {
+            let component = into_component(&seed(imports)).unwrap();
+            let anatomy = super::super::anatomy::Anatomy::of(&component).unwrap();
+            let has = |name: &str| anatomy.imports.iter().any(|import| import.starts_with(name));
+            assert!(has("ask"));
+            assert_eq!(has("wasi:random/random@0.2."), offered, "{:?}", anatomy.imports);
+        }
+        // Without what it says that it exports.
+        let world = "package a:b; world w { export tell: func(); }";
+        let error = into_component(&embedded("(module)", world)).unwrap_err();
+        assert!(matches!(&error, LoadError::Module(reason) if reason.contains("tell")), "{error}");
+    }
+
+    /// Whatever the bytes are, turning them into a component ends soon, and what comes of it is one.
+    #[test]
+    fn fuzz_modules() {
+        let words: [&[u8]; 4] =
+            [b"\0asm\x01\0\0\0", b"component-type", b"\xff\xff\xff\xff\x0f", b"$root"];
+        tally_testkit::fuzz("modules", &[&seed(""), &seed(PREVIEW1)], &words, |input| {
+            let Ok(component) = into_component(input) else { return };
+            assert!(super::super::anatomy::Anatomy::of(&component).is_ok());
+        });
+    }
+}
