@@ -65,7 +65,7 @@ pub async fn deploy(
     );
     let notes = done.get("notes").and_then(Value::as_array);
     for note in notes.into_iter().flatten().filter_map(Value::as_str) {
-        said.push_str("\n");
+        said.push('\n');
         said.push_str(note);
     }
     Ok(said)

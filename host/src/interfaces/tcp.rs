@@ -38,10 +38,13 @@ const MAX_ADDRESSES: usize = 1_000;
 
 /// What one request has learnt: addresses, and the names that they are of.
 #[derive(Clone, Default)]
-pub(super) struct Resolved(Arc<Mutex<Vec<(IpAddr, Arc<str>)>>>);
+pub(super) struct Resolved(Arc<Mutex<Known>>);
+
+/// Addresses and their names.
+type Known = Vec<(IpAddr, Arc<str>)>;
 
 impl Resolved {
-    fn lock(&self) -> MutexGuard<'_, Vec<(IpAddr, Arc<str>)>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

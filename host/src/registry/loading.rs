@@ -26,7 +26,7 @@ pub(crate) struct Deployed {
     pub(crate) previous: Arc<str>,
     /// How long it took to compile, link and warm it.
     pub(crate) took: Duration,
-    /// What whoever deploys it should know.
+    /// Notes for whoever deploys it, such as imports that this host does not offer.
     pub(crate) notes: Vec<String>,
 }
 

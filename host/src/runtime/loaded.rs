@@ -61,7 +61,7 @@ impl Loaded {
         Ok(Self { pool, pre, world, handler, version, needs, draft2, bytes, missing_functions })
     }
 
-    /// What whoever deploys it should know, besides what its component says.
+    /// Notes for the log and for the answer to a deployment, besides those of [`Facts`](super::release::Facts).
     pub(crate) fn notes(&self) -> Vec<String> {
         match &*self.missing_functions {
             [] => Vec::new(),

@@ -69,7 +69,7 @@ impl Facts {
         })
     }
 
-    /// What whoever deploys it should know.
+    /// Notes for the log and for the answer to a deployment.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.is_module {
@@ -84,7 +84,7 @@ impl Facts {
         notes
     }
 
-    /// Logs what whoever deploys it should know.
+    /// Logs the notes.
     pub(crate) fn log(&self, guest: &str) {
         for note in self.notes() {
             match self.missing.is_empty() {

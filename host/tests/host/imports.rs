@@ -120,6 +120,10 @@ async fn strict_imports_refuse_such_a_guest_at_the_start_and_at_a_deploy() {
     }
     assert_eq!(get(host.address, "/hello").await.text(), "hello");
     host.wait_for_log("the guest runs; calling");
+    let admin = format!("http://{}", host.admin);
+    let output = run(host.dir(), &["deploy", probe, "--admin", &admin]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("the guest runs; calling example:missing/more@1.0.0"), "{text}");
 }
 
 #[test]
