@@ -46,7 +46,9 @@ impl Guest for Probe {
             "/link" => link(argument),
             "/remove" => Ok(fs::remove_file(argument).map(|()| "removed".into())?),
             path => match path.strip_prefix("/site/") {
-                Some(file) => fs::read_to_string(format!("/www/{file}")).map_err(|_| Failure::NoSuchPath),
+                Some(file) => {
+                    fs::read_to_string(format!("/www/{file}")).map_err(|_| Failure::NoSuchPath)
+                }
                 None => sockets::answer(path, argument),
             },
         });
@@ -59,7 +61,8 @@ fn directories() -> String {
 }
 
 fn list(directory: &str) -> Answer {
-    let names = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
+    let names = fs::read_dir(directory)?
+        .map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default()));
     let mut names = names.collect::<std::io::Result<Vec<_>>>()?;
     names.sort();
     Ok(names.join(","))

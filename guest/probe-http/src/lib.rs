@@ -31,7 +31,9 @@ impl Guest for Probe {
         let (path, argument) = target.split_once('?').unwrap_or((&target, ""));
         match path {
             // CONNECT has no path.
-            "" if matches!(request.method(), Method::Connect) => connect(&request.authority().unwrap_or_default(), out),
+            "" if matches!(request.method(), Method::Connect) => {
+                connect(&request.authority().unwrap_or_default(), out)
+            }
             "/echo" => bodies::echo(&request, out),
             "/count-body" => bodies::count(&request, out),
             "/length" => bodies::length(&request, out),
