@@ -123,7 +123,7 @@ async fn strict_imports_refuse_such_a_guest_at_the_start_and_at_a_deploy() {
     let admin = format!("http://{}", host.admin);
     let output = run(host.dir(), &["deploy", probe, "--admin", &admin]);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("the guest runs; calling example:missing/more@1.0.0"), "{text}");
+    assert!(text.contains("the guest runs; calling example:missing/things@1.0.0"), "{text}");
 }
 
 #[test]
