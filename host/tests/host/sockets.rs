@@ -136,7 +136,7 @@ async fn a_request_with_a_key_reaches_the_server_once() {
     let host = host(&["--tcp", &server, "--outgoing-private"]);
     let mut client = Client::connect(host.address).await;
     for _ in 0..3 {
-        let mut request = client.request(Method::POST, &format!("/count-and-redis?{server}=k"));
+        let mut request = client.request(Method::POST, &format!("/redis-and-count?{server}=k"));
         request.headers_mut().insert("idempotency-key", "once".parse().unwrap());
         assert_eq!(client.try_send(request).await.unwrap().text(), ":1");
     }
