@@ -6,7 +6,7 @@ set ignore-comments := true
 shipped := "guest/target/wasm32-wasip2/release/counter.wasm"
 
 # Guests in Rust that tests run. Built one by one, as they want different features of one crate.
-test_guests := "counter counter-http counter-p3 probe probe-http probe-p3 probe-draft probe-draft2 probe-spin probe-spin-kv probe-blobstore probe-labels probe-wasmcloud stuck"
+test_guests := "counter counter-http counter-p3 probe probe-files probe-http probe-imports probe-p3 probe-draft probe-draft2 probe-spin probe-spin-kv probe-blobstore probe-labels probe-wasmcloud stuck"
 
 # What `serve` serves, and over which store
 export STORE := env("STORE", "sqlite:tally.db")
@@ -63,6 +63,8 @@ test: setup build-test-guests
 # The guests that tests run
 build-test-guests: _target
     cd guest && for guest in {{ test_guests }}; do cargo build --locked --release -p $guest || exit; done
+    # As a core module, which the host turns into a component.
+    cd guest && cargo build --locked --release --target wasm32-wasip1 -p counter-http
 
 # The suite of the counter on all guests, in JavaScript and Python as well
 test-guests: setup (build-guest "js") (build-guest "py") build-test-guests
@@ -152,4 +154,4 @@ profile: build-guest (build-guest "http") (build-guest "hello")
 
 # rustup installs the toolchain of rust-toolchain.toml by itself, but not always its targets
 _target:
-    @rustup target list --installed | grep -q '^wasm32-wasip2$' || rustup target add wasm32-wasip2
+    @for target in wasm32-wasip1 wasm32-wasip2; do rustup target list --installed | grep -q "^$target$" || rustup target add $target || exit; done

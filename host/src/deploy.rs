@@ -56,13 +56,19 @@ pub async fn deploy(
     }
     let done: Value = serde_json::from_str(&body).context("the host's answer is no JSON")?;
     let text = |key: &str| done.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    Ok(format!(
+    let mut said = format!(
         "deployed {} to '{name}': version {} instead of {}, after {} ms",
         file.display(),
         text("version"),
         text("previous"),
         done.get("milliseconds").unwrap_or(&Value::Null),
-    ))
+    );
+    let notes = done.get("notes").and_then(Value::as_array);
+    for note in notes.into_iter().flatten().filter_map(Value::as_str) {
+        said.push('\n');
+        said.push_str(note);
+    }
+    Ok(said)
 }
 
 /// The guest of a host that has but one.

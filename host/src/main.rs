@@ -40,6 +40,9 @@ enum Command {
         /// The component
         #[arg(value_name = "GUEST.wasm")]
         guest: PathBuf,
+        /// Count an import that this host does not offer as a reason not to run it
+        #[arg(long, env = "TALLY_STRICT_IMPORTS")]
+        strict_imports: bool,
     },
     /// Replace a guest of a running host, without a failed request
     Deploy {
@@ -144,10 +147,11 @@ fn run(command: Command) -> Result<ExitCode> {
             main.shutdown_background();
             done
         }
-        Command::Check { guest } => {
+        Command::Check { guest, strict_imports } => {
             let bytes = server::read_guest(&guest)?;
-            let inspection = runtime::inspect(&bytes, &runtime::Limits::default())
-                .with_context(|| guest.display().to_string())?;
+            let limits = runtime::Limits { strict_imports, ..runtime::Limits::default() };
+            let inspection =
+                runtime::inspect(&bytes, &limits).with_context(|| guest.display().to_string())?;
             say(&inspection.to_string());
             Ok(if inspection.can_run() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }

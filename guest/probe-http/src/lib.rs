@@ -15,7 +15,7 @@ use std::{
 
 use wasip2::{
     exports::http::incoming_handler::Guest,
-    http::types::{Fields, IncomingRequest, ResponseOutparam},
+    http::types::{Fields, IncomingRequest, Method, ResponseOutparam},
 };
 
 struct Probe;
@@ -30,6 +30,10 @@ impl Guest for Probe {
         let target = request.path_with_query().unwrap_or_default();
         let (path, argument) = target.split_once('?').unwrap_or((&target, ""));
         match path {
+            // CONNECT has no path.
+            "" if matches!(request.method(), Method::Connect) => {
+                connect(&request.authority().unwrap_or_default(), out)
+            }
             "/echo" => bodies::echo(&request, out),
             "/count-body" => bodies::count(&request, out),
             "/length" => bodies::length(&request, out),
@@ -62,6 +66,14 @@ impl Guest for Probe {
                 None => probing::send(out, 404, "there is nothing at this path"),
             },
         }
+    }
+}
+
+/// Opens no tunnel, and says so, but for port 1.
+fn connect(server: &str, out: ResponseOutparam) {
+    match server.ends_with(":1") {
+        true => probing::send(out, 200, "a tunnel"),
+        false => probing::send(out, 403, &format!("no tunnel to {server}")),
     }
 }
 

@@ -1,6 +1,10 @@
 //! What a guest finds around it, as its standard library asks for it.
 
-use std::{env, fs, net::TcpStream};
+use std::{
+    env, fs,
+    io::{self, Write as _},
+    net::TcpStream,
+};
 
 use wasip2::{
     clocks::{monotonic_clock, wall_clock},
@@ -22,6 +26,7 @@ pub fn text(path: &str, argument: &str) -> Option<String> {
             "printed".into()
         }
         "/flood-stdout" => flood(),
+        "/lines" => lines(),
         "/env" => env::vars().map(|(name, value)| format!("{name}={value}\n")).collect(),
         "/args" => env::args().map(|argument| argument + "\n").collect(),
         "/time" => time(),
@@ -39,6 +44,14 @@ fn flood() -> String {
     for _ in 0..100 {
         println!("{line}");
     }
+    "printed".into()
+}
+
+/// Prints lines of which one is empty, one is as long as the log has them, and one has no end.
+fn lines() -> String {
+    print!("first\n\nthird\n{}\nlast", "x".repeat(4 << 10));
+    // The standard library keeps a line until it ends.
+    let _ = io::stdout().flush();
     "printed".into()
 }
 

@@ -3,9 +3,9 @@
 //! - `GET /guests`: a JSON array of `{"name","route","version","world","pool","loaded","failure"}`;
 //!   `failure` is why it cannot be loaded, or null.
 //! - `PUT /guests/NAME`, the name percent-encoded, with a component as its body: replaces the guest
-//!   while requests run, and answers `{"name","version","previous","milliseconds"}`; 422 with a
-//!   reason for one that cannot be run, and then nothing has changed. The file it was started from
-//!   stays, and the next start loads that.
+//!   while requests run, and answers `{"name","version","previous","milliseconds","notes"}`, where `notes` lists, for
+//!   example, imports that this host does not offer; 422 with a reason for one that cannot be run, and then nothing
+//!   has changed. The file it was started from stays, and the next start loads that.
 
 use std::{sync::Arc, time::Duration};
 
@@ -139,6 +139,7 @@ impl Admin {
                         "version": *done.version,
                         "previous": *done.previous,
                         "milliseconds": milliseconds,
+                        "notes": done.notes,
                     }),
                 )
             }

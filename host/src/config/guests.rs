@@ -14,7 +14,7 @@ use super::{
     units::{Size, Span},
 };
 use crate::{
-    interfaces::{Buckets, Known, Outgoing},
+    interfaces::{Buckets, Files, Known, Outgoing},
     registry::{Path as Paths, Pattern},
     runtime::{Limits, Rate, Recordings},
 };
@@ -81,6 +81,19 @@ pub struct GuestOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_loaded: Option<bool>,
 
+    /// Refuse a guest that imports what this host does not offer, rather than stop it when it calls that
+    /// [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "TALLY_STRICT_IMPORTS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strict_imports: Option<bool>,
+
     /// Longest time a guest may compute for one request [default: 100ms]
     #[arg(long, value_name = "TIME", env = "TALLY_CPU_LIMIT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,7 +141,29 @@ pub struct GuestOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outgoing_hosts: Option<Vec<String>>,
 
-    /// Let those hosts be at private addresses: of this machine or its network [default: false]
+    /// Host that the guest may connect to by TCP, as HOST:PORT or another form of --outgoing-host; can be
+    /// repeated [default: none]
+    #[arg(long = "tcp", value_name = "HOST:PORT", env = "TALLY_TCP", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<Vec<String>>,
+
+    /// Directory that the guest may read, as /GUEST/PATH=DIRECTORY; can be repeated [default: none]
+    #[arg(
+        long = "files",
+        value_name = "PATH=DIRECTORY",
+        env = "TALLY_FILES",
+        value_delimiter = ','
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<Vec<String>>,
+
+    /// Give each request a directory /tmp of its own, to which it may write so much [default: none]
+    #[arg(long, value_name = "SIZE", env = "TALLY_SCRATCH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<Size>,
+
+    /// Let hosts of --outgoing-host and --tcp be at private addresses: of this machine or its network
+    /// [default: false]
     #[arg(
         long,
         value_name = "BOOL",
@@ -234,8 +269,17 @@ pub struct GuestConfig {
     pub(crate) outgoing: Outgoing,
     /// Bytes of an object that it may write with `wasi:blobstore`.
     pub(crate) blob_limit: usize,
+    pub(crate) tcp: Outgoing,
+    pub(crate) files: Files,
     /// Whether it is loaded before anything is served, and stays so.
     pub(crate) keep_loaded: bool,
+}
+
+impl GuestConfig {
+    /// Whether it may open files or sockets of its own.
+    pub(super) fn opens_files(&self) -> bool {
+        self.tcp.allows_any() || !self.files.are_none()
+    }
 }
 
 impl GuestOptions {
@@ -251,6 +295,7 @@ impl GuestOptions {
             wall_limit: Some(Span(limits.wall)),
             response_limit: Some(Size(limits.response)),
             blob_limit: Some(Size(BLOB_LIMIT)),
+            strict_imports: Some(limits.strict_imports),
             idempotency_records: usize::try_from(limits.recordings.records).ok(),
             idempotency_bytes: usize::try_from(limits.recordings.bytes).ok().map(Size),
             ..Self::default()
@@ -272,6 +317,9 @@ impl GuestOptions {
             buckets: self.buckets.or(others.buckets),
             outgoing_hosts: self.outgoing_hosts.or(others.outgoing_hosts),
             outgoing_private: self.outgoing_private.or(others.outgoing_private),
+            tcp: self.tcp.or(others.tcp),
+            files: self.files.or(others.files),
+            scratch: self.scratch.or(others.scratch),
             pool: self.pool.or(others.pool),
             queue: self.queue.or(others.queue),
             queue_timeout: self.queue_timeout.or(others.queue_timeout),
@@ -279,6 +327,7 @@ impl GuestOptions {
             rate_burst: self.rate_burst.or(others.rate_burst),
             cpu_weight: self.cpu_weight.or(others.cpu_weight),
             keep_loaded: self.keep_loaded.or(others.keep_loaded),
+            strict_imports: self.strict_imports.or(others.strict_imports),
             cpu_limit: self.cpu_limit.or(others.cpu_limit),
             wall_limit: self.wall_limit.or(others.wall_limit),
             memory_limit: self.memory_limit.or(others.memory_limit),
@@ -300,6 +349,7 @@ impl GuestOptions {
             rate_burst: self.rate_burst,
             cpu_weight: self.cpu_weight,
             keep_loaded: self.keep_loaded,
+            strict_imports: self.strict_imports,
             cpu_limit: self.cpu_limit,
             wall_limit: self.wall_limit,
             memory_limit: self.memory_limit,
@@ -329,6 +379,7 @@ impl GuestOptions {
             bodies: Limits::default().bodies,
             responses: Limits::default().responses,
             window: Limits::default().window,
+            strict_imports: self.strict_imports.unwrap_or_default(),
         };
         if limits.pool > Some(MOST_INSTANCES) {
             return Err(ConfigError(format!("pool: at most {MOST_INSTANCES} instances")));
@@ -352,6 +403,14 @@ impl GuestOptions {
         let private = self.outgoing_private.unwrap_or_default();
         let outgoing = Outgoing::parse(hosts.iter().map(String::as_str), private)
             .map_err(|error| ConfigError(format!("outgoing-hosts: {error}")))?;
+        let hosts = strings(self.tcp.clone());
+        let tcp = Outgoing::parse(hosts.iter().map(String::as_str), private)
+            .map_err(|error| ConfigError(format!("tcp: {error}")))?;
+        let scratch = self.scratch.map(|size| super::size("scratch", Some(size))).transpose()?;
+        let files = strings(self.files.clone());
+        let files =
+            Files::parse(files.iter().map(String::as_str), scratch.map(|bytes| bytes as u64))
+                .map_err(|error| ConfigError(format!("files: {error}")))?;
         if name.chars().any(char::is_control) {
             return Err(ConfigError("a name has no control characters".into()));
         }
@@ -373,6 +432,8 @@ impl GuestOptions {
             buckets,
             outgoing,
             blob_limit,
+            tcp,
+            files,
             keep_loaded,
         })
     }

@@ -28,7 +28,7 @@ pub use self::{
     tls::TlsConfig,
     units::{Mode, Size, Span},
 };
-use crate::{edge, runtime::Room};
+use crate::{edge, interfaces::descriptors_for_guests, runtime::Room};
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "tally.toml";
@@ -231,7 +231,9 @@ impl Config {
         let all = all.chain(tls_listen.iter().map(|address| ("tls-listen", address)));
         let all = all.chain(redirect_listen.iter().map(|address| ("redirect-listen", address)));
         listen::check_unique(all.clone().chain([("admin", &admin)]))?;
-        edge.leave_files_for(room.guests, workers, all.count());
+        let theirs =
+            if guests.iter().any(GuestConfig::opens_files) { descriptors_for_guests() } else { 0 };
+        edge.leave_files_for(room.guests.saturating_add(theirs), workers, all.count());
         if !redirect_listen.is_empty() && tls_listen.is_empty() && options.redirect_to.is_none() {
             let text = "redirect-listen: clients would be sent to --tls-listen, which is not given; give it, or the port with --redirect-to";
             return Err(ConfigError(text.into()));

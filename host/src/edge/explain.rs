@@ -47,11 +47,6 @@ pub(super) fn explain(problem: &Problem) -> Explanation<'_> {
             "The only transfer coding that this server knows is chunked.".into(),
         ),
         Problem::Protocol(status) => protocol(*status),
-        Problem::Connect => (
-            StatusCode::NOT_IMPLEMENTED,
-            "connect",
-            "This server is no proxy: it does not take CONNECT.".into(),
-        ),
         Problem::NoRoute => (
             StatusCode::NOT_FOUND,
             "no_route",
@@ -167,6 +162,11 @@ fn guest(cause: &Cause) -> Explanation<'_> {
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
             format!("This path takes {}.", methods.join(", ")).into(),
+        ),
+        Cause::Connect => (
+            StatusCode::NOT_IMPLEMENTED,
+            "connect",
+            "This server is no proxy: it opens no tunnels for CONNECT.".into(),
         ),
         Cause::IdempotencyKey(detail) => {
             (StatusCode::BAD_REQUEST, "idempotency_key", detail.into())

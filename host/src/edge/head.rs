@@ -17,11 +17,14 @@ pub(super) fn check(parts: &mut Parts) -> Result<(), Problem> {
     if length > MAX_TARGET {
         return Err(Problem::TargetTooLong { limit: MAX_TARGET });
     }
-    if parts.method == Method::CONNECT {
-        return Err(Problem::Connect);
-    }
-    let whole_server = parts.uri.path() == "*" && parts.method == Method::OPTIONS;
-    if !(parts.uri.path().starts_with('/') || whole_server) {
+    let is_path = parts.uri.path().starts_with('/');
+    let is_target = match parts.method {
+        // Of these, a server and its port (RFC 9112, 3.2.3; RFC 9113, 8.5).
+        Method::CONNECT => parts.uri.scheme().is_none() && parts.uri.port().is_some(),
+        Method::OPTIONS => is_path || parts.uri.path() == "*",
+        _ => is_path,
+    };
+    if !is_target {
         return Err(Problem::Target);
     }
     if parts.version == Version::HTTP_2 {
@@ -97,7 +100,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Checks that the request names its host once, and leaves it in `Host` alone: what routes are found
-/// by is what guests see.
+/// by is what guests see. Of CONNECT, that is the server that the client wants to reach.
 ///
 /// The target's authority counts before the header (RFC 9112, 3.2.2); in HTTP/2, where both are
 /// there, they must agree (RFC 9113, 8.3.1).

@@ -54,7 +54,6 @@ pub(super) enum Problem {
     TargetTooLong {
         limit: usize,
     },
-    Connect,
     /// No route takes this host and path.
     NoRoute,
     /// There were more requests of a guest than its rate.
@@ -84,8 +83,7 @@ impl Problem {
             | Self::Field
             | Self::Coding { .. }
             | Self::Protocol(_)
-            | Self::TargetTooLong { .. }
-            | Self::Connect => Applied::No,
+            | Self::TargetTooLong { .. } => Applied::No,
             Self::Body(BodyError::TooLarge { .. }) => Applied::No,
             // An earlier one with the same key may have come further.
             Self::NoRoute | Self::Rate(_) | Self::Responses | Self::Body(_) if keyed => {
@@ -341,6 +339,7 @@ mod tests {
             Cause::BadRequest(text()),
             Cause::NotFound,
             Cause::MethodNotAllowed(vec!["GET".into()]),
+            Cause::Connect,
             Cause::IdempotencyKey(text()),
             Cause::IdempotencyFull,
             Cause::AnsweredBefore,
@@ -369,6 +368,7 @@ mod tests {
                 | Cause::BadRequest(_)
                 | Cause::NotFound
                 | Cause::MethodNotAllowed(_)
+                | Cause::Connect
                 | Cause::IdempotencyKey(_)
                 | Cause::IdempotencyFull
                 | Cause::AnsweredBefore
@@ -396,7 +396,6 @@ mod tests {
             Problem::Protocol(StatusCode::BAD_REQUEST),
             Problem::Protocol(StatusCode::REQUEST_TIMEOUT),
             Problem::TargetTooLong { limit: 1 },
-            Problem::Connect,
             Problem::NoRoute,
             Problem::Rate(over_rate(10, 20, 100)),
         ];

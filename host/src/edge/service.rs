@@ -264,7 +264,9 @@ impl Service {
     fn route(&self, parts: &mut http::request::Parts) -> Result<&Arc<Guest>, Problem> {
         head::check(parts)?;
         let host = head::host(parts)?;
-        self.0.routes.find(host, parts.uri.path()).ok_or(Problem::NoRoute)
+        // CONNECT has none.
+        let path = if parts.method == Method::CONNECT { "/" } else { parts.uri.path() };
+        self.0.routes.find(host, path).ok_or(Problem::NoRoute)
     }
 }
 

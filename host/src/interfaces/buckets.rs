@@ -177,6 +177,14 @@ impl Buckets {
         self.open.iter().map(|(name, _)| name.as_str())
     }
 
+    /// As they are configured.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = String> {
+        self.open.iter().map(|(name, stored)| match stored.as_str() {
+            stored if stored == name => name.clone(),
+            stored => format!("{name}={stored}"),
+        })
+    }
+
     /// The buckets of the store.
     pub(crate) fn stored(&self) -> impl Iterator<Item = &Bucket> {
         self.open.iter().map(|(_, bucket)| bucket)

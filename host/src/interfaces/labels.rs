@@ -61,7 +61,7 @@ pub(crate) fn link(
                     Ok((open(store, &label, &name).map_err(draft_error),))
                 })?;
             }
-            Interface { base: "wasi:keyvalue/store", .. } => {
+            Interface { base: "wasi:keyvalue/store", version: "0.2.0-draft2", .. } => {
                 draft2::add_to_linker_instance::<_, HasSelf<Context>>(&mut instance, getter)?;
                 instance.func_wrap("open", move |store, (name,): (String,)| {
                     Ok((open(store, &label, &name),))

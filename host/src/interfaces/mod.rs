@@ -8,7 +8,10 @@
 mod bindings;
 mod blobstore;
 mod buckets;
+mod denied;
+mod descriptors;
 mod effects;
+mod files;
 mod keyvalue;
 mod labels;
 mod logging;
@@ -19,6 +22,7 @@ mod operator;
 mod outgoing;
 mod output;
 mod settings;
+mod tcp;
 mod wasi;
 mod worker;
 
@@ -32,7 +36,9 @@ use wasmtime_wasi_config::WasiConfig;
 pub(crate) use self::{
     bindings::plugin::{PluginIndices, exports::tally::plugin::handler},
     buckets::{Buckets, Known, RESERVED},
+    descriptors::for_guests as descriptors_for_guests,
     effects::Effects,
+    files::Files,
     keyvalue::AnsweredBefore,
     labels::link as link_labels,
     offered::{Interface, advice, is_offered, is_offered_to_0_3, runs_concurrently},

@@ -67,7 +67,7 @@ pub(super) const OFFERED: [(&str, &[&str]); 21] = [
     ("wasi:clocks/wall-clock", RELEASE),
     ("wasi:io", RELEASE),
     ("wasi:random", RELEASE),
-    // Linked so that standard libraries load; they give access to nothing.
+    // Linked so that standard libraries load; what they give access to is configured.
     ("wasi:filesystem", RELEASE),
     ("wasi:sockets", RELEASE),
 ];

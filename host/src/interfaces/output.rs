@@ -100,10 +100,14 @@ impl Journal {
         }
         let source = plain(source.get(..source.floor_char_boundary(MAX_SOURCE)).unwrap_or(""));
         let mut rest = line;
-        while !rest.is_empty() {
+        // An empty line is a line.
+        loop {
             let (part, after) = rest.split_at(rest.floor_char_boundary(MAX_LINE));
             self.write_part(level, &source, &plain(part));
             rest = after;
+            if rest.is_empty() {
+                break;
+            }
         }
     }
 
@@ -138,7 +142,7 @@ pub(super) struct Output(Arc<Mutex<Lines>>);
 
 impl Output {
     pub(super) fn new(journal: Journal, source: &'static str) -> Self {
-        Self(Arc::new(Mutex::new(Lines { journal, source, line: Vec::new() })))
+        Self(Arc::new(Mutex::new(Lines { journal, source, line: Vec::new(), is_cut: false })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
@@ -151,6 +155,8 @@ struct Lines {
     source: &'static str,
     /// The line that has begun.
     line: Vec<u8>,
+    /// Its beginning was too long, and is written.
+    is_cut: bool,
 }
 
 impl Lines {
@@ -165,26 +171,30 @@ impl Lines {
             };
             self.line.extend_from_slice(line);
             bytes = bytes.get(line.len().saturating_add(skip)..).unwrap_or_default();
-            if end.is_some() || self.line.len() >= MAX_LINE {
-                self.end();
+            match end {
+                // Of a line that was cut exactly at its end, nothing is left.
+                Some(_) if self.is_cut && self.line.is_empty() => self.is_cut = false,
+                Some(_) => self.end(false),
+                None if self.line.len() >= MAX_LINE => self.end(true),
+                None => {}
             }
         }
     }
 
-    fn end(&mut self) {
+    fn end(&mut self, is_cut: bool) {
         let text = String::from_utf8_lossy(&self.line);
-        let text = text.trim_end_matches('\r');
-        if !text.is_empty() {
-            self.journal.write(Level::INFO, self.source, text);
-        }
+        self.journal.write(Level::INFO, self.source, text.trim_end_matches('\r'));
         self.line.clear();
+        self.is_cut = is_cut;
     }
 }
 
 /// A last line without its end is a line too.
 impl Drop for Lines {
     fn drop(&mut self) {
-        self.end();
+        if !self.line.is_empty() {
+            self.end(false);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wasmtime_wasi_config::WasiConfigVariables;
 
-use super::{Buckets, Outgoing};
+use super::{Buckets, Files, Outgoing};
 
 /// A guest's own part of the configuration.
 #[derive(Default)]
@@ -21,4 +21,8 @@ pub(crate) struct Settings {
     pub(crate) blob_limit: usize,
     /// Whom it may send requests to.
     pub(crate) outgoing: Outgoing,
+    /// Whom it may connect to by TCP.
+    pub(crate) tcp: Outgoing,
+    /// The files it may use.
+    pub(crate) files: Files,
 }

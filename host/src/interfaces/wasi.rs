@@ -2,7 +2,8 @@
 //! from the `wasmtime-wasi` crate, and `wasi:http` from `wasmtime-wasi-http`.
 //!
 //! Each part is made when a guest first uses it: most plugin guests never do, and pay nothing. The
-//! context gives no file, no socket and no arguments; the environment is the guest's own.
+//! context gives no arguments, and files and sockets only as configured (`files`, `tcp`); the environment is the
+//! guest's own.
 
 use std::sync::Arc;
 
@@ -17,8 +18,11 @@ use wasmtime_wasi_io::bindings::wasi::io;
 
 use super::{
     Context, Effects, Settings,
+    descriptors::Descriptors,
+    files::{self, Scratch},
     outgoing::Hooks,
     output::{Journal, Output},
+    tcp::{self, Resolved},
 };
 
 /// Handles of streams, pollables and the like that one request may hold.
@@ -38,6 +42,11 @@ pub(super) struct Wasi {
     http: WasiHttpCtx,
     hooks: Hooks,
     ctx: Option<Box<WasiCtx>>,
+    /// Whether the guest's directories are open, and the one that is its own.
+    files: Option<Option<Scratch>>,
+    /// Names that the guest has looked up, if it may connect to any.
+    resolved: Option<Resolved>,
+    descriptors: Descriptors,
 }
 
 impl Wasi {
@@ -47,19 +56,36 @@ impl Wasi {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
         let hooks = Hooks::new(Arc::clone(settings), effects.clone());
-        Self { table, http, hooks, ctx: None }
+        Self {
+            table,
+            http,
+            hooks,
+            ctx: None,
+            files: None,
+            resolved: settings.tcp.allows_any().then(Resolved::default),
+            descriptors: Descriptors::default(),
+        }
     }
 }
 
-fn ctx(settings: &Settings, journal: Journal) -> WasiCtx {
-    WasiCtx::builder()
+fn ctx(
+    settings: &Arc<Settings>,
+    journal: Journal,
+    effects: &Effects,
+    resolved: Option<&Resolved>,
+) -> WasiCtx {
+    let mut builder = WasiCtx::builder();
+    builder
         .stdout(Output::new(journal.clone(), "stdout"))
         .stderr(Output::new(journal, "stderr"))
         .envs(&settings.environment)
         .max_random_size(MAX_RANDOM_BYTES)
         .allow_tcp(false)
-        .allow_udp(false)
-        .build()
+        .allow_udp(false);
+    if let Some(resolved) = resolved {
+        tcp::allow(&mut builder, settings, effects, resolved);
+    }
+    builder.build()
 }
 
 /// The table of resources, for interfaces that need nothing else.
@@ -85,7 +111,8 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> wasmtime::Result<()
     cli::stdout::add_to_linker::<_, WasiCli>(linker, printing)?;
     cli::stderr::add_to_linker::<_, WasiCli>(linker, printing)?;
     linker.allow_shadowing(false);
-    Ok(())
+    files::add_to_linker(linker)?;
+    tcp::add_to_linker(linker)
 }
 
 /// Offers WASI 0.3 to a linker, over the same context as 0.2.
@@ -119,6 +146,36 @@ impl Context {
         &mut self.wasi().table
     }
 
+    /// Notes that the guest looked at something that may be different the next time.
+    pub(super) fn look_outside(&self) {
+        self.effects.look_outside();
+    }
+
+    /// Names that the guest has looked up, if it may connect to any.
+    pub(super) fn resolved(&mut self) -> Option<&Resolved> {
+        self.wasi().resolved.as_ref()
+    }
+
+    /// Counts a file or socket that the guest opens; `false` if it may have no more.
+    pub(super) fn may_open(&mut self) -> bool {
+        self.wasi().descriptors.take()
+    }
+
+    /// Whether the guest's directories are open.
+    pub(super) fn files_are_open(&mut self) -> bool {
+        self.wasi().files.is_some()
+    }
+
+    /// Notes that the guest's directories are open, and keeps the one that is the request's own.
+    pub(super) fn keep_files(&mut self, scratch: Option<Scratch>) {
+        self.wasi().files = Some(scratch);
+    }
+
+    /// The directory that is the request's own.
+    pub(super) fn scratch(&mut self) -> Option<&Scratch> {
+        self.wasi().files.as_ref()?.as_ref()
+    }
+
     /// The request's part of the log.
     pub(super) fn journal(&mut self) -> Journal {
         let Self { settings, journal, id, .. } = self;
@@ -137,11 +194,11 @@ impl Context {
     /// The WASI context, for output, which tells the guest nothing.
     pub(super) fn printing(&mut self) -> WasiCtxView<'_> {
         let Self { wasi, settings, effects, journal, id, .. } = self;
-        let Wasi { table, ctx: made, .. } =
+        let Wasi { table, ctx: made, resolved, .. } =
             &mut **wasi.get_or_insert_with(|| Box::new(Wasi::new(settings, effects)));
         let ctx = made.get_or_insert_with(|| {
             let journal = journal.get_or_insert_with(|| Journal::new(settings.name.clone(), id));
-            Box::new(ctx(settings, journal.clone()))
+            Box::new(ctx(settings, journal.clone(), effects, resolved.as_ref()))
         });
         WasiCtxView { ctx, table }
     }

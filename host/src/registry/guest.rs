@@ -61,7 +61,10 @@ impl Guest {
         let source = Source::File(path);
         let looked = source.read().and_then(|bytes| runtime.look(&bytes, &limits));
         let (facts, pool, problem) = match looked {
-            Ok((facts, pool)) => (Some(facts), Some(pool), None),
+            Ok((facts, pool)) => {
+                facts.log(&settings.name);
+                (Some(facts), Some(pool), None)
+            }
             Err(error) => (None, limits.pool, Some(error)),
         };
         let release = Release::new(source, facts);

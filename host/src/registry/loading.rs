@@ -26,6 +26,8 @@ pub(crate) struct Deployed {
     pub(crate) previous: Arc<str>,
     /// How long it took to compile, link and warm it.
     pub(crate) took: Duration,
+    /// Notes for whoever deploys it, such as imports that this host does not offer.
+    pub(crate) notes: Vec<String>,
 }
 
 impl Guest {
@@ -103,6 +105,7 @@ impl Guest {
             self.keep(release, &loaded);
             return Ok(loaded);
         }
+        facts.log(self.name());
         // Its file has changed since it was looked at, or can be read only now. Those who wait for what it was
         // get this; it is gone with them.
         release.set_loaded(Arc::clone(&loaded));
@@ -142,15 +145,17 @@ impl Guest {
             let bytes = Bytes::from(bytes);
             let (facts, loaded) = guest.runtime.load(guest.tenant(), &bytes)?;
             let source = file.map_or(Source::Bytes(bytes), Source::File);
-            Ok((Arc::new(Release::new(source, Some(facts))), loaded))
+            let notes = [facts.notes(), loaded.notes()].concat();
+            facts.log(guest.name());
+            Ok((Arc::new(Release::new(source, Some(facts))), loaded, notes))
         });
-        let (release, next): (_, Arc<Loaded>) = loading.await.flatten()?;
+        let (release, next, notes): (_, Arc<Loaded>, _) = loading.await.flatten()?;
         self.tenant().warm(&next, &state).await?;
         self.tenant().fit(next.instances());
         self.keep(&release, &next);
         let version = Arc::clone(next.version());
         let previous = self.current.swap(release).version();
-        Ok(Deployed { version, previous, took: started.elapsed() })
+        Ok(Deployed { version, previous, took: started.elapsed(), notes })
     }
 
     /// Loads the current release, and makes an instance to see that it can start.

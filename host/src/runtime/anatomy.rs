@@ -55,13 +55,11 @@ impl Anatomy {
     /// Takes a component apart.
     ///
     /// # Errors
-    /// [`LoadError`] for what is no component, saying what it is instead.
+    /// [`LoadError`] for what is no component.
     pub(super) fn of(bytes: &[u8]) -> Result<Self, LoadError> {
-        // The preamble: a magic number, a version, and a layer (0 for core modules, 1 for
-        // components).
+        // The preamble: a magic number, a version, and a layer. Core modules (layer 0) are components by now.
         match bytes {
-            [0, b'a', b's', b'm', _, _, 0, _, ..] => return Err(LoadError::CoreModule),
-            [0, b'a', b's', b'm', _, _, _, _, ..] => {}
+            [0, b'a', b's', b'm', _, _, layer, _, ..] if *layer != 0 => {}
             _ => return Err(LoadError::NotWebAssembly),
         }
         let mut reader = Reader { open: vec![Definition::default()], anatomy: Self::default() };
@@ -266,7 +264,7 @@ mod tests {
     #[test]
     fn what_is_no_component_is_named() {
         let module = wat::parse_str("(module)").unwrap();
-        assert!(matches!(Anatomy::of(&module), Err(LoadError::CoreModule)));
+        assert!(matches!(Anatomy::of(&module), Err(LoadError::NotWebAssembly)));
         assert!(matches!(Anatomy::of(b"#!/bin/sh"), Err(LoadError::NotWebAssembly)));
         assert!(matches!(Anatomy::of(b""), Err(LoadError::NotWebAssembly)));
         let component = wat::parse_str("(component (core module))").unwrap();

@@ -46,6 +46,8 @@ pub(crate) enum Cause {
     NotFound,
     /// The path does not take this method; the methods it takes.
     MethodNotAllowed(Vec<String>),
+    /// The method is CONNECT, and the guest is of a world that has none, or would have the host open a tunnel.
+    Connect,
     /// The `Idempotency-Key` is none; the text, for the client, says why.
     IdempotencyKey(String),
     /// The request with this `Idempotency-Key` is being answered.
@@ -106,6 +108,7 @@ impl fmt::Display for Cause {
             Self::IdempotencyFull => f.write_str("no more requests may be recorded"),
             Self::IdempotencyReused => f.write_str("another request had this key"),
             Self::MethodNotAllowed(_) => f.write_str("its path does not take this method"),
+            Self::Connect => f.write_str("there are no tunnels"),
             Self::Trap(reason)
             | Self::Unavailable(reason)
             | Self::InvalidResponse(reason)

@@ -131,7 +131,7 @@ impl Runtime {
     /// # Errors
     /// [`LoadError`], when this host cannot run it.
     pub(crate) fn look(&self, bytes: &[u8], limits: &Limits) -> Result<(Facts, usize), LoadError> {
-        let inspection = Inspection::of(bytes)?;
+        let inspection = Inspection::of(bytes, limits)?;
         let needs = inspection.needs(limits)?;
         self.pools.plan(needs.class)?;
         Ok((Facts::of(&inspection)?, needs.pool))
@@ -147,8 +147,11 @@ impl Runtime {
         bytes: &[u8],
     ) -> Result<(Facts, Arc<Loaded>), LoadError> {
         let started = Instant::now();
-        let loaded = Inspection::of(bytes).and_then(|inspection| {
+        let loaded = Inspection::of(bytes, tenant.limits()).and_then(|inspection| {
             let loaded = self.compile(&inspection, tenant.limits(), bytes)?;
+            for note in loaded.notes() {
+                tracing::warn!(guest = %tenant.name(), "{note}");
+            }
             Ok((Facts::of(&inspection)?, Arc::new(loaded)))
         });
         tenant.usage().loaded(started.elapsed(), loaded.is_ok());

@@ -13,6 +13,7 @@ use super::{
     host::{Instances, Runtime, Sizes},
     limits::Limits,
     load_error::LoadError,
+    module,
     worlds::{self, World},
 };
 use crate::interfaces::{Draft2, Interface, advice};
@@ -90,6 +91,12 @@ pub struct Inspection {
     anatomy: Anatomy,
     needs: Option<Needs>,
     draft2: Option<Draft2>,
+    /// The component, if it came as a core module.
+    converted: Option<Vec<u8>>,
+    /// Whether all that it imports has to be offered.
+    strict: bool,
+    /// Functions that it imports from interfaces that are offered, and that these do not have here.
+    missing_functions: Arc<[String]>,
 }
 
 /// Looks at a component, and compiles and links it if this host knows its kind. Does not run it.
@@ -97,31 +104,60 @@ pub struct Inspection {
 /// # Errors
 /// [`LoadError`] when it is no component at all, is broken, or does not fit.
 pub fn inspect(bytes: &[u8], limits: &Limits) -> Result<Inspection, LoadError> {
-    let mut inspection = Inspection::of(bytes)?;
+    let mut inspection = Inspection::of(bytes, limits)?;
     if inspection.can_run() {
         let runtime =
             Runtime::new(Sizes { instances: Instances::of([limits.pool]), ..Sizes::default() });
         let loaded = runtime.compile(&inspection, limits, bytes)?;
         inspection.needs = Some(loaded.needs);
         inspection.draft2 = loaded.draft2;
+        inspection.missing_functions = loaded.missing_functions;
     }
     Ok(inspection)
 }
 
 impl Inspection {
-    /// Takes a component apart, without compiling it.
+    /// Takes a component apart, without compiling it. Of a core module, the component that it stands for.
     ///
     /// # Errors
     /// [`LoadError`] for what is no component, or is too large to be compiled.
-    pub(super) fn of(bytes: &[u8]) -> Result<Self, LoadError> {
+    pub(super) fn of(bytes: &[u8], limits: &Limits) -> Result<Self, LoadError> {
         if bytes.len() > MAX_GUEST_BYTES {
             return Err(LoadError::TooLarge { actual: bytes.len(), limit: MAX_GUEST_BYTES });
         }
-        Ok(Self::new(Anatomy::of(bytes)?, version(bytes)))
+        let converted =
+            module::is_module(bytes).then(|| module::into_component(bytes)).transpose()?;
+        let anatomy = Anatomy::of(converted.as_deref().unwrap_or(bytes))?;
+        let strict = limits.strict_imports;
+        Ok(Self { converted, strict, ..Self::new(anatomy, version(bytes)) })
     }
 
     fn new(anatomy: Anatomy, version: Arc<str>) -> Self {
-        Self { world: worlds::of(&anatomy.exports), version, anatomy, needs: None, draft2: None }
+        Self {
+            world: worlds::of(&anatomy.exports),
+            version,
+            anatomy,
+            needs: None,
+            draft2: None,
+            converted: None,
+            strict: false,
+            missing_functions: Arc::default(),
+        }
+    }
+
+    /// Whether all that it imports has to be offered.
+    pub(super) fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// Whether it came as a core module.
+    pub(super) fn is_module(&self) -> bool {
+        self.converted.is_some()
+    }
+
+    /// What is compiled for the bytes that were looked at.
+    pub(super) fn component<'a>(&'a self, bytes: &'a [u8]) -> &'a [u8] {
+        self.converted.as_deref().unwrap_or(bytes)
     }
 
     /// The slots that it needs, within what its limits say.
@@ -142,11 +178,12 @@ impl Inspection {
     /// Its world.
     ///
     /// # Errors
-    /// [`LoadError`], when this host serves none that it is of, or does not offer what it imports.
+    /// [`LoadError`], when this host serves none that it is of, or does not offer what it imports and has to.
     pub(super) fn world(&self) -> Result<&'static dyn World, LoadError> {
         let Some(world) = self.world else { return Err(LoadError::World(self.problem())) };
-        let missing: Vec<String> = self
-            .missing(world)
+        let missing = if self.strict { self.missing() } else { Vec::new() };
+        let missing: Vec<String> = missing
+            .into_iter()
             .map(|import| match advice(Interface::of(import)) {
                 Some(advice) => format!("{} ({advice})", import.escape_debug()),
                 None => import.escape_debug().to_string(),
@@ -155,9 +192,12 @@ impl Inspection {
         if missing.is_empty() { Ok(world) } else { Err(LoadError::Imports(missing)) }
     }
 
-    fn missing(&self, world: &dyn World) -> impl Iterator<Item = &str> {
+    /// What it imports and this host does not offer to guests of its world.
+    pub(super) fn missing(&self) -> Vec<&str> {
         let imports = self.anatomy.imports.iter().map(String::as_str);
-        imports.filter(|import| !world.offers(Interface::of(import)))
+        let offers =
+            |import: &&str| self.world.is_none_or(|world| world.offers(Interface::of(import)));
+        imports.filter(|import| !offers(import)).collect()
     }
 
     /// Why it cannot be served, where it is of no world that is.
@@ -172,6 +212,9 @@ impl fmt::Display for Inspection {
         let world = self.world.map_or_else(|| Unserved::of(exports).name(), World::name);
         writeln!(f, "world    {world}")?;
         writeln!(f, "version  {}", self.version)?;
+        if self.is_module() {
+            writeln!(f, "module   of WASI preview 1; turned into a component when it is loaded")?;
+        }
         if let Some(Needs { class, pool, memory }) = &self.needs {
             let kind = if class.large { "an interpreter or engine" } else { "compiled code" };
             writeln!(f, "slots    {pool} of {} MiB, as for {kind}", memory >> 20)?;
@@ -192,18 +235,39 @@ impl fmt::Display for Inspection {
             let interface = Interface::of(import);
             if self.world.is_some_and(|world| !world.offers(interface)) {
                 let advice = advice(interface).unwrap_or("not offered by this host");
-                write!(f, "   (missing: {advice})")?;
+                match self.strict {
+                    true => write!(f, "   (missing: {advice})")?,
+                    false => write!(f, "   (runs; calling it fails: {advice})")?,
+                }
             }
             writeln!(f)?;
         }
-        match self.world.map(|world| self.missing(world).count()) {
-            Some(0) => write!(f, "This host can serve it."),
-            Some(missing) => {
-                write!(f, "This host cannot serve it: {missing} of its imports are missing.")
-            }
-            None => write!(f, "This host cannot serve it: {}.", self.problem()),
+        for function in self.missing_functions.iter() {
+            let function = function.escape_debug();
+            writeln!(
+                f,
+                "imports  {function}   (runs; calling it fails: not offered by this host)"
+            )?;
+        }
+        let missing = self.missing();
+        match (self.world, missing.as_slice()) {
+            (None, _) => write!(f, "This host cannot serve it: {}.", self.problem()),
+            (_, []) => write!(f, "This host can serve it."),
+            (_, missing) if self.strict => write!(
+                f,
+                "This host cannot serve it: {} of its imports are missing.",
+                missing.len()
+            ),
+            (_, missing) => write!(f, "This host can serve it; {}.", calling_fails(missing)),
         }
     }
+}
+
+/// What becomes of a guest that calls what is missing.
+pub(super) fn calling_fails(missing: &[impl AsRef<str>]) -> String {
+    let names: Vec<_> =
+        missing.iter().map(|name| name.as_ref().escape_debug().to_string()).collect();
+    format!("calling {} fails", names.join(", "))
 }
 
 /// The first 12 hexadecimal digits of the SHA-256 of a guest: short enough to read, long enough to
@@ -260,7 +324,12 @@ mod tests {
             ("mine:own/thing", "not offered"),
         ] {
             let text = inspection(&[import], &[http]).to_string();
+            assert!(text.contains(part), "{text}");
+            assert!(text.ends_with(&format!("can serve it; calling {import} fails.")), "{text}");
+            let strict = Inspection { strict: true, ..inspection(&[import], &[http]) };
+            let text = strict.to_string();
             assert!(text.contains(part) && text.contains("1 of its imports"), "{text}");
+            assert!(!strict.can_run());
         }
         for (export, part) in [
             ("wasi:http/handler@0.4.0", "releases of wasi:http 0.2 and 0.3"),

@@ -39,6 +39,9 @@ pub struct Limits {
     pub recordings: Recordings,
     /// How long records are kept.
     pub window: Duration,
+    /// Whether a guest that imports what this host does not offer is refused. Guests of some toolchains import a
+    /// whole world and call a part of it, so by default they run until they call what is missing.
+    pub strict_imports: bool,
 }
 
 /// Records of requests with an `Idempotency-Key`, and the bytes that they take.
@@ -66,6 +69,7 @@ impl Default for Limits {
             response: 4 << 20,
             recordings: Recordings { records: 20_000_000, bytes: 4 << 30 },
             window: Duration::from_secs(24 * 60 * 60),
+            strict_imports: false,
         }
     }
 }

@@ -26,11 +26,16 @@ pub enum LoadError {
         "the file is not WebAssembly; a guest is a component in binary form, usually with the ending .wasm"
     )]
     NotWebAssembly,
-    /// A core module rather than a component.
+    /// A core module that does not say which component it is to be.
     #[error(
-        "the guest is a core WebAssembly module, not a component; in Rust, build it with --target wasm32-wasip2, elsewhere turn it into one with `wasm-tools component new`"
+        "the guest is a core WebAssembly module without a world (a custom section component-type), so it cannot be turned into a component; in Rust, build it with --target wasm32-wasip2; elsewhere, build it with bindings of wit-bindgen, or add its world with `wasm-tools component embed`"
     )]
     CoreModule,
+    /// A core module that cannot be turned into a component.
+    #[error(
+        "the guest is a core WebAssembly module that cannot be turned into a component: {0}; build it as a component, in Rust with --target wasm32-wasip2"
+    )]
+    Module(String),
     /// Larger than a guest may be.
     #[error("the guest has {actual} bytes, over the limit of {limit}")]
     TooLarge {
@@ -46,7 +51,7 @@ pub enum LoadError {
     #[error("{0}")]
     World(String),
     /// It imports what this host does not offer.
-    #[error("the guest needs what this host does not offer: {}; `tally check` lists all imports", .0.join("; "))]
+    #[error("the guest needs what this host does not offer: {}; `tally check` lists all imports, and without strict-imports the guest runs until it calls one of these", .0.join("; "))]
     Imports(Vec<String>),
     /// It needs more than a slot of the pool may have.
     #[error("the guest does not fit the pool: {0}")]

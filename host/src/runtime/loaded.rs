@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use wasmtime::component::{
-    Component, InstancePre,
+    Component, InstancePre, Linker,
     types::{ComponentItem, Type},
 };
 
 use super::{
     adapt::adapt,
     class::Needs,
-    inspection::Inspection,
+    inspection::{Inspection, calling_fails},
     load_error::LoadError,
+    not_offered,
     pool::Pool,
     worlds::{Handler, World},
 };
@@ -32,6 +33,8 @@ pub(crate) struct Loaded {
     pub(super) draft2: Option<Draft2>,
     /// Bytes of its compiled code.
     pub(super) bytes: usize,
+    /// Functions that it imports from interfaces that are offered, and that these do not have here.
+    pub(super) missing_functions: Arc<[String]>,
 }
 
 impl Loaded {
@@ -45,6 +48,7 @@ impl Loaded {
     ) -> Result<Self, LoadError> {
         let world = inspection.world()?;
         let engine = pool.engine.wasmtime();
+        let bytes = inspection.component(bytes);
         let (component, concurrent_state) = match world.is_concurrent() {
             false => (Component::from_binary(engine, bytes).map_err(LoadError::Invalid)?, false),
             true => concurrent(engine, bytes)?,
@@ -56,9 +60,7 @@ impl Loaded {
             concurrent_state,
         };
         let linker = pool.linker(linking)?;
-        let labelled = link_labels(&linker, &component).map_err(LoadError::Link)?;
-        let linker = labelled.as_ref().unwrap_or(&linker);
-        let pre = linker.instantiate_pre(&component).map_err(LoadError::Link)?;
+        let (pre, missing_functions) = link(&linker, &component, inspection)?;
         let handler = world.find(&pre).map_err(LoadError::Link)?;
         // Otherwise made when the first request arrives.
         component.initialize_copy_on_write_image().map_err(LoadError::Link)?;
@@ -66,7 +68,18 @@ impl Loaded {
         let image = component.image_range();
         let bytes = image.end.addr().saturating_sub(image.start.addr());
         let version = Arc::clone(&inspection.version);
-        Ok(Self { pool, pre, world, handler, version, needs, draft2, bytes })
+        Ok(Self { pool, pre, world, handler, version, needs, draft2, bytes, missing_functions })
+    }
+
+    /// Notes for the log and for the answer to a deployment, besides those of [`Facts`](super::release::Facts).
+    pub(crate) fn notes(&self) -> Vec<String> {
+        match &*self.missing_functions {
+            [] => Vec::new(),
+            missing => vec![format!(
+                "the guest runs; {}, because this host does not offer it",
+                calling_fails(missing)
+            )],
+        }
     }
 
     /// The first digits of its component's digest.
@@ -108,6 +121,37 @@ fn concurrent(engine: &wasmtime::Engine, bytes: &[u8]) -> Result<(Component, boo
     }
     let component = Component::from_binary(engine, &adapted.named).map_err(LoadError::Invalid)?;
     Ok((component, false))
+}
+
+/// Links a component to what the host offers, which other guests share. What it imports besides is defined for it
+/// alone. The second part is what is missing of interfaces that are offered.
+fn link(
+    offered: &Linker<Context>,
+    component: &Component,
+    inspection: &Inspection,
+) -> Result<(InstancePre<Context>, Arc<[String]>), LoadError> {
+    let missing = inspection.missing();
+    let mut own = link_labels(offered, component).map_err(LoadError::Link)?;
+    if !missing.is_empty() {
+        let own = own.get_or_insert_with(|| offered.clone());
+        not_offered::define_interfaces(own, component, &missing).map_err(LoadError::Link)?;
+    }
+    let error = match own.as_ref().unwrap_or(offered).instantiate_pre(component) {
+        Ok(pre) => return Ok((pre, Arc::default())),
+        Err(error) => error,
+    };
+    if inspection.is_strict() {
+        return Err(LoadError::Link(error));
+    }
+    let mut own = own.unwrap_or_else(|| offered.clone());
+    let functions = not_offered::define_functions(&mut own, component, &missing);
+    match functions.map_err(LoadError::Link)? {
+        functions if functions.is_empty() => Err(LoadError::Link(error)),
+        functions => {
+            let pre = own.instantiate_pre(component).map_err(LoadError::Link)?;
+            Ok((pre, functions.into()))
+        }
+    }
 }
 
 /// The shape of 0.2.0-draft2 that a component was built for. Upstream's `get-many` gives a list of

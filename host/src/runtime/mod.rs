@@ -7,9 +7,9 @@
 //! served, requests are refused by how long others wait (`overload`); what it used is on its `account`, and what is counted of it besides is its
 //! `usage`. A `Failure` says what went wrong in the terms of the edge, which decides status codes.
 //!
-//! The way of a guest: its bytes are taken apart (`anatomy`), which says what it is (`inspection`)
-//! and which `class` of slots it needs; the `engine` of that class's `pool` compiles it, and
-//! keeps memory resident where there is no `swap`. A `release` keeps what
+//! The way of a guest: a core `module` is turned into a component, and that is taken apart (`anatomy`), which
+//! says what it is (`inspection`), and which `class` of slots it needs; the `engine` of that class's `pool` compiles it, and
+//! keeps memory resident where there is no `swap`; imports that are `not_offered` stop a guest that calls them. A `release` keeps what
 //! is loaded until others need the room (`host` has what all guests share), and is tried before requests come
 //! (`trial`). What cannot be loaded is a `load_error`.
 //!
@@ -37,6 +37,8 @@ mod loaded;
 mod loaders;
 mod memory;
 mod message;
+mod module;
+mod not_offered;
 mod overload;
 mod pool;
 mod rate;

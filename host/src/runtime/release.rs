@@ -15,7 +15,13 @@ use std::{
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
-use super::{clock, inspection::Inspection, load_error::LoadError, loaded::Loaded, worlds::World};
+use super::{
+    clock,
+    inspection::{Inspection, calling_fails},
+    load_error::LoadError,
+    loaded::Loaded,
+    worlds::World,
+};
 
 /// How long a failure to load is remembered: requests that come meanwhile do not try again.
 const REMEMBERED: Duration = Duration::from_secs(1);
@@ -45,13 +51,47 @@ impl Source {
 pub(crate) struct Facts {
     pub(super) version: Arc<str>,
     pub(super) world: &'static dyn World,
+    /// It came as a core module.
+    is_module: bool,
+    /// What it imports and this host does not offer.
+    missing: Arc<[String]>,
 }
 
 impl Facts {
     /// # Errors
     /// [`LoadError`], when this host cannot run it.
     pub(super) fn of(inspection: &Inspection) -> Result<Self, LoadError> {
-        Ok(Self { version: Arc::clone(&inspection.version), world: inspection.world()? })
+        Ok(Self {
+            version: Arc::clone(&inspection.version),
+            world: inspection.world()?,
+            is_module: inspection.is_module(),
+            missing: inspection.missing().into_iter().map(str::to_owned).collect(),
+        })
+    }
+
+    /// Notes for the log and for the answer to a deployment.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.is_module {
+            notes.push("the guest is a core module of WASI preview 1; the host turns it into a component when it loads it".into());
+        }
+        if !self.missing.is_empty() {
+            notes.push(format!(
+                "the guest runs; {}, because this host does not offer it; `tally check` says what would help, and strict-imports refuses such guests",
+                calling_fails(&self.missing)
+            ));
+        }
+        notes
+    }
+
+    /// Logs the notes.
+    pub(crate) fn log(&self, guest: &str) {
+        for note in self.notes() {
+            match self.missing.is_empty() {
+                true => tracing::info!(%guest, "{note}"),
+                false => tracing::warn!(%guest, "{note}"),
+            }
+        }
     }
 }
 

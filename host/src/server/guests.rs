@@ -74,7 +74,10 @@ fn look_at_one(config: &GuestConfig, runtime: &Arc<Runtime>) -> Looked {
         variables: config.settings.clone().into_iter().collect(),
         outgoing: config.outgoing.clone(),
         blob_limit: config.blob_limit,
+        tcp: config.tcp.clone(),
+        files: config.files.clone(),
     };
+    settings.files.check(&settings.name);
     let (path, limits) = (config.file.clone(), config.limits.clone());
     let (guest, problem) = Guest::from_file(runtime, path, limits, settings, config.keep_loaded);
     (Arc::new(guest), problem)

@@ -75,7 +75,8 @@ fn guests_that_cannot_be_served_are_explained() {
         ("command.wasm", ["runs once", "wasi:http/incoming-handler"]),
         ("shape.wasm", ["shape.wasm", "does not fit this host"]),
     ] {
-        let error = fails_to_serve(dir.path(), &["--store", "memory:", name]);
+        let flags = ["--store", "memory:", "--strict-imports", name];
+        let error = fails_to_serve(dir.path(), &flags);
         for part in parts {
             assert!(error.contains(part), "{name}: {error}");
         }
@@ -167,7 +168,7 @@ fn check_tells_what_a_component_is_and_what_is_missing() {
     );
     let path = dir.path().join("foreign.wasm");
     std::fs::write(&path, foreign.unwrap()).unwrap();
-    let output = run(dir.path(), &["check", path.to_str().unwrap()]);
+    let output = run(dir.path(), &["check", "--strict-imports", path.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
     for part in [

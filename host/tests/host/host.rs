@@ -28,6 +28,10 @@ pub fn guest(name: &str) -> PathBuf {
     let (path, recipe) = match name {
         // Not compiled by cargo.
         "counter-js" | "counter-py" => (format!("{name}/dist/{name}.wasm"), "test-guests"),
+        // The standard counter, built for WASI preview 1.
+        "counter-module" => {
+            ("target/wasm32-wasip1/release/counter_http.wasm".into(), "build-test-guests")
+        }
         _ => {
             let file = name.replace('-', "_");
             (format!("target/wasm32-wasip2/release/{file}.wasm"), "build-test-guests")
@@ -93,8 +97,13 @@ impl Host {
 
     /// As [`Host::start`], in a process that may have so much address space.
     pub fn start_within(kibibytes: usize, guest_name: &str, store: &str, flags: &[&str]) -> Self {
+        Self::start_limited(&format!("-v {kibibytes}"), guest_name, store, flags)
+    }
+
+    /// As [`Host::start`], in a process with a limit that `ulimit` sets.
+    pub fn start_limited(limit: &str, guest_name: &str, store: &str, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let limited = format!("ulimit -v {kibibytes}; exec \"$0\" \"$@\"");
+        let limited = format!("ulimit {limit}; exec \"$0\" \"$@\"");
         let mut command = Command::new("sh");
         command.current_dir(dir.path()).env_remove("RUST_BACKTRACE").stdin(Stdio::null());
         command.env("XDG_RUNTIME_DIR", dir.path().join("run"));

@@ -386,3 +386,24 @@ fn access_logs_that_cannot_be_are_explained() {
         assert!(error.lines().last().unwrap().contains(part), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_bucket_that_may_not_be_opened_is_logged_once_with_what_would_allow_it() {
+    for guest in ["probe-draft2", "probe-draft", "probe-spin-kv"] {
+        let host = Host::start(guest, "memory:", &[]);
+        let mut client = Client::connect(host.address).await;
+        for name in ["elsewhere", "elsewhere", "tally.health", "default"] {
+            client.get(&format!("/open?{name}")).await;
+        }
+        let log = host.wait_for_log("may not open the bucket 'tally.health'");
+        let said = |text: &str| log.matches(text).count();
+        assert_eq!(said("may not open the bucket 'elsewhere'"), 1, "{log}");
+        assert_eq!(said("configure buckets = [\"default\", \"elsewhere\"]"), 1, "{log}");
+        assert_eq!(said("names that begin with 'tally.' are reserved for the host"), 1, "{log}");
+        assert_eq!(said("may not"), 2, "{log}");
+    }
+    // The advice keeps the buckets that there are.
+    let host = Host::start("probe-draft2", "memory:", &["--bucket", "default=main"]);
+    get(host.address, "/open?elsewhere").await;
+    host.wait_for_log("configure buckets = [\"default=main\", \"elsewhere\"]");
+}

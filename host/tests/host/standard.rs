@@ -322,6 +322,47 @@ pub async fn outgoing_requests_go_to_hosts_that_are_named_and_to_no_private_addr
     assert!(gone.contains("Connection"), "{gone}");
 }
 
+#[tokio::test]
+async fn an_empty_line_is_a_line_of_the_log() {
+    let host = host(&[]);
+    let id = get(host.address, "/lines").await.headers["x-request-id"].to_str().unwrap().to_owned();
+    host.wait_for_log("last");
+    let log = host.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(&id)).collect();
+    let [first, empty, third, long, last] = lines[..] else { panic!("{lines:?}") };
+    assert!(first.contains("first") && third.contains("third") && last.contains("last"), "{log}");
+    assert!(!empty.contains("first") && !empty.contains("third"), "{empty}");
+    assert_eq!(long.matches('x').count() - empty.matches('x').count(), 4 << 10, "{long}");
+}
+
+#[tokio::test]
+async fn connect_is_answered_by_the_guest_and_opens_no_tunnel() {
+    let host = host(&[]);
+    let connect = |server: &str| {
+        let text = format!(
+            "CONNECT {server} HTTP/1.1\r\nhost: {server}\r\n\r\nGET /hello HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        );
+        raw(host.address, text.as_bytes())
+    };
+    let answer = connect("example.com:80");
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert!(answer.contains("no tunnel to example.com:80"), "{answer}");
+    assert!(answer.ends_with("Hello, World!"), "the connection goes on: {answer}");
+    let answer = connect("example.com:1");
+    assert!(answer.starts_with("HTTP/1.1 501") && answer.contains("\"connect\""), "{answer}");
+    assert!(!answer.contains("a tunnel"), "{answer}");
+
+    let stream = tokio::net::TcpStream::connect(host.address).await.unwrap();
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for (server, status) in [("example.com:80", 403), ("example.com:1", 501)] {
+        let request = Request::builder().method(Method::CONNECT).uri(server);
+        let response = sender.send_request(request.body(Full::<Bytes>::default()).unwrap());
+        assert_eq!(response.await.unwrap().status(), status, "{server}");
+    }
+}
+
 pub async fn head_and_forbidden_headers_are_the_hosts_business(guest: &str) {
     let host = serving(guest, &[]);
     let mut client = Client::connect(host.address).await;

@@ -16,6 +16,7 @@ use super::{
         store::{self, KeyResponse},
     },
     buckets::{Opened, too_many_opened},
+    denied,
     operator::Failed,
 };
 
@@ -141,7 +142,11 @@ impl Context {
 
     /// Opens a bucket by a name; the number of its handle.
     pub(super) fn open_bucket(&mut self, name: &str) -> Result<u32, store::Error> {
-        match self.settings.buckets.open(name) {
+        let opened = self.settings.buckets.open(name);
+        if matches!(opened, Opened::NoSuchStore | Opened::AccessDenied) {
+            denied::bucket(&self.settings, name);
+        }
+        match opened {
             Opened::Bucket(place) => Ok(place),
             Opened::Chosen(bucket) => self
                 .settings

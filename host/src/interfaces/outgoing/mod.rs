@@ -1,4 +1,4 @@
-//! Requests that guests send: to nobody, unless the guest's configuration names the host, and then
+//! Whom guests may reach, and requests that they send: to nobody, unless the guest's configuration names the host, and then
 //! to no private address, unless it allows those as well.
 //!
 //! Both are checked: the name as the guest gives it, and each address it resolves to, as a name
@@ -8,12 +8,12 @@
 mod address;
 mod send;
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use tally_net::HostPort;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-use self::send::send;
+use self::{address::is_public, send::send};
 use super::{Effects, Settings};
 
 /// Whom a guest may send requests to. By default nobody.
@@ -53,20 +53,36 @@ impl Outgoing {
         !self.hosts.is_empty()
     }
 
-    fn allows(&self, name: &str, port: u16) -> bool {
+    /// Whether it may reach a host at a port.
+    pub(super) fn allows(&self, name: &str, port: u16) -> bool {
         let name = name.to_ascii_lowercase();
-        self.hosts.iter().any(|host| {
-            let named = match host.below {
-                false => host.name == name,
-                // What is before the name ends in a dot, so that notexample.com is not below
-                // example.com.
-                true => {
-                    host.name.is_empty()
-                        || name.strip_suffix(&host.name).is_some_and(|rest| rest.ends_with('.'))
-                }
-            };
-            named && host.port.is_none_or(|only| only == port)
-        })
+        let is_at = |host: &Host| host.port.is_none_or(|only| only == port);
+        self.hosts.iter().any(|host| host.is_named(&name) && is_at(host))
+    }
+
+    /// Whether it may reach a host at some port.
+    pub(super) fn allows_name(&self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        self.hosts.iter().any(|host| host.is_named(&name))
+    }
+
+    /// Whether it may reach an address of a host that it is allowed.
+    pub(super) fn may_reach(&self, address: IpAddr) -> bool {
+        self.private || is_public(address)
+    }
+}
+
+impl Host {
+    /// Whether a name, in lower case, is this host's.
+    fn is_named(&self, name: &str) -> bool {
+        match self.below {
+            false => self.name == name,
+            // What is before the name ends in a dot, so that notexample.com is not below example.com.
+            true => {
+                self.name.is_empty()
+                    || name.strip_suffix(&self.name).is_some_and(|rest| rest.ends_with('.'))
+            }
+        }
     }
 }
 

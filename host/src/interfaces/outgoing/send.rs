@@ -24,7 +24,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::{Io, Outgoing, address::is_public};
+use super::{Io, Outgoing};
 use crate::interfaces::Effects;
 
 /// Longest time for each step, where the guest does not say: below the default limit on a whole
@@ -92,7 +92,7 @@ async fn connect(allowed: &Outgoing, host: &str, port: u16) -> Result<TcpStream,
         .await
         .map_err(|error| Error::DnsError { rcode: Some(error.to_string()), info_code: None })?;
     // All of them, as any of them may be the one that answers.
-    if !allowed.private && !addresses.iter().all(|address| is_public(address.ip())) {
+    if !addresses.iter().all(|address| allowed.may_reach(address.ip())) {
         return Err(Error::DestinationIpProhibited);
     }
     let stream = tally_net::connect(&addresses).await.map_err(Error::Connect)?;

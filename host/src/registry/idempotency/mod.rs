@@ -130,7 +130,7 @@ impl Layer {
         }
         let scoped = state.scoped(&scope);
         // A call of another server is no write of ours, and would be made again.
-        let calls_others = settings.outgoing.allows_any();
+        let calls_others = settings.outgoing.allows_any() || settings.tcp.allows_any();
         // What it has read decides which buckets it writes, where it may open any: the response is kept where
         // it is found whichever those were.
         let home = settings.buckets.stored().next().filter(|_| settings.buckets.are_open());

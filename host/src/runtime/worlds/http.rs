@@ -159,6 +159,7 @@ pub(super) async fn answer<E: Debug>(
     let (response_limit, id) = (call.tenant.limits.response, request.id.clone());
     let tenant = Arc::clone(&call.tenant);
     let is_head = request.method == http::Method::HEAD;
+    let is_connect = request.method == http::Method::CONNECT;
     let (replier, reply) = oneshot::channel();
     let progress = Progress::default();
     let client = ClientTime::new(request.body_timeout);
@@ -175,6 +176,10 @@ pub(super) async fn answer<E: Debug>(
         }
     };
     let status = response::status(head.status.as_u16()).map_err(Cause::InvalidResponse)?;
+    // To the client, success means that a tunnel begins here (RFC 9110, 9.3.6).
+    if is_connect && status.is_success() {
+        return Err(Cause::Connect);
+    }
     response::leave_out_hosts(&mut head.headers);
     let bytes = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     response::size(head.headers.len(), bytes).map_err(Cause::InvalidResponse)?;

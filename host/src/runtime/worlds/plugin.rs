@@ -59,6 +59,10 @@ async fn answer(
     request: Request,
 ) -> Result<Response, Cause> {
     let Request { id, method, uri, headers, body, .. } = request;
+    // It has no path, and all of a request that this world has is one.
+    if method == http::Method::CONNECT {
+        return Err(Cause::Connect);
+    }
     let body = body.collect().await.map_err(Cause::Body)?;
     let context = call.context(id).with_headers(headers);
     let request = handler::Request {

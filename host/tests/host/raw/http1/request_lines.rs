@@ -27,7 +27,7 @@ const LINES: &[(&str, &str, &[u8], &str)] = &[
     ("the absolute form with one slash", "3986 3", b"GET http:/x/hello HTTP/1.1", "400 any"),
     ("OPTIONS of the server", "9112 3.2.4", b"OPTIONS * HTTP/1.1", "2xx|404|405 open"),
     ("GET of the server", "9112 3.2.4", b"GET * HTTP/1.1", "400|404|405 any"),
-    ("CONNECT", "9110 9.3.6", b"CONNECT x:80 HTTP/1.1", "400|405|501 any"),
+    ("CONNECT", "9110 9.3.6", b"CONNECT x:80 HTTP/1.1", "400|403|404|405|501 any"),
     ("CONNECT without a port", "9110 9.3.6", b"CONNECT x HTTP/1.1", "400|405|501 any"),
     ("CONNECT of a path", "9112 3.2.3", b"CONNECT /hello HTTP/1.1", "400|404|405|501 any"),
     ("GET of an authority", "9112 3.2.3", b"GET x:80 HTTP/1.1", "400 any"),

@@ -46,7 +46,7 @@ const REQUESTS: &[(&str, &str, &[Field<'static>], &str)] = &[
     ("a pseudo-field that nobody knows", "9113 8.3", &[METHOD, SCHEME, PATH, AUTHORITY, (b":a", b"b")], MALFORMED),
     ("a pseudo-field of responses", "9113 8.3", &[METHOD, SCHEME, PATH, AUTHORITY, (b":status", b"200")], MALFORMED),
     ("a protocol without CONNECT", "8441 4", &[METHOD, SCHEME, PATH, AUTHORITY, (b":protocol", b"websocket")], MALFORMED),
-    ("CONNECT", "9113 8.5", &[(b":method", b"CONNECT"), (b":authority", b"x:80")], "1:400|405|501 open / 1:PROTOCOL_ERROR open"),
+    ("CONNECT", "9113 8.5", &[(b":method", b"CONNECT"), (b":authority", b"x:80")], "1:400|403|404|405|501 open / 1:PROTOCOL_ERROR open"),
     ("CONNECT with a path", "9113 8.5", &[(b":method", b"CONNECT"), SCHEME, PATH, AUTHORITY], "1:400|405|501 open / 1:PROTOCOL_ERROR open / PROTOCOL_ERROR"),
     ("OPTIONS of the server", "9113 8.3.1", &[(b":method", b"OPTIONS"), SCHEME, (b":path", b"*"), AUTHORITY], "1:2xx|404|405 open"),
     ("GET of the server", "9113 8.3.1", &[METHOD, SCHEME, (b":path", b"*"), AUTHORITY], BAD),
