@@ -14,7 +14,7 @@ use super::{
     units::{Size, Span},
 };
 use crate::{
-    interfaces::{Buckets, Outgoing},
+    interfaces::{Buckets, Databases, Outgoing},
     registry::{Path as Paths, Pattern},
     runtime::{Limits, Rate, Recordings},
 };
@@ -132,6 +132,30 @@ pub struct GuestOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outgoing_private: Option<bool>,
 
+    /// Tell the guest its route and its client in the spin-… headers of requests [default: true for a guest
+    /// that imports an interface of Spin's]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "TALLY_SPIN_HEADERS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spin_headers: Option<bool>,
+
+    /// SQLite database that the guest may open, as NAME for a file of its own, or NAME=SHARED for one that
+    /// guests share; can be repeated [default: none]
+    #[arg(long, value_name = "NAME", env = "TALLY_SQLITE", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sqlite: Option<Vec<String>>,
+
+    /// Largest size of each such database [default: 256MiB]
+    #[arg(long, value_name = "SIZE", env = "TALLY_SQLITE_SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sqlite_size: Option<Size>,
+
     /// Environment variable of the guest, as NAME=VALUE; can be repeated
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     #[serde(skip)]
@@ -152,6 +176,9 @@ pub struct GuestOptions {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
 }
+
+/// What a guest's database may take on the disk: much for a handler, and little for a disk.
+const SQLITE_BYTES: usize = 256 << 20;
 
 /// The largest weight: a guest with it beside one of the default has nearly all.
 const MOST_WEIGHT: u32 = 10_000;
@@ -224,6 +251,12 @@ pub struct GuestConfig {
     pub(crate) pattern: Pattern,
     pub(crate) buckets: Buckets,
     pub(crate) outgoing: Outgoing,
+    /// Whether its requests have Spin's headers, if that is said.
+    pub(crate) spin_headers: Option<bool>,
+    /// Names of its databases, and what each may take.
+    sqlite: (Vec<String>, usize),
+    /// Its databases, once it is known where they are.
+    pub(crate) databases: Databases,
     /// Whether it is loaded before anything is served, and stays so.
     pub(crate) keep_loaded: bool,
 }
@@ -240,6 +273,7 @@ impl GuestOptions {
             cpu_limit: Some(Span(limits.cpu)),
             wall_limit: Some(Span(limits.wall)),
             response_limit: Some(Size(limits.response)),
+            sqlite_size: Some(Size(SQLITE_BYTES)),
             idempotency_records: usize::try_from(limits.recordings.records).ok(),
             idempotency_bytes: usize::try_from(limits.recordings.bytes).ok().map(Size),
             ..Self::default()
@@ -261,6 +295,9 @@ impl GuestOptions {
             buckets: self.buckets.or(others.buckets),
             outgoing_hosts: self.outgoing_hosts.or(others.outgoing_hosts),
             outgoing_private: self.outgoing_private.or(others.outgoing_private),
+            spin_headers: self.spin_headers.or(others.spin_headers),
+            sqlite: self.sqlite.or(others.sqlite),
+            sqlite_size: self.sqlite_size.or(others.sqlite_size),
             pool: self.pool.or(others.pool),
             queue: self.queue.or(others.queue),
             queue_timeout: self.queue_timeout.or(others.queue_timeout),
@@ -292,6 +329,7 @@ impl GuestOptions {
             wall_limit: self.wall_limit,
             memory_limit: self.memory_limit,
             response_limit: self.response_limit,
+            sqlite_size: self.sqlite_size,
             idempotency_records: self.idempotency_records,
             idempotency_bytes: self.idempotency_bytes,
             ..Self::default()
@@ -348,6 +386,7 @@ impl GuestOptions {
         }
         let limits = self.limits()?;
         let keep_loaded = self.keep_loaded.unwrap_or_default();
+        let sqlite = (strings(self.sqlite), size("sqlite-size", self.sqlite_size)?);
         let (env, settings) = (self.env, self.settings);
         Ok(GuestConfig {
             name,
@@ -358,8 +397,34 @@ impl GuestOptions {
             pattern,
             buckets,
             outgoing,
+            spin_headers: self.spin_headers,
+            sqlite,
+            databases: Databases::default(),
             keep_loaded,
         })
+    }
+}
+
+impl GuestConfig {
+    /// Learns where its databases are: `folder` is that of the configuration, or beside the file of an
+    /// embedded store.
+    ///
+    /// # Errors
+    /// For names that are none, and where there is no folder.
+    pub(super) fn find_databases(&mut self, folder: Option<&Path>) -> Result<(), ConfigError> {
+        let (names, bytes) = &self.sqlite;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let failed =
+            |reason: &str| ConfigError(format!("sqlite of guest '{}': {reason}", self.name));
+        let folder = folder.ok_or_else(|| {
+            failed("this store has no file for databases to be beside of; name a folder with sqlite-dir")
+        })?;
+        let (names, bytes) = (names.iter().map(String::as_str), *bytes as u64);
+        self.databases = Databases::parse(names, &self.name, folder, bytes)
+            .map_err(|reason| failed(&reason.to_string()))?;
+        Ok(())
     }
 }
 
@@ -516,6 +581,21 @@ mod tests {
             ("[[route]]\nguest = 'a'\nprefix = '/a/../b'\n", "no path"),
             (
                 "[[route]]\nguest = 'a'\npath = '/a'\nenv = { 'A=' = '1' }\n",
+    #[test]
+    fn databases_are_in_the_folder_that_is_named_or_beside_the_store() {
+        let text = "[[route]]\nguest = 'a.wasm'\npath = '/a'\nsqlite = ['default', 'both=all']\n";
+        let mut guests = routes(text).unwrap();
+        let guest = guests.first_mut().unwrap();
+        let error = guest.find_databases(None).unwrap_err().to_string();
+        assert!(error.contains("guest 'a'") && error.contains("sqlite-dir"), "{error}");
+        guest.find_databases(Some(Path::new("/d"))).unwrap();
+        let databases = format!("{:?}", guest.databases);
+        assert!(databases.contains("/d/a/default.db") && databases.contains("/d/all.db"));
+        let mut wrong = routes(&text.replace("'default'", "'x='")).unwrap();
+        let error = wrong.first_mut().unwrap().find_databases(Some(Path::new("/d"))).unwrap_err();
+        assert!(error.to_string().contains("NAME=SHARED"), "{error}");
+    }
+
                 "no name of a variable",
             ),
             (
@@ -541,3 +621,4 @@ mod tests {
         }
     }
 }
+            ("[[route]]\nguest = 'a'\npath = '/a'\nsqlite-size = '0'\n", "sqlite-size: more than"),

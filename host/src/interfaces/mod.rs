@@ -7,6 +7,7 @@
 
 mod bindings;
 mod buckets;
+mod config;
 mod effects;
 mod keyvalue;
 mod logging;
@@ -14,6 +15,7 @@ mod offered;
 mod outgoing;
 mod output;
 mod settings;
+mod spin;
 mod wasi;
 mod worker;
 
@@ -22,7 +24,6 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue};
 use tally_state::Handle;
 use wasmtime::component::{HasSelf, Linker};
-use wasmtime_wasi_config::WasiConfig;
 
 pub(crate) use self::{
     bindings::plugin::{PluginIndices, exports::tally::plugin::handler},
@@ -32,6 +33,7 @@ pub(crate) use self::{
     offered::{Interface, advice, is_offered},
     outgoing::Outgoing,
     settings::Settings,
+    spin::Databases,
 };
 use crate::runtime::{Memory, Meter};
 
@@ -55,6 +57,7 @@ pub(crate) struct Context {
     readable: usize,
     cas: keyvalue::CasTable,
     cursors: keyvalue::Cursors,
+    connections: Option<Box<spin::Connections>>,
     journal: Option<output::Journal>,
     wasi: Option<Box<wasi::Wasi>>,
 }
@@ -89,6 +92,7 @@ impl Context {
             readable,
             cas: keyvalue::CasTable::default(),
             cursors: keyvalue::Cursors::default(),
+            connections: None,
             journal: None,
             wasi: None,
         }
@@ -122,7 +126,7 @@ pub(crate) enum Draft2 {
 pub(crate) fn add_to_linker(linker: &mut Linker<Context>, shape: Draft2) -> wasmtime::Result<()> {
     use bindings::plugin::tally::keyvalue::extensions;
     use bindings::plugin::wasi::keyvalue as draft2;
-    use bindings::{draft::wasi::keyvalue as draft, plugin::tally::plugin, spin::fermyon::spin};
+    use bindings::{draft::wasi::keyvalue as draft, plugin::tally::plugin, spin::fermyon};
 
     plugin::request_headers::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     plugin::worker::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
@@ -136,11 +140,9 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Context>, shape: Draft2) -> wasm
     draft::store::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     draft::atomics::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     draft::batch::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
-    spin::key_value::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
-    wasmtime_wasi_config::add_to_linker(linker, |context: &mut Context| {
-        context.effects.look_outside();
-        WasiConfig::new(&context.settings.variables)
-    })?;
+    fermyon::spin::key_value::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
+    config::add_to_linker(linker)?;
+    self::spin::add_to_linker(linker)?;
     logging::add_to_linker(linker)?;
     wasi::add_to_linker(linker)
 }

@@ -73,6 +73,8 @@ fn look_at_one(config: &GuestConfig, runtime: &Arc<Runtime>) -> Looked {
         environment: config.env.clone().into_iter().collect(),
         variables: config.settings.clone().into_iter().collect(),
         outgoing: config.outgoing.clone(),
+        databases: config.databases.clone(),
+        spin_headers: config.spin_headers,
     };
     let (path, limits) = (config.file.clone(), config.limits.clone());
     let (guest, problem) = Guest::from_file(runtime, path, limits, settings, config.keep_loaded);

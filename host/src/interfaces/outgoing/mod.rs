@@ -6,6 +6,7 @@
 //! checked.
 
 mod address;
+mod database;
 mod send;
 
 use std::sync::Arc;
@@ -13,7 +14,11 @@ use std::sync::Arc;
 use tally_net::HostPort;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-use self::send::send;
+use self::{database::Places, send::send};
+pub(super) use self::{
+    database::{Bounded, Connected, Unreachable},
+    send::tls_config,
+};
 use super::{Effects, Settings};
 
 /// Whom a guest may send requests to. By default nobody.
@@ -22,6 +27,8 @@ pub(crate) struct Outgoing {
     hosts: Vec<Host>,
     /// Addresses that only this machine or its network can reach are allowed as well.
     private: bool,
+    /// Connections to databases.
+    places: Places,
 }
 
 /// A host that may be reached: its name in lower case and without brackets, or all below it, and
@@ -45,7 +52,7 @@ impl Outgoing {
         private: bool,
     ) -> Result<Self, NoHost> {
         let hosts = hosts.into_iter().map(host).collect::<Result<_, _>>()?;
-        Ok(Self { hosts, private })
+        Ok(Self { hosts, private, places: Places::default() })
     }
 
     /// Whether there is anybody whom it may send requests to.

@@ -29,7 +29,7 @@ use crate::interfaces::Effects;
 
 /// Longest time for each step, where the guest does not say: below the default limit on a whole
 /// request, so that a guest can still answer something.
-const TIMEOUT: Duration = Duration::from_secs(8);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Sends a request to a host that the guest may reach. One that may change something there is an
 /// effect of the guest's own request, from the first byte of it that may have left.
@@ -87,7 +87,8 @@ fn origin_form(uri: &Uri) -> Result<Uri, Error> {
     target.parse().map_err(|_| Error::HttpRequestUriInvalid)
 }
 
-async fn connect(allowed: &Outgoing, host: &str, port: u16) -> Result<TcpStream, Error> {
+/// Connects to a host at an address that the guest may reach.
+pub(super) async fn connect(allowed: &Outgoing, host: &str, port: u16) -> Result<TcpStream, Error> {
     let addresses = tally_net::resolve(host, port)
         .await
         .map_err(|error| Error::DnsError { rcode: Some(error.to_string()), info_code: None })?;
@@ -100,8 +101,12 @@ async fn connect(allowed: &Outgoing, host: &str, port: u16) -> Result<TcpStream,
     Ok(stream)
 }
 
-/// TLS with the operating system's roots, which are read once.
 fn connector() -> Result<TlsConnector, Error> {
+    tls_config().map(TlsConnector::from).ok_or(Error::ConfigurationError)
+}
+
+/// TLS with the operating system's roots, which are read once.
+pub(in crate::interfaces) fn tls_config() -> Option<Arc<ClientConfig>> {
     static CONFIG: OnceLock<Option<Arc<ClientConfig>>> = OnceLock::new();
     let config = CONFIG.get_or_init(|| {
         let mut roots = RootCertStore::empty();
@@ -110,8 +115,7 @@ fn connector() -> Result<TlsConnector, Error> {
         let builder = builder.with_safe_default_protocol_versions().ok()?;
         Some(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
     });
-    let config = config.as_ref().ok_or(Error::ConfigurationError)?;
-    Ok(TlsConnector::from(Arc::clone(config)))
+    config.clone()
 }
 
 async fn exchange(

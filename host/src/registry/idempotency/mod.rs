@@ -129,8 +129,8 @@ impl Layer {
             return Err(failed(Cause::IdempotencyFull, Applied::Unknown));
         }
         let scoped = state.scoped(&scope);
-        // A call of another server is no write of ours, and would be made again.
-        let calls_others = settings.outgoing.allows_any();
+        // A call of another server is no write of ours, and would be made again; so would a statement.
+        let calls_others = settings.reaches_beyond_the_store();
         if calls_others {
             scoped.look_up(settings.buckets.stored()).await.map_err(|error| match error {
                 Error::Rejected(Rejection::Reused) => failed(Cause::IdempotencyReused, Applied::No),
@@ -153,7 +153,12 @@ impl Layer {
         if recorded.new == 0 && recorded.replayed > 0 {
             response.headers.insert(REPLAYED, HeaderValue::from_static("true"));
         }
-        if let Some(bucket) = recorded.bucket
+        // Without a write of its own, it is found where all requests with a key are looked for.
+        let bucket = recorded.bucket.or_else(|| match calls_others && effects.reached_beyond() {
+            true => settings.buckets.stored().next().cloned(),
+            false => None,
+        });
+        if let Some(bucket) = bucket
             && (calls_others || effects.saw_outside())
             && let Some(encoded) = to_store(&response, &effects)
         {
