@@ -492,15 +492,15 @@ pub(super) fn resolve(
 
 fn pattern(route: &RouteOptions) -> Result<Pattern, String> {
     let path = match (&route.path, &route.prefix) {
-        (Some(path), None) => Paths::Exact(path.clone()),
-        (None, Some(prefix)) => Paths::Prefix(prefix.clone()),
-        (None, None) if route.host.is_some() => Paths::Prefix("/".into()),
+        (Some(path), None) => Paths::exact(path),
+        (None, Some(prefix)) => Paths::prefix(prefix),
+        (None, None) if route.host.is_some() => Paths::prefix("/"),
         (None, None) => {
             return Err("it takes no requests; give it a path, a prefix or a host".into());
         }
         (Some(_), Some(_)) => return Err("give it a path or a prefix, not both".into()),
     };
-    let (Paths::Exact(text) | Paths::Prefix(text)) = &path;
+    let text = route.path.as_deref().or(route.prefix.as_deref()).unwrap_or("/");
     if text.ends_with("/...") {
         return Err(format!("'{text}': write prefix = \"/api\" for a path and all below it"));
     }
@@ -510,6 +510,19 @@ fn pattern(route: &RouteOptions) -> Result<Pattern, String> {
         return Err(format!(
             "'{text}' is no path; write one as clients send it, percent-encoded and beginning with a slash, such as /api"
         ));
+    }
+    let mut names = HashSet::new();
+    for name in path.names() {
+        // It becomes a part of a header's name.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if name.is_empty() || !name.bytes().all(plain) {
+            return Err(format!(
+                "'{text}': the name of a segment is letters, digits, '-' and '_', as in /users/:id"
+            ));
+        }
+        if !names.insert(name.to_ascii_lowercase()) {
+            return Err(format!("'{text}': two segments are named '{name}'"));
+        }
     }
     let host = route.host.as_ref().map(|host| host.to_ascii_lowercase());
     if let Some(host) = &host {
@@ -569,19 +582,6 @@ mod tests {
     }
 
     #[test]
-    fn routes_that_clash_or_say_nothing_are_errors() {
-        for (text, part) in [
-            ("[[route]]\nguest = 'a'\n", "takes no requests"),
-            ("[[route]]\nguest = 'a'\npath = '/a'\nprefix = '/a'\n", "not both"),
-            ("[[route]]\nguest = 'a'\npath = 'a'\n", "beginning with a slash"),
-            ("[[route]]\nguest = 'a'\nhost = 'a:80'\n", "without a port"),
-            ("[[route]]\nguest = 'a'\nhost = '*.a'\n", "a star"),
-            ("[[route]]\nguest = 'a'\nprefix = '/a/...'\n", "all below it"),
-            ("[[route]]\nguest = 'a'\nprefix = '/a b'\n", "percent-encoded"),
-            ("[[route]]\nguest = 'a'\nprefix = '/a/../b'\n", "no path"),
-            (
-                "[[route]]\nguest = 'a'\npath = '/a'\nenv = { 'A=' = '1' }\n",
-    #[test]
     fn databases_are_in_the_folder_that_is_named_or_beside_the_store() {
         let text = "[[route]]\nguest = 'a.wasm'\npath = '/a'\nsqlite = ['default', 'both=all']\n";
         let mut guests = routes(text).unwrap();
@@ -596,6 +596,26 @@ mod tests {
         assert!(error.to_string().contains("NAME=SHARED"), "{error}");
     }
 
+    #[test]
+    fn routes_that_clash_or_say_nothing_are_errors() {
+        for (text, part) in [
+            ("[[route]]\nguest = 'a'\n", "takes no requests"),
+            ("[[route]]\nguest = 'a'\npath = '/a'\nprefix = '/a'\n", "not both"),
+            ("[[route]]\nguest = 'a'\npath = 'a'\n", "beginning with a slash"),
+            ("[[route]]\nguest = 'a'\nhost = 'a:80'\n", "without a port"),
+            ("[[route]]\nguest = 'a'\nhost = '*.a'\n", "a star"),
+            ("[[route]]\nguest = 'a'\nprefix = '/a/...'\n", "all below it"),
+            ("[[route]]\nguest = 'a'\nprefix = '/a b'\n", "percent-encoded"),
+            ("[[route]]\nguest = 'a'\nprefix = '/a/:'\n", "name of a segment"),
+            ("[[route]]\nguest = 'a'\nprefix = '/:a.b'\n", "name of a segment"),
+            ("[[route]]\nguest = 'a'\npath = '/:a/:A'\n", "two segments"),
+            (
+                "[[route]]\nguest = 'a'\npath = '/:a'\n[[route]]\nguest = 'b'\npath = '/:b'\n",
+                "same requests",
+            ),
+            ("[[route]]\nguest = 'a'\nprefix = '/a/../b'\n", "no path"),
+            (
+                "[[route]]\nguest = 'a'\npath = '/a'\nenv = { 'A=' = '1' }\n",
                 "no name of a variable",
             ),
             (
@@ -615,10 +635,10 @@ mod tests {
             ("[[route]]\nguest = 'a'\npath = '/a'\nrate-limit = 0\n", "rate-limit: at least 1"),
             ("[[route]]\nguest = 'a'\npath = '/a'\nrate-burst = 5\n", "only with a rate-limit"),
             ("[[route]]\nguest = 'a'\npath = '/a'\noutgoing-hosts = ['http://x']\n", "is no host"),
+            ("[[route]]\nguest = 'a'\npath = '/a'\nsqlite-size = '0'\n", "sqlite-size: more than"),
         ] {
             let error = routes(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
     }
 }
-            ("[[route]]\nguest = 'a'\npath = '/a'\nsqlite-size = '0'\n", "sqlite-size: more than"),

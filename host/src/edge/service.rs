@@ -18,13 +18,14 @@ use super::{
     head, heartbeat,
     parking::Parking,
     problem::Problem,
-    proxies::Peer,
+    proxies::{Client, Peer},
     request_id::RequestId,
     responses::{self, Held, Sent, Waiting},
+    spin_headers,
 };
 use crate::{
     logging::{Access, AccessLog},
-    registry::{self, Guest, Routes},
+    registry::{self, Guest, Pattern, Routes},
     runtime::{self, Body, BodyError, Cause, Failure, Refused},
 };
 
@@ -146,8 +147,9 @@ impl Service {
         if let Some(access) = &mut access {
             access.came_from(client.address);
         }
+        let from = (peer.is_tls(), &client);
         let (answer, route) =
-            self.answer(request, peer.is_tls(), &id, keyed, started, &on_connection).await;
+            self.answer(request, from, &id, keyed, started, &on_connection).await;
         let mut held = None;
         let mut response = match answer {
             Ok((answer, takes)) => {
@@ -186,15 +188,15 @@ impl Service {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        tls: bool,
+        (tls, client): (bool, &Client),
         id: &RequestId,
         keyed: bool,
         started: Instant,
         on_connection: &responses::Active,
     ) -> (Result<Answered, Problem>, Arc<str>) {
         let (mut parts, body) = request.into_parts();
-        let guest = match self.route(&mut parts) {
-            Ok(guest) => guest,
+        let (pattern, guest) = match self.route(&mut parts) {
+            Ok(route) => route,
             Err(problem) => return (Err(problem), Arc::clone(&self.0.nowhere)),
         };
         if let Err(over) = guest.tenant().take_request(started) {
@@ -215,6 +217,9 @@ impl Service {
         let trouble = Trouble::default();
         // The one that answers, whatever is deployed meanwhile.
         let chosen = guest.choose();
+        if guest.tenant().settings().spin_headers.unwrap_or_else(|| chosen.imports_spin()) {
+            spin_headers::set(&mut parts.headers, &parts.uri, pattern, client);
+        }
         let answer = async {
             let bodies = body::Room { tenant: guest.tenant(), all: &self.0.bodies };
             let rules = &self.0.rules;
@@ -261,7 +266,7 @@ impl Service {
     }
 
     /// Checks a request's head, and finds the guest it is for.
-    fn route(&self, parts: &mut http::request::Parts) -> Result<&Arc<Guest>, Problem> {
+    fn route(&self, parts: &mut http::request::Parts) -> Result<(&Pattern, &Arc<Guest>), Problem> {
         head::check(parts)?;
         let host = head::host(parts)?;
         self.0.routes.find(host, parts.uri.path()).ok_or(Problem::NoRoute)

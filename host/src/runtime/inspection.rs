@@ -155,6 +155,13 @@ impl Inspection {
         if missing.is_empty() { Ok(world) } else { Err(LoadError::Imports(missing)) }
     }
 
+    /// Whether it imports an interface of Spin's.
+    pub(super) fn imports_spin(&self) -> bool {
+        let of_spin =
+            |import: &String| import.starts_with("spin:") || import.starts_with("fermyon:spin/");
+        self.anatomy.imports.iter().any(of_spin)
+    }
+
     fn missing(&self, world: &dyn World) -> impl Iterator<Item = &str> {
         let imports = self.anatomy.imports.iter().map(String::as_str);
         imports.filter(|import| !world.offers(Interface::of(import)))
@@ -251,7 +258,7 @@ mod tests {
         for (import, part) in [
             ("wasi:keyvalue/store@0.2.0-draft3", "0.2.0-draft2"),
             ("wasi:io/streams@0.3.0", "WASI 0.2"),
-            ("fermyon:spin/variables@2.0.0", "wasi:config/store"),
+            ("fermyon:spin/llm@2.0.0", "key-value, variables"),
             ("wasmcloud:bus/lattice@1.0.0", "wasmCloud"),
             ("mine:own/thing", "not offered"),
         ] {

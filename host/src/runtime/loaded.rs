@@ -31,6 +31,7 @@ pub(crate) struct Loaded {
     pub(super) draft2: Option<Draft2>,
     /// Bytes of its compiled code.
     pub(super) bytes: usize,
+    imports_spin: bool,
 }
 
 impl Loaded {
@@ -55,7 +56,8 @@ impl Loaded {
         let image = component.image_range();
         let bytes = image.end.addr().saturating_sub(image.start.addr());
         let version = Arc::clone(&inspection.version);
-        Ok(Self { pool, pre, world, handler, version, needs, draft2, bytes })
+        let imports_spin = inspection.imports_spin();
+        Ok(Self { pool, pre, world, handler, version, needs, draft2, bytes, imports_spin })
     }
 
     /// The first digits of its component's digest.
@@ -71,6 +73,11 @@ impl Loaded {
     /// Whether it wants bodies in full, before it is given a place in the pool.
     pub(crate) fn takes_whole_bodies(&self) -> bool {
         self.world.takes_whole_bodies()
+    }
+
+    /// Whether it imports an interface of Spin's.
+    pub(crate) fn imports_spin(&self) -> bool {
+        self.imports_spin
     }
 
     /// Whether no further instance of it is to be made: it has to be loaded anew.

@@ -45,13 +45,17 @@ impl Source {
 pub(crate) struct Facts {
     pub(super) version: Arc<str>,
     pub(super) world: &'static dyn World,
+    /// Whether it imports an interface of Spin's.
+    pub(super) imports_spin: bool,
 }
 
 impl Facts {
     /// # Errors
     /// [`LoadError`], when this host cannot run it.
     pub(super) fn of(inspection: &Inspection) -> Result<Self, LoadError> {
-        Ok(Self { version: Arc::clone(&inspection.version), world: inspection.world()? })
+        let version = Arc::clone(&inspection.version);
+        let imports_spin = inspection.imports_spin();
+        Ok(Self { version, world: inspection.world()?, imports_spin })
     }
 }
 
@@ -95,6 +99,11 @@ impl Release {
     /// Whether it wants bodies in full, before it is given a place in the pool.
     pub(crate) fn takes_whole_bodies(&self) -> bool {
         self.world().is_none_or(World::takes_whole_bodies)
+    }
+
+    /// Whether it imports an interface of Spin's.
+    pub(crate) fn imports_spin(&self) -> bool {
+        self.facts.as_ref().is_some_and(|facts| facts.imports_spin)
     }
 
     pub(crate) fn is_loaded(&self) -> bool {
