@@ -41,6 +41,7 @@ mod readiness;
 mod routing;
 mod shapes;
 mod slow_clients;
+mod spin;
 mod standard;
 mod state_in_guests;
 mod stopping;
