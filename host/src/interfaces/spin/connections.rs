@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use wasmtime::{Result, bail, component::Resource};
@@ -26,7 +26,7 @@ impl Connections {
             sqlite: Handles::default(),
             redis: Handles::default(),
             postgres: Handles::default(),
-            readable: Readable(Arc::new(AtomicUsize::new(readable))),
+            readable: Readable::of(readable),
         }
     }
 }
@@ -97,7 +97,13 @@ impl<T> Handles<T> {
 /// Bytes that a request may still read from databases: the host holds them on their way to the
 /// guest, whose own memory they would not fit into either.
 #[derive(Clone)]
-pub(super) struct Readable(Arc<AtomicUsize>);
+pub(super) struct Readable(Arc<Budget>);
+
+struct Budget {
+    left: AtomicUsize,
+    /// More was asked for than was left.
+    is_exceeded: AtomicBool,
+}
 
 /// A request has read more than its memory holds.
 #[derive(Debug, thiserror::Error)]
@@ -107,21 +113,31 @@ pub(super) struct Readable(Arc<AtomicUsize>);
 pub(super) struct TooMuch;
 
 impl Readable {
+    /// Of so many bytes.
+    pub(super) fn of(bytes: usize) -> Self {
+        let (left, is_exceeded) = (AtomicUsize::new(bytes), AtomicBool::new(false));
+        Self(Arc::new(Budget { left, is_exceeded }))
+    }
+
     /// Charges the request for bytes that were read.
     ///
     /// # Errors
     /// [`TooMuch`], when it may not read so many any more.
     pub(super) fn charge(&self, bytes: usize) -> Result<(), TooMuch> {
-        let charged = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        charged.map(|_| ()).map_err(|_| TooMuch)
+        let left = &self.0.left;
+        let charged = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            left.checked_sub(bytes)
+        });
+        charged.map(|_| ()).map_err(|_| {
+            self.0.is_exceeded.store(true, Ordering::Release);
+            TooMuch
+        })
     }
 
-    /// Of so many bytes.
-    #[cfg(test)]
-    pub(super) fn of_test(bytes: usize) -> Self {
-        Self(Arc::new(AtomicUsize::new(bytes)))
+    /// Whether more was asked for than was left: a connection ends then, and its client is only told
+    /// that it ended.
+    pub(super) fn exceeded(&self) -> Option<TooMuch> {
+        self.0.is_exceeded.load(Ordering::Acquire).then_some(TooMuch)
     }
 }
 
@@ -149,7 +165,9 @@ mod tests {
         let readable = Connections::new(10).readable;
         let other = readable.clone();
         readable.charge(6).unwrap();
+        assert!(readable.exceeded().is_none());
         other.charge(5).unwrap_err();
+        assert!(readable.exceeded().is_some(), "whichever of them asked");
         other.charge(4).unwrap();
         readable.charge(1).unwrap_err();
     }

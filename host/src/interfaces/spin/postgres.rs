@@ -175,7 +175,11 @@ fn run<T: Send + 'static>(
             Err(failed) if failed.is_certain => effects.end_elsewhere(false),
             Err(_) => {}
         }
-        Ok(ran.map(|(set, affected)| take(set, affected)).map_err(|failed| failed.error))
+        Ok(match (ran, connection.readable.exceeded()) {
+            (Ok((set, affected)), _) => Ok(take(set, affected)),
+            (Err(_), Some(exceeded)) => Err(Error::Other(exceeded.to_string())),
+            (Err(failed), None) => Err(failed.error),
+        })
     }))
 }
 

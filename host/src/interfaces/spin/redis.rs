@@ -246,9 +246,10 @@ fn ask<T: Send + 'static>(
             // It may have been applied, or a part of it.
             (Err(_), _) => {}
         }
-        Ok(match reply {
-            Ok(value) => read(value, &connection.readable),
-            Err(error) => Err(explain(&error)),
+        Ok(match (reply, connection.readable.exceeded()) {
+            (Ok(value), _) => read(value, &connection.readable),
+            (Err(_), Some(exceeded)) => Err(Error::Other(exceeded.to_string())),
+            (Err(error), None) => Err(explain(&error)),
         })
     }))
 }
@@ -457,7 +458,7 @@ mod tests {
     use super::*;
 
     fn flat(value: Value) -> Answer<Vec<Reply>> {
-        replies(value, &Readable::of_test(10_000))
+        replies(value, &Readable::of(10_000))
     }
 
     #[test]

@@ -381,7 +381,7 @@ mod tests {
         text: &str,
         effects: &Effects,
     ) -> Result<Rows, Error> {
-        let readable = Readable::of_test(100_000);
+        let readable = Readable::of(100_000);
         let (text, effects) = (text.to_owned(), effects.clone());
         connection.execute(Statement { text, parameters: Vec::new(), readable, effects }).await
     }
