@@ -91,6 +91,8 @@ impl Client {
 pub(super) struct Peer {
     client: Client,
     is_trusted: bool,
+    /// Whether it is a guest of this host.
+    pub(super) is_internal: bool,
     /// What guests are told of it, the same for all requests.
     fields: Option<(HeaderValue, HeaderValue)>,
 }
@@ -112,7 +114,7 @@ impl Peer {
         let port = socket.map_or(0, |address| address.port());
         let client = Client { address, port, is_secure, host: None };
         let fields = client.fields();
-        Self { client, is_trusted, fields }
+        Self { client, is_trusted, is_internal: false, fields }
     }
 
     /// Its address, as far as the connection tells.

@@ -1,7 +1,7 @@
 //! One HTTP request: read within its limits, answered by a guest, counted.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -24,13 +24,17 @@ use super::{
     spin_headers,
 };
 use crate::{
+    interfaces::guest_of,
     logging::{Access, AccessLog},
-    registry::{self, Guest, Pattern, Routes},
+    registry::{self, Guest, Path, Pattern, Routes},
     runtime::{self, Body, BodyError, Cause, Failure, Refused},
 };
 
 /// The header of a request's id, in the request as guests see it and in the response.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a guest takes that is asked by its name.
+static ALL: LazyLock<Pattern> = LazyLock::new(|| Pattern { host: None, path: Path::prefix("/") });
 
 /// In a response's extensions: its client may still be sending the request's body when the connection
 /// closes.
@@ -114,6 +118,11 @@ impl Service {
         &self.0.parking
     }
 
+    /// Whether there is a guest of this name.
+    pub(super) fn has_guest(&self, name: &str) -> bool {
+        self.0.routes.named(name).is_some()
+    }
+
     pub(super) fn limits(&self) -> &Limits {
         &self.0.limits
     }
@@ -147,7 +156,7 @@ impl Service {
         if let Some(access) = &mut access {
             access.came_from(client.address);
         }
-        let from = (peer.is_tls(), &client);
+        let from = (peer, &client);
         let (answer, route) =
             self.answer(request, from, &id, keyed, started, &on_connection).await;
         let mut held = None;
@@ -188,14 +197,14 @@ impl Service {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        (tls, client): (bool, &Client),
+        (peer, client): (&Peer, &Client),
         id: &RequestId,
         keyed: bool,
         started: Instant,
         on_connection: &responses::Active,
     ) -> (Result<Answered, Problem>, Arc<str>) {
         let (mut parts, body) = request.into_parts();
-        let (pattern, guest) = match self.route(&mut parts) {
+        let (pattern, guest) = match self.route(&mut parts, peer.is_internal) {
             Ok(route) => route,
             Err(problem) => return (Err(problem), Arc::clone(&self.0.nowhere)),
         };
@@ -238,7 +247,7 @@ impl Service {
                 id: id.header(),
                 method: parts.method,
                 uri: parts.uri,
-                tls,
+                tls: peer.is_tls(),
                 headers: parts.headers,
                 body,
                 body_timeout: self.0.limits.body_timeout,
@@ -266,9 +275,18 @@ impl Service {
     }
 
     /// Checks a request's head, and finds the guest it is for.
-    fn route(&self, parts: &mut http::request::Parts) -> Result<(&Pattern, &Arc<Guest>), Problem> {
+    fn route(
+        &self,
+        parts: &mut http::request::Parts,
+        is_internal: bool,
+    ) -> Result<(&Pattern, &Arc<Guest>), Problem> {
         head::check(parts)?;
         let host = head::host(parts)?;
+        // Only guests are told apart by their names: clients have routes.
+        if is_internal && let Some(name) = host.and_then(guest_of) {
+            let guest = self.0.routes.named(name).ok_or(Problem::NoRoute)?;
+            return Ok((&ALL, guest));
+        }
         self.0.routes.find(host, parts.uri.path()).ok_or(Problem::NoRoute)
     }
 }

@@ -31,7 +31,7 @@ pub(crate) use self::{
     effects::Effects,
     keyvalue::AnsweredBefore,
     offered::{Interface, advice, is_offered},
-    outgoing::Outgoing,
+    outgoing::{Neighbours, Outgoing, guest_of, offer},
     settings::Settings,
     spin::Databases,
 };

@@ -17,6 +17,8 @@ pub(crate) struct Settings {
     pub(crate) variables: BTreeMap<String, String>,
     /// Whom it may send requests to, and connect to.
     pub(crate) outgoing: Outgoing,
+    /// The host that its route names: its own requests without a host are for that one.
+    pub(crate) host: Option<String>,
     /// The database files it may open.
     pub(crate) databases: Databases,
     /// Whether its requests have the headers that Spin adds; `None` where that is found out from what

@@ -73,6 +73,7 @@ fn look_at_one(config: &GuestConfig, runtime: &Arc<Runtime>) -> Looked {
         environment: config.env.clone().into_iter().collect(),
         variables: config.settings.clone().into_iter().collect(),
         outgoing: config.outgoing.clone(),
+        host: config.pattern.host.clone(),
         databases: config.databases.clone(),
         spin_headers: config.spin_headers,
     };

@@ -28,6 +28,7 @@ mod hostile_clients;
 mod hostile_guests;
 mod idempotency;
 mod idle;
+mod internal;
 mod kv;
 mod listening;
 mod logging;

@@ -7,6 +7,8 @@
 
 mod address;
 mod database;
+mod handler;
+mod internal;
 mod send;
 
 use std::sync::Arc;
@@ -14,9 +16,11 @@ use std::sync::Arc;
 use tally_net::HostPort;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-use self::{database::Places, send::send};
+pub(crate) use self::internal::{Neighbours, guest_of, offer};
+use self::{database::Places, internal::UnderWay, send::send};
 pub(super) use self::{
     database::{Bounded, Connected, Unreachable},
+    handler::add_to_linker,
     send::tls_config,
 };
 use super::{Effects, Settings};
@@ -29,6 +33,8 @@ pub(crate) struct Outgoing {
     private: bool,
     /// Connections to databases.
     places: Places,
+    /// Requests to other guests of this host.
+    under_way: UnderWay,
 }
 
 /// A host that may be reached: its name in lower case and without brackets, or all below it, and
@@ -52,7 +58,7 @@ impl Outgoing {
         private: bool,
     ) -> Result<Self, NoHost> {
         let hosts = hosts.into_iter().map(host).collect::<Result<_, _>>()?;
-        Ok(Self { hosts, private, places: Places::default() })
+        Ok(Self { hosts, private, ..Self::default() })
     }
 
     /// Whether there is anybody whom it may send requests to.
@@ -62,18 +68,31 @@ impl Outgoing {
 
     fn allows(&self, name: &str, port: u16) -> bool {
         let name = name.to_ascii_lowercase();
-        self.hosts.iter().any(|host| {
-            let named = match host.below {
-                false => host.name == name,
-                // What is before the name ends in a dot, so that notexample.com is not below
-                // example.com.
-                true => {
-                    host.name.is_empty()
-                        || name.strip_suffix(&host.name).is_some_and(|rest| rest.ends_with('.'))
-                }
-            };
-            named && host.port.is_none_or(|only| only == port)
-        })
+        self.hosts.iter().any(|host| host.takes(&name, port))
+    }
+
+    /// The same for a name within this host, which is as private as its addresses: all at once are
+    /// allowed only where those are.
+    fn names(&self, name: &str, port: u16) -> bool {
+        let name = name.to_ascii_lowercase();
+        let mut hosts = self.hosts.iter().filter(|host| self.private || !host.name.is_empty());
+        hosts.any(|host| host.takes(&name, port))
+    }
+}
+
+impl Host {
+    /// Whether it is one that may be reached; `name` is in lower case.
+    fn takes(&self, name: &str, port: u16) -> bool {
+        let named = match self.below {
+            false => self.name == name,
+            // What is before the name ends in a dot, so that notexample.com is not below
+            // example.com.
+            true => {
+                self.name.is_empty()
+                    || name.strip_suffix(&self.name).is_some_and(|rest| rest.ends_with('.'))
+            }
+        };
+        named && self.port.is_none_or(|only| only == port)
     }
 }
 
@@ -126,7 +145,7 @@ impl WasiHttpHooks for Hooks {
         effects.look_outside();
         Box::new(async move {
             let options = options.unwrap_or_default();
-            let sent = send(&settings.outgoing, request, options, &effects).await;
+            let sent = send(&settings, request, options, &effects).await;
             if let Err(error) = &sent {
                 tracing::debug!(guest = %settings.name, %error, "an outgoing request failed");
             }

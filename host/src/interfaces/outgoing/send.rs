@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Uri, uri::Scheme};
+use http::{HeaderValue, Request, Response, Uri, header, uri::Scheme};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
@@ -24,22 +24,38 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::{Io, Outgoing, address::is_public};
-use crate::interfaces::Effects;
+use super::{Io, Outgoing, address::is_public, internal::Target};
+use crate::interfaces::{Effects, Settings};
 
 /// Longest time for each step, where the guest does not say: below the default limit on a whole
 /// request, so that a guest can still answer something.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(8);
 
+/// Whom requests without a host are for, unless the guest's route names one.
+const LOCALHOST: &str = "localhost";
+
 /// Sends a request to a host that the guest may reach. One that may change something there is an
 /// effect of the guest's own request, from the first byte of it that may have left.
 pub(super) async fn send(
-    allowed: &Outgoing,
+    settings: &Settings,
     mut request: Request<WasiBody>,
     options: RequestOptions,
     effects: &Effects,
 ) -> Result<(Response<WasiBody>, Io), Error> {
+    let allowed = &settings.outgoing;
     let uri = request.uri().clone();
+    if let Some(target) = Target::of(&uri) {
+        let connection = allowed.connect_within(&target)?;
+        *request.uri_mut() = origin_form(&uri)?;
+        if target == Target::Path {
+            // As for a client of the guest's own host, which decides about the route.
+            let host = settings.host.as_deref().unwrap_or(LOCALHOST);
+            let host = HeaderValue::try_from(host).map_err(|_| Error::HttpRequestUriInvalid)?;
+            request.headers_mut().insert(header::HOST, host);
+        }
+        record(&request, effects);
+        return exchange(connection, request, options).await;
+    }
     let tls = uri.scheme() == Some(&Scheme::HTTPS);
     let HostPort { host, port } = server(&uri)?;
     let port = port.unwrap_or(if tls { 443 } else { 80 });

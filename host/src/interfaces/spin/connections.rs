@@ -125,9 +125,8 @@ impl Readable {
     /// [`TooMuch`], when it may not read so many any more.
     pub(super) fn charge(&self, bytes: usize) -> Result<(), TooMuch> {
         let left = &self.0.left;
-        let charged = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-            left.checked_sub(bytes)
-        });
+        let charged =
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
         charged.map(|_| ()).map_err(|_| {
             self.0.is_exceeded.store(true, Ordering::Release);
             TooMuch
