@@ -225,6 +225,9 @@ pub struct RouteOptions {
     /// This path and all below it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
+    /// No requests of clients: other guests reach it by its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub internal: Option<bool>,
     /// The guest's file.
     pub guest: PathBuf,
     /// What the guest may have. Limits that it leaves open are those of the file as a whole.
@@ -233,7 +236,7 @@ pub struct RouteOptions {
 }
 
 /// The keys of a route besides those of [`GuestOptions`].
-pub(super) const ROUTE_KEYS: [&str; 5] = ["name", "host", "path", "prefix", "guest"];
+pub(super) const ROUTE_KEYS: [&str; 6] = ["name", "host", "path", "prefix", "internal", "guest"];
 
 /// A guest to serve, as configured.
 #[derive(Clone, Debug)]
@@ -465,7 +468,9 @@ pub(super) fn resolve(
     }
     let (mut patterns, mut names) = (HashMap::new(), HashSet::new());
     for guest in &guests {
-        if let Some(other) = patterns.insert(guest.pattern.identity(), &guest.file) {
+        if guest.pattern.path != Paths::Nothing
+            && let Some(other) = patterns.insert(guest.pattern.identity(), &guest.file)
+        {
             return Err(ConfigError(format!(
                 "two routes take the same requests, {}: to {} and to {}; change or remove one",
                 guest.pattern,
@@ -491,12 +496,18 @@ pub(super) fn resolve(
 }
 
 fn pattern(route: &RouteOptions) -> Result<Pattern, String> {
+    if route.internal == Some(true) {
+        return match (&route.path, &route.prefix, &route.host) {
+            (None, None, None) => Ok(Pattern { host: None, path: Paths::Nothing }),
+            _ => Err("it is internal, for other guests alone; leave out its path, prefix and host, or internal".into()),
+        };
+    }
     let path = match (&route.path, &route.prefix) {
         (Some(path), None) => Paths::exact(path),
         (None, Some(prefix)) => Paths::prefix(prefix),
         (None, None) if route.host.is_some() => Paths::prefix("/"),
         (None, None) => {
-            return Err("it takes no requests; give it a path, a prefix or a host".into());
+            return Err("it takes no requests; give it a path, a prefix or a host, or internal = true for requests of other guests".into());
         }
         (Some(_), Some(_)) => return Err("give it a path or a prefix, not both".into()),
     };
@@ -604,6 +615,7 @@ mod tests {
             ("[[route]]\nguest = 'a'\npath = 'a'\n", "beginning with a slash"),
             ("[[route]]\nguest = 'a'\nhost = 'a:80'\n", "without a port"),
             ("[[route]]\nguest = 'a'\nhost = '*.a'\n", "a star"),
+            ("[[route]]\nguest = 'a'\ninternal = true\nprefix = '/'\n", "for other guests alone"),
             ("[[route]]\nguest = 'a'\nprefix = '/a/...'\n", "all below it"),
             ("[[route]]\nguest = 'a'\nprefix = '/a b'\n", "percent-encoded"),
             ("[[route]]\nguest = 'a'\nprefix = '/a/:'\n", "name of a segment"),

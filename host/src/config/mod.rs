@@ -133,6 +133,16 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// The text of a file of settings with these routes.
+///
+/// # Errors
+/// [`ConfigError`] for a route that is incomplete, has a wrong value, or clashes with another.
+pub(crate) fn file_of(routes: Vec<RouteOptions>) -> Result<String, ConfigError> {
+    guests::resolve(None, GuestOptions::defaults(), routes.clone())?;
+    let options = Options { routes, ..Options::default() };
+    toml::to_string(&options).map_err(|error| ConfigError(error.to_string()))
+}
+
 impl Config {
     /// Completes options with the file's and the defaults, and checks them.
     ///

@@ -21,6 +21,8 @@ pub(crate) enum Path {
     Prefix(String),
     /// With segments that have a name instead of a text.
     Named(Named),
+    /// None: the guest is for other guests, which call it by its name.
+    Nothing,
 }
 
 /// A path with named segments, as `/users/:id`: each takes any one segment that is not empty.
@@ -74,13 +76,14 @@ impl Path {
                 true => named.text.trim_end_matches('/'),
                 false => &named.text,
             },
+            Self::Nothing => "",
         }
     }
 
     /// Whether it takes all below it as well.
     pub(crate) fn is_prefix(&self) -> bool {
         match self {
-            Self::Exact(_) => false,
+            Self::Exact(_) | Self::Nothing => false,
             Self::Prefix(_) => true,
             Self::Named(named) => named.is_prefix,
         }
@@ -89,7 +92,7 @@ impl Path {
     /// What a path that it takes has in the place of its names, and behind all of it.
     pub(crate) fn parts<'a>(&'a self, path: &'a str) -> (Vec<(&'a str, &'a str)>, &'a str) {
         match self {
-            Self::Exact(_) => (Vec::new(), ""),
+            Self::Exact(_) | Self::Nothing => (Vec::new(), ""),
             Self::Prefix(prefix) => {
                 (Vec::new(), path.strip_prefix(prefix.trim_end_matches('/')).unwrap_or_default())
             }
@@ -165,6 +168,7 @@ impl Pattern {
                         || (prefix.is_empty() && path == "*")
                 }
                 Path::Named(named) => named.takes(path),
+                Path::Nothing => false,
             }
     }
 
@@ -207,6 +211,7 @@ impl fmt::Display for Pattern {
             path @ Path::Named(named) => {
                 write!(f, "{}{}", path.text(), if named.is_prefix { "/*" } else { "" })
             }
+            Path::Nothing => f.write_str("(internal)"),
         }
     }
 }
@@ -257,6 +262,7 @@ impl Index {
                     paths.named.push((named.clone(), place));
                     None
                 }
+                Path::Nothing => None,
             };
         }
         index

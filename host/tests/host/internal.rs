@@ -25,9 +25,9 @@ fn host(of_front: &str) -> Host {
 
         [[route]]
         name = "Back"
-        host = "back.invalid"
-        path = "/hello"
+        internal = true
         guest = "probe.wasm"
+        env = {{ WHO = "back" }}
         "#
     );
     Host::start_configured(dir, &config)
@@ -41,7 +41,7 @@ async fn fetch(host: &Host, url: &str) -> String {
 async fn guests_reach_each_other_by_name_where_the_configuration_says_so() {
     let host = host("outgoing-hosts = ['*.spin.internal']");
     assert_eq!(fetch(&host, "http://Back.spin.internal/hello").await, "200 Hello, World!");
-    // Also at paths that no route of it takes, and whatever the scheme, as nothing leaves the host.
+    // Whatever the scheme, as nothing leaves the host.
     let authority = fetch(&host, "https://Back.spin.internal/authority").await;
     assert_eq!(authority, "200 Back.spin.internal");
     let large = fetch(&host, "http://Back.spin.internal/stream?1000").await;
@@ -57,25 +57,22 @@ async fn guests_reach_each_other_by_name_where_the_configuration_says_so() {
 
     // Names are no hosts of clients'.
     let mut client = Client::connect(host.address).await;
-    let mut request = client.request(Method::GET, "/header?host");
+    let mut request = client.request(Method::GET, "/env");
     request.headers_mut().insert("host", "Back.spin.internal".parse().unwrap());
     let answer = client.try_send(request).await.unwrap();
-    assert_eq!(answer.text(), "Back.spin.internal", "the guest at every path, and not that one");
-    let metrics = get(host.admin, "/metrics").await;
-    assert!(metrics.text().contains("guest=\"Back\""), "{}", metrics.text());
+    assert_eq!((answer.status, answer.text()), (200, ""), "that of the guest at every path");
+    assert_eq!(fetch(&host, "http://Back.spin.internal/env").await, "200 WHO=back\n");
+    assert!(host.banner.contains("(internal)  to probe.wasm"), "{}", host.banner);
 }
 
 #[tokio::test]
 async fn a_path_alone_is_for_the_guests_own_host() {
-    let front = "outgoing-hosts = ['self']\nhost = 'back.invalid'";
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(guest("probe-http"), dir.path().join("probe.wasm")).unwrap();
-    let config = format!(
-        "store = 'memory:'\n[[route]]\nguest = 'probe.wasm'\npath = '/hello'\n{front}\nname = 'a'\n\
+    let config = "store = 'memory:'\n\
          [[route]]\nguest = 'probe.wasm'\nprefix = '/'\noutgoing-hosts = ['self']\nname = 'b'\n\
-         [[route]]\nguest = 'probe.wasm'\nhost = 'c'\noutgoing-hosts = ['self']\nname = 'c'\n"
-    );
-    let host = Host::start_configured(dir, &config);
+         [[route]]\nguest = 'probe.wasm'\nhost = 'c'\noutgoing-hosts = ['self']\nname = 'c'\n";
+    let host = Host::start_configured(dir, config);
     for url in ["/authority", "http://self/authority", "http://self.alt/authority"] {
         assert_eq!(fetch(&host, url).await, "200 localhost");
     }
@@ -83,7 +80,7 @@ async fn a_path_alone_is_for_the_guests_own_host() {
     let mut request = client.request(Method::GET, "/fetch?/authority");
     request.headers_mut().insert("host", "c".parse().unwrap());
     assert_eq!(client.try_send(request).await.unwrap().text(), "200 c");
-    let denied = fetch(&host, "http://a.spin.internal/hello").await;
+    let denied = fetch(&host, "http://c.spin.internal/hello").await;
     assert!(denied.contains("HttpRequestDenied"), "{denied}");
 }
 

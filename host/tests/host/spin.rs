@@ -7,7 +7,8 @@ use tally_testkit::{Durability, Postgres, Redis, ask};
 
 use crate::{
     client::{Client, Response, get},
-    host::Host,
+    command_line::{self, run},
+    host::{Host, guest},
 };
 
 /// Asks the probe; `argument` is encoded.
@@ -320,4 +321,60 @@ async fn a_statement_ends_at_the_wall_limit() {
     let slow = call(&host, "/pg4", "SELECT pg_sleep(60)").await;
     slow.problem(504, "wall_limit");
     assert_eq!(slow.json()["applied"], "unknown", "a function may change something");
+}
+
+#[tokio::test]
+async fn an_application_for_spin_is_imported_and_served() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["probe-spin-data", "probe-http"] {
+        std::fs::copy(guest(name), dir.path().join(format!("{name}.wasm"))).unwrap();
+    }
+    let manifest = r#"
+        spin_manifest_version = 2
+        [application]
+        name = "shop"
+        [variables]
+        greeting = { default = "hello" }
+        [[trigger.http]]
+        route = "/..."
+        component = "front"
+        [[trigger.http]]
+        route = { private = true }
+        component = "data"
+        [component.front]
+        source = "probe-http.wasm"
+        files = ["a.html"]
+        allowed_outbound_hosts = ["http://data.spin.internal"]
+        [component.data]
+        source = "probe-spin-data.wasm"
+        sqlite_databases = ["default"]
+        variables = { greeting = "{{ greeting }}, you" }
+    "#;
+    std::fs::write(dir.path().join("spin.toml"), manifest).unwrap();
+    let output = run(dir.path(), &["import", "spin.toml"]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && told.contains("wrote tally.toml with 2 routes"), "{told}");
+    assert!(told.contains("not carried over: component front: files"), "{told}");
+    // What is there already is somebody's.
+    let again = command_line::fails(dir.path(), &["import", "spin.toml"]);
+    assert!(again.contains("--output"), "{again}");
+    let config = std::fs::read_to_string(dir.path().join("tally.toml")).unwrap();
+    assert!(config.contains("# Not carried over: component front: files"), "{config}");
+    let printed = run(dir.path(), &["import", "spin.toml", "--output", "-"]);
+    assert_eq!(String::from_utf8(printed.stdout).unwrap(), config);
+    let elsewhere = run(dir.path(), &["import", "spin.toml", "--output", "/nowhere/tally.toml"]);
+    assert_eq!(elsewhere.status.code(), Some(1), "{elsewhere:?}");
+    std::fs::remove_file(dir.path().join("tally.toml")).unwrap();
+
+    let host = Host::start_configured(dir, &format!("store = 'sqlite:tally.db'\n{config}"));
+    let fetch = async |path: &str| {
+        get(host.address, &format!("/fetch?http://data.spin.internal{path}"))
+            .await
+            .text()
+            .to_owned()
+    };
+    assert_eq!(fetch("/variable?greeting").await, "200 hello, you");
+    assert_eq!(fetch("/sqlite?default=SELECT%201").await, "200 1: 1");
+    let client = get(host.address, "/variable?greeting").await;
+    assert_eq!(client.status, 404, "the private component is no client's");
 }

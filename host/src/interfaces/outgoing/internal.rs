@@ -33,9 +33,8 @@ pub(super) const SELF: &str = "self";
 /// The same for those whose libraries ask for a host with a dot.
 const SELF_WITH_DOT: &str = "self.alt";
 
-/// Requests to other guests that one guest may have under way: a guest that asks itself without end is
-/// stopped by it, before it has taken all that a host has.
-const MAX_UNDER_WAY: usize = 256;
+/// In-flight requests of one guest to other guests. It stops a guest that calls itself in a loop.
+const MAX_IN_FLIGHT: usize = 256;
 
 /// Bytes on their way between two guests.
 const BUFFER: usize = 64 << 10;
@@ -95,13 +94,13 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The requests to others of its host that a guest has under way.
+/// Permits for the in-flight requests of one guest to other guests.
 #[derive(Clone, Debug)]
-pub(super) struct UnderWay(Arc<Semaphore>);
+pub(super) struct InFlight(Arc<Semaphore>);
 
-impl Default for UnderWay {
+impl Default for InFlight {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_UNDER_WAY)))
+        Self(Arc::new(Semaphore::new(MAX_IN_FLIGHT)))
     }
 }
 
@@ -136,7 +135,7 @@ impl Outgoing {
         {
             return Err(Error::DestinationNotFound);
         }
-        let place = Arc::clone(&self.under_way.0).try_acquire_owned();
+        let place = Arc::clone(&self.in_flight.0).try_acquire_owned();
         let place = place.map_err(|_| Error::ConnectionLimitReached)?;
         let (stream, other) = tokio::io::duplex(BUFFER);
         Ok(Connection { stream, serving: neighbours.serve(other), _place: place })
@@ -241,11 +240,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_guest_has_so_many_requests_to_others_under_way() {
+    async fn in_flight_requests_of_a_guest_are_bounded() {
         let _offered = offer(OnlyCart);
         let allowed = Outgoing::parse(["self"], false).unwrap();
         let connect = || allowed.clone().connect_within(&Target::Path);
-        let mut all: Vec<_> = (0..MAX_UNDER_WAY).map(|_| connect().ok().unwrap()).collect();
+        let mut all: Vec<_> = (0..MAX_IN_FLIGHT).map(|_| connect().ok().unwrap()).collect();
         assert!(matches!(connect(), Err(Error::ConnectionLimitReached)));
         let last = all.pop().unwrap();
         let serving = last.serving.clone();

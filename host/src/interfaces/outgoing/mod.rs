@@ -17,7 +17,7 @@ use tally_net::HostPort;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 pub(crate) use self::internal::{Neighbours, guest_of, offer};
-use self::{database::Places, internal::UnderWay, send::send};
+use self::{database::Places, internal::InFlight, send::send};
 pub(super) use self::{
     database::{Bounded, Connected, Unreachable},
     handler::add_to_linker,
@@ -34,7 +34,7 @@ pub(crate) struct Outgoing {
     /// Connections to databases.
     places: Places,
     /// Requests to other guests of this host.
-    under_way: UnderWay,
+    in_flight: InFlight,
 }
 
 /// A host that may be reached: its name in lower case and without brackets, or all below it, and
