@@ -157,8 +157,7 @@ impl Service {
             access.came_from(client.address);
         }
         let from = (peer, &client);
-        let (answer, route) =
-            self.answer(request, from, &id, keyed, started, &on_connection).await;
+        let (answer, route) = self.answer(request, from, &id, keyed, started, &on_connection).await;
         let mut held = None;
         let mut response = match answer {
             Ok((answer, takes)) => {

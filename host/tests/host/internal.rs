@@ -60,7 +60,11 @@ async fn guests_reach_each_other_by_name_where_the_configuration_says_so() {
     let mut request = client.request(Method::GET, "/env");
     request.headers_mut().insert("host", "Back.spin.internal".parse().unwrap());
     let answer = client.try_send(request).await.unwrap();
-    assert_eq!((answer.status.as_u16(), answer.text()), (200, ""), "that of the guest at every path");
+    assert_eq!(
+        (answer.status.as_u16(), answer.text()),
+        (200, ""),
+        "that of the guest at every path"
+    );
     assert_eq!(fetch(&host, "http://Back.spin.internal/env").await, "200 WHO=back\n");
     assert!(host.banner.contains("(internal)  to probe.wasm"), "{}", host.banner);
 }
