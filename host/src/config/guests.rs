@@ -14,7 +14,7 @@ use super::{
     units::{Size, Span},
 };
 use crate::{
-    interfaces::{Buckets, Databases, Outgoing},
+    interfaces::{Buckets, Databases, Known, Outgoing},
     registry::{Path as Paths, Pattern},
     runtime::{Limits, Rate, Recordings},
 };
@@ -22,12 +22,15 @@ use crate::{
 /// Each instance reserves its memory's address space; this many fit x86-64's with room to spare.
 const MOST_INSTANCES: usize = 100_000;
 
+/// The largest object of a guest by default: its pieces take a quarter of the operations that one request has.
+const BLOB_LIMIT: usize = 64 << 20;
+
 /// What a guest may have, by its names in a file. The help texts are those of the flags.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct GuestOptions {
-    /// Bucket that the guest may open, as NAME or NAME=BUCKET OF THE STORE; can be repeated
-    /// [default: default]
+    /// Bucket that the guest may open, as NAME or NAME=BUCKET OF THE STORE, or * or *=PREFIX* for any; can be
+    /// repeated [default: default]
     #[arg(long = "bucket", value_name = "NAME", env = "TALLY_BUCKETS", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub buckets: Option<Vec<String>>,
@@ -97,6 +100,11 @@ pub struct GuestOptions {
     #[arg(long, value_name = "SIZE", env = "TALLY_RESPONSE_LIMIT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_limit: Option<Size>,
+
+    /// Largest object that a guest may write with wasi:blobstore [default: 64MiB]
+    #[arg(long, value_name = "SIZE", env = "TALLY_BLOB_LIMIT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blob_limit: Option<Size>,
 
     /// Writes of requests with an Idempotency-Key that may be recorded in the store, within the
     /// idempotency-window [default: 20000000]
@@ -260,6 +268,8 @@ pub struct GuestConfig {
     sqlite: (Vec<String>, usize),
     /// Its databases, once it is known where they are.
     pub(crate) databases: Databases,
+    /// Bytes of an object that it may write with `wasi:blobstore`.
+    pub(crate) blob_limit: usize,
     /// Whether it is loaded before anything is served, and stays so.
     pub(crate) keep_loaded: bool,
 }
@@ -277,6 +287,7 @@ impl GuestOptions {
             wall_limit: Some(Span(limits.wall)),
             response_limit: Some(Size(limits.response)),
             sqlite_size: Some(Size(SQLITE_BYTES)),
+            blob_limit: Some(Size(BLOB_LIMIT)),
             idempotency_records: usize::try_from(limits.recordings.records).ok(),
             idempotency_bytes: usize::try_from(limits.recordings.bytes).ok().map(Size),
             ..Self::default()
@@ -312,6 +323,7 @@ impl GuestOptions {
             wall_limit: self.wall_limit.or(others.wall_limit),
             memory_limit: self.memory_limit.or(others.memory_limit),
             response_limit: self.response_limit.or(others.response_limit),
+            blob_limit: self.blob_limit.or(others.blob_limit),
             idempotency_records: self.idempotency_records.or(others.idempotency_records),
             idempotency_bytes: self.idempotency_bytes.or(others.idempotency_bytes),
         }
@@ -333,6 +345,7 @@ impl GuestOptions {
             memory_limit: self.memory_limit,
             response_limit: self.response_limit,
             sqlite_size: self.sqlite_size,
+            blob_limit: self.blob_limit,
             idempotency_records: self.idempotency_records,
             idempotency_bytes: self.idempotency_bytes,
             ..Self::default()
@@ -388,6 +401,7 @@ impl GuestOptions {
             return Err(ConfigError(format!("env: '{name}' is no name of a variable")));
         }
         let limits = self.limits()?;
+        let blob_limit = size("blob-limit", self.blob_limit)?;
         let keep_loaded = self.keep_loaded.unwrap_or_default();
         let sqlite = (strings(self.sqlite), size("sqlite-size", self.sqlite_size)?);
         let (env, settings) = (self.env, self.settings);
@@ -403,6 +417,7 @@ impl GuestOptions {
             spin_headers: self.spin_headers,
             sqlite,
             databases: Databases::default(),
+            blob_limit,
             keep_loaded,
         })
     }
@@ -486,11 +501,12 @@ pub(super) fn resolve(
         }
     }
     // A guest that asks for another's bucket is told that it may not have it.
-    let names: HashSet<String> =
-        guests.iter().flat_map(|guest| guest.buckets.names()).map(str::to_owned).collect();
-    let names = Arc::new(names);
+    let names = guests.iter().flat_map(|guest| guest.buckets.names()).map(str::to_owned);
+    let stored = guests.iter().flat_map(|guest| guest.buckets.stored());
+    let stored = stored.map(|bucket| bucket.as_str().to_owned()).collect();
+    let known = Arc::new(Known { names: names.collect(), stored });
     for guest in &mut guests {
-        guest.buckets.know(&names);
+        guest.buckets.know(&known);
     }
     Ok(guests)
 }

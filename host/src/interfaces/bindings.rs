@@ -78,3 +78,32 @@ pub mod spin_postgres_4 {
         with: { "spin:postgres/postgres.connection": crate::interfaces::spin::PostgresConnection },
     });
 }
+
+pub mod blobstore {
+    wasmtime::component::bindgen!({
+        path: "wit/blobstore",
+        world: "imports",
+        imports: {
+            "wasi:blobstore/blobstore": async | trappable,
+            "wasi:blobstore/container": async | trappable,
+            "wasi:blobstore/types": async | trappable,
+            default: trappable,
+        },
+        with: {
+            "wasi:io": wasmtime_wasi_io::bindings::wasi::io,
+            "wasi:blobstore/types.outgoing-value": crate::interfaces::blobstore::Outgoing,
+            "wasi:blobstore/types.incoming-value": crate::interfaces::blobstore::Incoming,
+            "wasi:blobstore/container.container": crate::interfaces::keyvalue::Bucket,
+            "wasi:blobstore/container.stream-object-names": crate::interfaces::blobstore::Names,
+        },
+    });
+}
+
+pub mod wasmcloud {
+    wasmtime::component::bindgen!({
+        path: "wit/wasmcloud-keyvalue",
+        world: "imports",
+        imports: { default: trappable },
+        with: { "wasmcloud:keyvalue/types.bucket": crate::interfaces::keyvalue::Bucket },
+    });
+}

@@ -6,12 +6,17 @@
 //! request may have changed something.
 
 mod bindings;
+mod blobstore;
 mod buckets;
 mod config;
 mod effects;
 mod keyvalue;
+mod labels;
 mod logging;
 mod offered;
+#[cfg(test)]
+mod offered_page;
+mod operator;
 mod outgoing;
 mod output;
 mod settings;
@@ -27,9 +32,10 @@ use wasmtime::component::{HasSelf, Linker};
 
 pub(crate) use self::{
     bindings::plugin::{PluginIndices, exports::tally::plugin::handler},
-    buckets::{Buckets, RESERVED},
+    buckets::{Buckets, Known, RESERVED},
     effects::Effects,
     keyvalue::AnsweredBefore,
+    labels::link as link_labels,
     offered::{Interface, advice, is_offered},
     outgoing::{Neighbours, Outgoing, guest_of, offer},
     settings::Settings,
@@ -55,6 +61,10 @@ pub(crate) struct Context {
     /// Bytes of values that this request may still read: they are held by the host on their way to
     /// the guest, whose own memory they would not fit into either.
     readable: usize,
+    /// Buckets that it opened by names that its guest's configuration does not list.
+    chosen: buckets::Chosen,
+    /// Objects that it has written.
+    uploads: u32,
     cas: keyvalue::CasTable,
     cursors: keyvalue::Cursors,
     connections: Option<Box<spin::Connections>>,
@@ -90,6 +100,8 @@ impl Context {
             cpu,
             memory,
             readable,
+            chosen: buckets::Chosen::default(),
+            uploads: 0,
             cas: keyvalue::CasTable::default(),
             cursors: keyvalue::Cursors::default(),
             connections: None,
@@ -143,6 +155,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Context>, shape: Draft2) -> wasm
     fermyon::spin::key_value::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     config::add_to_linker(linker)?;
     self::spin::add_to_linker(linker)?;
+    blobstore::add_to_linker(linker)?;
     logging::add_to_linker(linker)?;
     wasi::add_to_linker(linker)
 }
@@ -172,7 +185,7 @@ mod tests {
     }
 
     /// A request's context over an empty store, and its effects.
-    async fn fresh() -> (Context, Effects) {
+    pub(super) async fn fresh() -> (Context, Effects) {
         let state = State::open("memory:", Options::default(), Metrics::default()).await.unwrap();
         let buckets = Buckets::parse(["default"]).unwrap();
         let settings = Arc::new(Settings { buckets, ..Settings::default() });

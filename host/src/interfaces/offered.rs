@@ -1,8 +1,13 @@
 //! Which interfaces guests may import, and what would help with those that they may not.
 
-/// The name of an interface, as components have it: `package:name/interface@version`.
+use super::labels::LABELLED;
+
+/// The name of an interface, as components have it: `package:name/interface@version`. With a label, as WIT
+/// has it: `label: package:name/interface@version`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Interface<'a> {
+    /// The name that the component imports it by, if that is one of its own.
+    pub(crate) label: Option<&'a str>,
     /// The name without the version.
     pub(crate) base: &'a str,
     /// Empty, if it has none.
@@ -11,8 +16,12 @@ pub(crate) struct Interface<'a> {
 
 impl<'a> Interface<'a> {
     pub(crate) fn of(name: &'a str) -> Self {
+        let (label, name) = match name.split_once(": ") {
+            Some((label, name)) => (Some(label), name),
+            None => (None, name),
+        };
         let (base, version) = name.split_once('@').unwrap_or((name, ""));
-        Self { base, version }
+        Self { label, base, version }
     }
 
     fn package(self) -> &'a str {
@@ -27,7 +36,7 @@ impl<'a> Interface<'a> {
 
 /// The interfaces every guest may import: a package or an interface, and the versions of it that
 /// match. Releases match by their compatible range, drafts to the letter.
-const OFFERED: [(&str, &[&str]); 25] = [
+pub(super) const OFFERED: [(&str, &[&str]); 28] = [
     ("tally:plugin/request-headers", &["0.1."]),
     ("tally:plugin/worker", &["0.1."]),
     ("tally:keyvalue/extensions", &["0.1."]),
@@ -42,6 +51,9 @@ const OFFERED: [(&str, &[&str]); 25] = [
     ("fermyon:spin/postgres", &["2.0.0"]),
     ("spin:postgres/postgres", &["3.0.0", "4."]),
     ("spin:sqlite/sqlite", &["3."]),
+    ("wasi:blobstore/blobstore", &["0.2.0-draft"]),
+    ("wasi:blobstore/container", &["0.2.0-draft"]),
+    ("wasi:blobstore/types", &["0.2.0-draft"]),
     ("wasi:config/store", &["0.2.0-rc.1", "0.2.0-draft-2024-09-27"]),
     ("wasi:logging/logging", &["", "0.1.0-draft"]),
     ("wasi:http/types", RELEASE),
@@ -56,6 +68,15 @@ const OFFERED: [(&str, &[&str]); 25] = [
     ("wasi:sockets", RELEASE),
 ];
 
+/// What guests of WASI 0.3 may import besides: their functions are all `async`.
+pub(super) const CONCURRENT: [(&str, &[&str]); 5] = [
+    ("wasmcloud:keyvalue/types", &["0.2.0"]),
+    ("wasmcloud:keyvalue/store", &["0.2.0"]),
+    ("wasmcloud:keyvalue/atomics", &["0.2.0"]),
+    ("wasmcloud:keyvalue/cas", &["0.2.0"]),
+    ("wasmcloud:keyvalue/batch", &["0.2.0"]),
+];
+
 /// WASI 0.2, any patch version.
 const RELEASE: &[&str] = &["0.2."];
 
@@ -68,8 +89,21 @@ const SPIN: &str =
 
 /// Whether guests of all worlds may import this.
 pub(crate) fn is_offered(import: Interface<'_>) -> bool {
+    is_listed(&OFFERED, import)
+}
+
+/// Whether guests of WASI 0.3 may import this, whose functions are all `async`.
+#[allow(dead_code, reason = "for worlds of WASI 0.3")]
+pub(crate) fn is_concurrent(import: Interface<'_>) -> bool {
+    is_listed(&CONCURRENT, import)
+}
+
+fn is_listed(list: &[(&str, &[&str])], import: Interface<'_>) -> bool {
     let (base, package) = (import.base, import.package());
-    OFFERED.iter().filter(|(offered, _)| *offered == base || *offered == package).any(
+    if import.label.is_some() && !LABELLED.contains(&base) {
+        return false;
+    }
+    list.iter().filter(|(offered, _)| *offered == base || *offered == package).any(
         |(_, versions)| {
             versions.iter().any(|offered| match *offered {
                 "0.2." => import.is_release(),
@@ -82,7 +116,10 @@ pub(crate) fn is_offered(import: Interface<'_>) -> bool {
 
 /// What would help with an import that this host does not offer.
 pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
-    let Interface { base, version } = import;
+    let Interface { base, version, .. } = import;
+    if import.label.is_some() && is_offered(Interface { label: None, ..import }) {
+        return Some("this host takes labels for stores alone; import it by its own name");
+    }
     Some(match import.package() {
         "wasi:keyvalue" => "this host offers wasi:keyvalue 0.2.0-draft and 0.2.0-draft2",
         "wasi:config" => {
@@ -97,7 +134,8 @@ pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
             true => "of WASI 0.3; this host runs WASI 0.2: build for that",
             false => "this host offers the releases of WASI 0.2",
         },
-        "wasi:blobstore" | "wasi:messaging" | "wasi:nn" | "wasi:sql" | "wasi:tls" => {
+        "wasi:blobstore" => "this host offers wasi:blobstore 0.2.0-draft",
+        "wasi:messaging" | "wasi:nn" | "wasi:sql" | "wasi:tls" => {
             "not offered; reach such a service over outgoing HTTP"
         }
         "fermyon:spin" => match base {
@@ -105,8 +143,11 @@ pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
             _ => SPIN,
         },
         package if package.starts_with("spin:") => SPIN,
+        "wasmcloud:keyvalue" => {
+            "this host offers wasmcloud:keyvalue 0.2.0 to guests of WASI 0.3; use wasi:keyvalue with WASI 0.2"
+        }
         package if package.starts_with("wasmcloud:") => {
-            "wasmCloud's own; use wasi:keyvalue and wasi:http"
+            "wasmCloud's own; use wasi:keyvalue, wasi:blobstore and wasi:http"
         }
         _ => return None,
     })
@@ -143,6 +184,9 @@ mod tests {
             ("spin:postgres/postgres@4.2.0", true),
             ("spin:postgres/postgres@5.0.0", false),
             ("fermyon:spin/mysql@2.0.0", false),
+            ("team-a: wasi:keyvalue/store@0.2.0-draft2", true),
+            ("team-a: wasi:keyvalue/store@0.2.0-draft3", false),
+            ("team-a: wasi:keyvalue/atomics@0.2.0-draft2", false),
         ] {
             assert_eq!(is_offered(Interface::of(import)), offered, "{import}");
         }

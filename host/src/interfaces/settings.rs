@@ -15,6 +15,8 @@ pub(crate) struct Settings {
     pub(crate) environment: Vec<(String, String)>,
     /// What `wasi:config/store` and Spin's variables answer.
     pub(crate) variables: BTreeMap<String, String>,
+    /// Bytes of an object that it may write with `wasi:blobstore`.
+    pub(crate) blob_limit: usize,
     /// Whom it may send requests to, and connect to.
     pub(crate) outgoing: Outgoing,
     /// The host that its route names: its own requests without a host are for that one.

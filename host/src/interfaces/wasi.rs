@@ -100,7 +100,7 @@ impl Context {
         wasi.get_or_insert_with(|| Box::new(Wasi::new(settings, effects)))
     }
 
-    fn table(&mut self) -> &mut ResourceTable {
+    pub(super) fn table(&mut self) -> &mut ResourceTable {
         &mut self.wasi().table
     }
 

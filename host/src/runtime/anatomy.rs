@@ -17,7 +17,8 @@ const PAGE_BYTES: u64 = 64 << 10;
 /// A component, taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Anatomy {
-    /// Names of what it imports and exports, with their versions.
+    /// Names of what it imports and exports, with their versions. What it imports under a label has that before
+    /// its name, as WIT has it: `label: package:name/interface@version`.
     pub(super) imports: Vec<String>,
     pub(super) exports: Vec<String>,
     /// What one instance of it takes.
@@ -128,7 +129,11 @@ impl Reader {
                 for import in imports {
                     let import = import?;
                     if is_outermost {
-                        self.anatomy.imports.push(import.name.name.to_owned());
+                        let name = import.name.name;
+                        self.anatomy.imports.push(match import.name.implements {
+                            Some(interface) => format!("{name}: {interface}"),
+                            None => name.to_owned(),
+                        });
                     }
                     within.define(import.ty.kind(), Slot::UNKNOWN);
                 }

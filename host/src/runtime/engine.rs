@@ -158,6 +158,8 @@ fn config(
         )
         .generate_address_map(backtraces)
         .wasm_memory64(false)
+        // Interfaces that are imported under labels.
+        .wasm_component_model_implements(true)
         .cache(cache());
     Ok(config)
 }

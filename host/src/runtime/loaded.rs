@@ -14,7 +14,7 @@ use super::{
     pool::Pool,
     worlds::{Handler, World},
 };
-use crate::interfaces::{Context, Draft2};
+use crate::interfaces::{Context, Draft2, link_labels};
 
 /// The interface whose type tells the shape of `wasi:keyvalue` 0.2.0-draft2.
 const BATCH: &str = "wasi:keyvalue/batch@0.2.0-draft2";
@@ -48,6 +48,8 @@ impl Loaded {
             Component::from_binary(pool.engine.wasmtime(), bytes).map_err(LoadError::Invalid)?;
         let draft2 = draft2(&component);
         let linker = pool.linker(draft2.unwrap_or_default())?;
+        let labelled = link_labels(linker, &component).map_err(LoadError::Link)?;
+        let linker = labelled.as_ref().unwrap_or(linker);
         let pre = linker.instantiate_pre(&component).map_err(LoadError::Link)?;
         let handler = world.find(&pre).map_err(LoadError::Link)?;
         // Otherwise made when the first request arrives.

@@ -76,6 +76,7 @@ fn look_at_one(config: &GuestConfig, runtime: &Arc<Runtime>) -> Looked {
         host: config.pattern.host.clone(),
         databases: config.databases.clone(),
         spin_headers: config.spin_headers,
+        blob_limit: config.blob_limit,
     };
     let (path, limits) = (config.file.clone(), config.limits.clone());
     let (guest, problem) = Guest::from_file(runtime, path, limits, settings, config.keep_loaded);

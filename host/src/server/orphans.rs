@@ -24,10 +24,12 @@ pub(super) async fn report(guests: &[GuestConfig], state: &Handle, is_shared: bo
         true => of_renamed(guests, &opened, state).await,
         false => all(&opened, state).await,
     };
-    let orphans = orphans.unwrap_or_else(|error| {
+    let mut orphans = orphans.unwrap_or_else(|error| {
         tracing::debug!(%error, "buckets that no guest opens could not be looked for");
         Vec::new()
     });
+    // One that may open any bucket may open these.
+    orphans.retain(|bucket| !guests.iter().any(|guest| guest.buckets.may_open(bucket)));
     if orphans.is_empty() {
         tracing::debug!("no bucket is left that no guest opens");
         return;

@@ -14,6 +14,7 @@
 #![allow(unreachable_pub, reason = "the modules of one test program share what is public")]
 
 mod admin;
+mod blobstore;
 mod client;
 mod command_line;
 mod connections;
@@ -28,8 +29,10 @@ mod hostile_clients;
 mod hostile_guests;
 mod idempotency;
 mod idle;
+mod interfaces;
 mod internal;
 mod kv;
+mod labels;
 mod listening;
 mod logging;
 mod many;

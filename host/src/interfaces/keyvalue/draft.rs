@@ -27,7 +27,8 @@ impl Cursors {
     }
 }
 
-fn error(error: draft2_store::Error) -> store::Error {
+/// The error in this draft's terms.
+pub(in crate::interfaces) fn error(error: draft2_store::Error) -> store::Error {
     match error {
         draft2_store::Error::NoSuchStore => store::Error::NoSuchStore,
         draft2_store::Error::AccessDenied => store::Error::AccessDenied,

@@ -4,8 +4,6 @@
 //! A bucket handle is its place in the guest's list, so opening and dropping one costs nothing. A
 //! compare-and-swap handle remembers a value, and their number is bounded.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use tally_state::{Error, Swapped};
 use wasmtime::{Result, bail, component::Resource};
@@ -17,18 +15,19 @@ use super::{
         batch,
         store::{self, KeyResponse},
     },
-    buckets::Opened,
+    buckets::{Opened, too_many_opened},
+    operator::Failed,
 };
 
 mod draft;
 mod extensions;
 mod spin;
+pub(super) mod wasmcloud;
 
-pub(super) use self::{draft::Cursors, spin::reshape};
-
-/// State operations one request may ask for. A page of work for any handler, and an end to one
-/// that loops.
-pub(crate) const MAX_OPERATIONS: u32 = 1_000;
+pub(super) use self::{
+    draft::{Cursors, error as draft_error},
+    spin::{error as spin_error, reshape},
+};
 
 /// Bytes of values that one call may set: they wait in the host until the store has them.
 const MAX_SET_BYTES: usize = 4 << 20;
@@ -81,56 +80,21 @@ impl CasTable {
 #[error("the request was answered before")]
 pub(crate) struct AnsweredBefore;
 
-/// What a guest is told of a failure. The store's own words stay with the host, because they may
-/// name what is none of a client's business.
-fn explain(error: &Error, write: bool) -> store::Error {
-    store::Error::Other(match error {
-        Error::Rejected(rejection) => rejection.to_string(),
-        Error::NotApplied(_) => {
-            "the store cannot be used at the moment; nothing was changed, and it is safe to retry"
-                .into()
-        }
-        Error::Unknown(_) if !write => {
-            "the store did not answer; nothing was changed, and it is safe to retry".into()
-        }
-        Error::Unknown(_) => {
-            "the store did not answer; whether the change was made is not known".into()
-        }
-    })
+impl From<Failed> for store::Error {
+    fn from(failed: Failed) -> Self {
+        Self::Other(failed.to_string())
+    }
 }
 
 type Answer<T> = Result<T, store::Error>;
 
 impl Context {
-    /// Runs an operation that reads. A request that is to be applied once, and that reads before it
-    /// writes, may have been answered before, and what it then wrote must not send it another way:
-    /// if so, the guest is stopped here.
+    /// Runs an operation that reads; see [`Operator::reading`](super::operator::Operator::reading).
     async fn reading<T>(
         &mut self,
         run: impl Future<Output = Result<T, Error>>,
     ) -> Result<Answer<T>> {
-        if self.state.scope().is_some() && !self.effects.has_read() {
-            let (state, settings) = (self.state.clone(), Arc::clone(&self.settings));
-            // In a box, as few requests have a key.
-            let looking = Box::pin(async move { state.look_up(settings.buckets.stored()).await });
-            match looking.await {
-                Ok(()) => self.stop_if_answered()?,
-                Err(error) => {
-                    let told = explain(&error, false);
-                    self.effects.end(false, &Err::<(), _>(error), |()| false);
-                    return Ok(Err(told));
-                }
-            }
-        }
-        Ok(self.recorded(false, run, |_| true).await)
-    }
-
-    fn stop_if_answered(&self) -> Result<()> {
-        let answered = self.state.scope().is_some_and(|scope| scope.response().is_some());
-        if answered && !self.effects.streams() {
-            return Err(AnsweredBefore.into());
-        }
-        Ok(())
+        Ok(self.operator().reading(run).await?.map_err(Into::into))
     }
 
     /// Runs a write that changes something if it succeeds.
@@ -141,37 +105,18 @@ impl Context {
         self.attempt(run, |_| true).await
     }
 
-    /// Runs a write that may succeed and change nothing. The guest is stopped if it turns out that
-    /// its request was answered before, and the response is stored.
+    /// Runs a write that may succeed and change nothing; see
+    /// [`Operator::attempt`](super::operator::Operator::attempt).
     async fn attempt<T>(
         &mut self,
         run: impl Future<Output = Result<T, Error>>,
         changed: impl FnOnce(&T) -> bool,
     ) -> Result<Answer<T>> {
-        let answer = self.recorded(true, run, changed).await;
-        self.stop_if_answered()?;
-        Ok(answer)
-    }
-
-    /// Runs an operation, and records its effect.
-    async fn recorded<T>(
-        &mut self,
-        write: bool,
-        run: impl Future<Output = Result<T, Error>>,
-        changed: impl FnOnce(&T) -> bool,
-    ) -> Answer<T> {
-        if !self.effects.begin(MAX_OPERATIONS, write) {
-            return Err(store::Error::Other(format!(
-                "this request has used up its {MAX_OPERATIONS} state operations; nothing was changed"
-            )));
-        }
-        let result = run.await;
-        self.effects.end(write, &result, changed);
-        result.map_err(|error| explain(&error, write))
+        Ok(self.operator().attempt(run, changed).await?.map_err(Into::into))
     }
 
     /// Charges the request for bytes it has read.
-    fn charge(&mut self, bytes: usize) -> Result<(), store::Error> {
+    pub(super) fn charge(&mut self, bytes: usize) -> Result<(), store::Error> {
         self.readable = self.readable.checked_sub(bytes).ok_or_else(|| {
             store::Error::Other("this request has read more values than its memory holds".into())
         })?;
@@ -192,8 +137,31 @@ impl Context {
         }))
     }
 
-    fn bucket(&self, handle: &Resource<Bucket>) -> Result<tally_state::Bucket> {
-        match self.settings.buckets.get(handle.rep()) {
+    /// Opens a bucket by a name; the number of its handle.
+    pub(super) fn open_bucket(&mut self, name: &str) -> Result<u32, store::Error> {
+        match self.settings.buckets.open(name) {
+            Opened::Bucket(place) => Ok(place),
+            Opened::Chosen(bucket) => self
+                .settings
+                .buckets
+                .keep(&mut self.chosen, bucket)
+                .ok_or_else(|| store::Error::Other(too_many_opened())),
+            Opened::NoSuchStore => Err(store::Error::NoSuchStore),
+            Opened::AccessDenied => Err(store::Error::AccessDenied),
+            Opened::Invalid(reason) => Err(store::Error::Other(reason.to_string())),
+        }
+    }
+
+    /// The name that the guest has opened a bucket by.
+    pub(super) fn bucket_name(&self, handle: &Resource<Bucket>) -> Result<String> {
+        match self.settings.buckets.name(&self.chosen, handle.rep()) {
+            Some(name) => Ok(name.to_owned()),
+            None => bail!("a bucket handle that was never given out"),
+        }
+    }
+
+    pub(super) fn bucket(&self, handle: &Resource<Bucket>) -> Result<tally_state::Bucket> {
+        match self.settings.buckets.get(&self.chosen, handle.rep()) {
             Some(bucket) => Ok(bucket.clone()),
             None => bail!("a bucket handle that was never given out"),
         }
@@ -202,11 +170,7 @@ impl Context {
 
 impl store::Host for Context {
     fn open(&mut self, identifier: String) -> Result<Answer<Resource<Bucket>>> {
-        Ok(match self.settings.buckets.open(&identifier) {
-            Opened::Bucket(place) => Ok(Resource::new_own(place)),
-            Opened::NoSuchStore => Err(store::Error::NoSuchStore),
-            Opened::AccessDenied => Err(store::Error::AccessDenied),
-        })
+        Ok(self.open_bucket(&identifier).map(Resource::new_own))
     }
 }
 

@@ -41,7 +41,8 @@ async fn get_many(
 /// Bytes that a key takes in the host besides its own.
 const KEY_BYTES: usize = 64;
 
-fn error(error: store::Error) -> key_value::Error {
+/// The error in Spin's terms.
+pub(in crate::interfaces) fn error(error: store::Error) -> key_value::Error {
     match error {
         store::Error::NoSuchStore => key_value::Error::NoSuchStore,
         store::Error::AccessDenied => key_value::Error::AccessDenied,

@@ -131,7 +131,10 @@ impl Layer {
         let scoped = state.scoped(&scope);
         // A call of another server is no write of ours, and would be made again; so would a statement.
         let calls_others = settings.reaches_beyond_the_store();
-        if calls_others {
+        // What it has read decides which buckets it writes, where it may open any: the response is kept where
+        // it is found whichever those were.
+        let home = settings.buckets.stored().next().filter(|_| settings.buckets.are_open());
+        if calls_others || home.is_some() {
             scoped.look_up(settings.buckets.stored()).await.map_err(|error| match error {
                 Error::Rejected(Rejection::Reused) => failed(Cause::IdempotencyReused, Applied::No),
                 error => failed(Cause::IdempotencyUnknown(error.to_string()), Applied::Unknown),
@@ -154,10 +157,11 @@ impl Layer {
             response.headers.insert(REPLAYED, HeaderValue::from_static("true"));
         }
         // Without a write of its own, it is found where all requests with a key are looked for.
-        let bucket = recorded.bucket.or_else(|| match calls_others && effects.reached_beyond() {
+        let beyond = || match calls_others && effects.reached_beyond() {
             true => settings.buckets.stored().next().cloned(),
             false => None,
-        });
+        };
+        let bucket = recorded.bucket.map(|first| home.cloned().unwrap_or(first)).or_else(beyond);
         if let Some(bucket) = bucket
             && (calls_others || effects.saw_outside())
             && let Some(encoded) = to_store(&response, &effects)
