@@ -7,7 +7,7 @@
 //! Each room knows only the next one. [`config`] is what all of it is told, [`server`] starts the
 //! rooms in order and stops them again, `admin` shows what they do, and [`logging`] writes what they
 //! report. [`kv`] reaches the state from
-//! outside, without a server.
+//! outside, without a server; [`import`] makes a configuration from another host's.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -25,6 +25,7 @@ mod admin;
 pub mod config;
 pub mod deploy;
 pub mod edge;
+pub mod import;
 mod interfaces;
 pub mod kv;
 pub mod logging;

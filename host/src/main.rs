@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use tally::{
     config::{AccessFormat, Config, Options},
-    deploy, kv,
+    deploy, import, kv,
     logging::Logs,
     runtime, server,
 };
@@ -59,6 +59,15 @@ enum Command {
         /// that of a host of the same user on this machine]
         #[arg(long, value_name = "FILE", env = "TALLY_ADMIN_TOKEN_FILE")]
         admin_token_file: Option<PathBuf>,
+    },
+    /// Make a tally.toml from the manifest of an application for Spin
+    Import {
+        /// The manifest
+        #[arg(value_name = "spin.toml")]
+        manifest: PathBuf,
+        /// File to write, or - for standard output [default: tally.toml beside the manifest]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// Look at the keys and values of a store, and change them
     Kv(Box<kv::Arguments>),
@@ -154,6 +163,10 @@ fn run(command: Command) -> Result<ExitCode> {
                 runtime::inspect(&bytes, &limits).with_context(|| guest.display().to_string())?;
             say(&inspection.to_string());
             Ok(if inspection.can_run() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Import { manifest, output } => {
+            say(&import::import(&manifest, output.as_deref())?);
+            Ok(ExitCode::SUCCESS)
         }
         Command::Config(options) => {
             say(Config::show(*options, &environment)?.trim_end());

@@ -25,8 +25,13 @@ fn read(response: IncomingResponse) -> Result<String, ErrorCode> {
     Ok(format!("{} {}", response.status(), String::from_utf8_lossy(&body)))
 }
 
-/// A GET. What a URL is made of, the host checks.
+/// A GET. What a URL is made of, the host checks; it may be a path alone.
 fn request(url: &str) -> Result<OutgoingRequest, ErrorCode> {
+    if url.starts_with('/') {
+        let request = OutgoingRequest::new(Fields::new());
+        request.set_path_with_query(Some(url)).map_err(|()| ErrorCode::HttpRequestUriInvalid)?;
+        return Ok(request);
+    }
     let (scheme, rest) = url.split_once("://").ok_or(ErrorCode::HttpRequestUriInvalid)?;
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let scheme = match scheme {

@@ -86,6 +86,7 @@ fn text(path: &str, argument: &str, request: &IncomingRequest) -> Option<String>
         "/header" => header(&request.headers(), argument),
         "/headers" => names(&request.headers()),
         "/value" => writes::value(argument),
+        "/ask-again" => fetch::get("/ask-again").unwrap_or_else(|code| format!("{code:?}")),
         "/fetch" => fetch::get(argument).unwrap_or_else(|code| format!("{code:?}")),
         path => return surroundings::text(path, argument),
     })

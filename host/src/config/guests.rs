@@ -14,7 +14,7 @@ use super::{
     units::{Size, Span},
 };
 use crate::{
-    interfaces::{Buckets, Files, Known, Outgoing},
+    interfaces::{Buckets, Databases, Files, Known, Outgoing},
     registry::{Path as Paths, Pattern},
     runtime::{Limits, Rate, Recordings},
 };
@@ -175,6 +175,30 @@ pub struct GuestOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outgoing_private: Option<bool>,
 
+    /// Tell the guest its route and its client in the spin-… headers of requests [default: true for a guest
+    /// that imports an interface of Spin's]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "TALLY_SPIN_HEADERS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spin_headers: Option<bool>,
+
+    /// SQLite database that the guest may open, as NAME for a file of its own, or NAME=SHARED for one that
+    /// guests share; can be repeated [default: none]
+    #[arg(long, value_name = "NAME", env = "TALLY_SQLITE", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sqlite: Option<Vec<String>>,
+
+    /// Largest size of each such database [default: 256MiB]
+    #[arg(long, value_name = "SIZE", env = "TALLY_SQLITE_SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sqlite_size: Option<Size>,
+
     /// Environment variable of the guest, as NAME=VALUE; can be repeated
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     #[serde(skip)]
@@ -195,6 +219,9 @@ pub struct GuestOptions {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
 }
+
+/// What a guest's database may take on the disk: much for a handler, and little for a disk.
+const SQLITE_BYTES: usize = 256 << 20;
 
 /// The largest weight: a guest with it beside one of the default has nearly all.
 const MOST_WEIGHT: u32 = 10_000;
@@ -241,6 +268,9 @@ pub struct RouteOptions {
     /// This path and all below it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
+    /// No requests of clients: other guests reach it by its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub internal: Option<bool>,
     /// The guest's file.
     pub guest: PathBuf,
     /// What the guest may have. Limits that it leaves open are those of the file as a whole.
@@ -249,7 +279,7 @@ pub struct RouteOptions {
 }
 
 /// The keys of a route besides those of [`GuestOptions`].
-pub(super) const ROUTE_KEYS: [&str; 5] = ["name", "host", "path", "prefix", "guest"];
+pub(super) const ROUTE_KEYS: [&str; 6] = ["name", "host", "path", "prefix", "internal", "guest"];
 
 /// A guest to serve, as configured.
 #[derive(Clone, Debug)]
@@ -267,6 +297,12 @@ pub struct GuestConfig {
     pub(crate) pattern: Pattern,
     pub(crate) buckets: Buckets,
     pub(crate) outgoing: Outgoing,
+    /// Whether its requests have Spin's headers, if that is said.
+    pub(crate) spin_headers: Option<bool>,
+    /// Names of its databases, and what each may take.
+    sqlite: (Vec<String>, usize),
+    /// Its databases, once it is known where they are.
+    pub(crate) databases: Databases,
     /// Bytes of an object that it may write with `wasi:blobstore`.
     pub(crate) blob_limit: usize,
     pub(crate) tcp: Outgoing,
@@ -294,6 +330,7 @@ impl GuestOptions {
             cpu_limit: Some(Span(limits.cpu)),
             wall_limit: Some(Span(limits.wall)),
             response_limit: Some(Size(limits.response)),
+            sqlite_size: Some(Size(SQLITE_BYTES)),
             blob_limit: Some(Size(BLOB_LIMIT)),
             strict_imports: Some(limits.strict_imports),
             idempotency_records: usize::try_from(limits.recordings.records).ok(),
@@ -320,6 +357,9 @@ impl GuestOptions {
             tcp: self.tcp.or(others.tcp),
             files: self.files.or(others.files),
             scratch: self.scratch.or(others.scratch),
+            spin_headers: self.spin_headers.or(others.spin_headers),
+            sqlite: self.sqlite.or(others.sqlite),
+            sqlite_size: self.sqlite_size.or(others.sqlite_size),
             pool: self.pool.or(others.pool),
             queue: self.queue.or(others.queue),
             queue_timeout: self.queue_timeout.or(others.queue_timeout),
@@ -354,6 +394,7 @@ impl GuestOptions {
             wall_limit: self.wall_limit,
             memory_limit: self.memory_limit,
             response_limit: self.response_limit,
+            sqlite_size: self.sqlite_size,
             blob_limit: self.blob_limit,
             idempotency_records: self.idempotency_records,
             idempotency_bytes: self.idempotency_bytes,
@@ -421,6 +462,7 @@ impl GuestOptions {
         let limits = self.limits()?;
         let blob_limit = size("blob-limit", self.blob_limit)?;
         let keep_loaded = self.keep_loaded.unwrap_or_default();
+        let sqlite = (strings(self.sqlite), size("sqlite-size", self.sqlite_size)?);
         let (env, settings) = (self.env, self.settings);
         Ok(GuestConfig {
             name,
@@ -431,11 +473,37 @@ impl GuestOptions {
             pattern,
             buckets,
             outgoing,
+            spin_headers: self.spin_headers,
+            sqlite,
+            databases: Databases::default(),
             blob_limit,
             tcp,
             files,
             keep_loaded,
         })
+    }
+}
+
+impl GuestConfig {
+    /// Learns where its databases are: `folder` is that of the configuration, or beside the file of an
+    /// embedded store.
+    ///
+    /// # Errors
+    /// For names that are none, and where there is no folder.
+    pub(super) fn find_databases(&mut self, folder: Option<&Path>) -> Result<(), ConfigError> {
+        let (names, bytes) = &self.sqlite;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let failed =
+            |reason: &str| ConfigError(format!("sqlite of guest '{}': {reason}", self.name));
+        let folder = folder.ok_or_else(|| {
+            failed("this store has no file for databases to be beside of; name a folder with sqlite-dir")
+        })?;
+        let (names, bytes) = (names.iter().map(String::as_str), *bytes as u64);
+        self.databases = Databases::parse(names, &self.name, folder, bytes)
+            .map_err(|reason| failed(&reason.to_string()))?;
+        Ok(())
     }
 }
 
@@ -476,7 +544,9 @@ pub(super) fn resolve(
     }
     let (mut patterns, mut names) = (HashMap::new(), HashSet::new());
     for guest in &guests {
-        if let Some(other) = patterns.insert(guest.pattern.identity(), &guest.file) {
+        if guest.pattern.path != Paths::Nothing
+            && let Some(other) = patterns.insert(guest.pattern.identity(), &guest.file)
+        {
             return Err(ConfigError(format!(
                 "two routes take the same requests, {}: to {} and to {}; change or remove one",
                 guest.pattern,
@@ -503,16 +573,22 @@ pub(super) fn resolve(
 }
 
 fn pattern(route: &RouteOptions) -> Result<Pattern, String> {
+    if route.internal == Some(true) {
+        return match (&route.path, &route.prefix, &route.host) {
+            (None, None, None) => Ok(Pattern { host: None, path: Paths::Nothing }),
+            _ => Err("it is internal, for other guests alone; leave out its path, prefix and host, or internal".into()),
+        };
+    }
     let path = match (&route.path, &route.prefix) {
-        (Some(path), None) => Paths::Exact(path.clone()),
-        (None, Some(prefix)) => Paths::Prefix(prefix.clone()),
-        (None, None) if route.host.is_some() => Paths::Prefix("/".into()),
+        (Some(path), None) => Paths::exact(path),
+        (None, Some(prefix)) => Paths::prefix(prefix),
+        (None, None) if route.host.is_some() => Paths::prefix("/"),
         (None, None) => {
-            return Err("it takes no requests; give it a path, a prefix or a host".into());
+            return Err("it takes no requests; give it a path, a prefix or a host, or internal = true for requests of other guests".into());
         }
         (Some(_), Some(_)) => return Err("give it a path or a prefix, not both".into()),
     };
-    let (Paths::Exact(text) | Paths::Prefix(text)) = &path;
+    let text = route.path.as_deref().or(route.prefix.as_deref()).unwrap_or("/");
     if text.ends_with("/...") {
         return Err(format!("'{text}': write prefix = \"/api\" for a path and all below it"));
     }
@@ -522,6 +598,19 @@ fn pattern(route: &RouteOptions) -> Result<Pattern, String> {
         return Err(format!(
             "'{text}' is no path; write one as clients send it, percent-encoded and beginning with a slash, such as /api"
         ));
+    }
+    let mut names = HashSet::new();
+    for name in path.names() {
+        // It becomes a part of a header's name.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if name.is_empty() || !name.bytes().all(plain) {
+            return Err(format!(
+                "'{text}': the name of a segment is letters, digits, '-' and '_', as in /users/:id"
+            ));
+        }
+        if !names.insert(name.to_ascii_lowercase()) {
+            return Err(format!("'{text}': two segments are named '{name}'"));
+        }
     }
     let host = route.host.as_ref().map(|host| host.to_ascii_lowercase());
     if let Some(host) = &host {
@@ -581,6 +670,21 @@ mod tests {
     }
 
     #[test]
+    fn databases_are_in_the_folder_that_is_named_or_beside_the_store() {
+        let text = "[[route]]\nguest = 'a.wasm'\npath = '/a'\nsqlite = ['default', 'both=all']\n";
+        let mut guests = routes(text).unwrap();
+        let guest = guests.first_mut().unwrap();
+        let error = guest.find_databases(None).unwrap_err().to_string();
+        assert!(error.contains("guest 'a'") && error.contains("sqlite-dir"), "{error}");
+        guest.find_databases(Some(Path::new("/d"))).unwrap();
+        let databases = format!("{:?}", guest.databases);
+        assert!(databases.contains("/d/a/default.db") && databases.contains("/d/all.db"));
+        let mut wrong = routes(&text.replace("'default'", "'x='")).unwrap();
+        let error = wrong.first_mut().unwrap().find_databases(Some(Path::new("/d"))).unwrap_err();
+        assert!(error.to_string().contains("NAME=SHARED"), "{error}");
+    }
+
+    #[test]
     fn routes_that_clash_or_say_nothing_are_errors() {
         for (text, part) in [
             ("[[route]]\nguest = 'a'\n", "takes no requests"),
@@ -588,8 +692,16 @@ mod tests {
             ("[[route]]\nguest = 'a'\npath = 'a'\n", "beginning with a slash"),
             ("[[route]]\nguest = 'a'\nhost = 'a:80'\n", "without a port"),
             ("[[route]]\nguest = 'a'\nhost = '*.a'\n", "a star"),
+            ("[[route]]\nguest = 'a'\ninternal = true\nprefix = '/'\n", "for other guests alone"),
             ("[[route]]\nguest = 'a'\nprefix = '/a/...'\n", "all below it"),
             ("[[route]]\nguest = 'a'\nprefix = '/a b'\n", "percent-encoded"),
+            ("[[route]]\nguest = 'a'\nprefix = '/a/:'\n", "name of a segment"),
+            ("[[route]]\nguest = 'a'\nprefix = '/:a.b'\n", "name of a segment"),
+            ("[[route]]\nguest = 'a'\npath = '/:a/:A'\n", "two segments"),
+            (
+                "[[route]]\nguest = 'a'\npath = '/:a'\n[[route]]\nguest = 'b'\npath = '/:b'\n",
+                "same requests",
+            ),
             ("[[route]]\nguest = 'a'\nprefix = '/a/../b'\n", "no path"),
             (
                 "[[route]]\nguest = 'a'\npath = '/a'\nenv = { 'A=' = '1' }\n",
@@ -612,6 +724,7 @@ mod tests {
             ("[[route]]\nguest = 'a'\npath = '/a'\nrate-limit = 0\n", "rate-limit: at least 1"),
             ("[[route]]\nguest = 'a'\npath = '/a'\nrate-burst = 5\n", "only with a rate-limit"),
             ("[[route]]\nguest = 'a'\npath = '/a'\noutgoing-hosts = ['http://x']\n", "is no host"),
+            ("[[route]]\nguest = 'a'\npath = '/a'\nsqlite-size = '0'\n", "sqlite-size: more than"),
         ] {
             let error = routes(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

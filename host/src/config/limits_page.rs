@@ -142,11 +142,13 @@ fn the_help_tells_the_defaults_that_there_are() {
 }
 
 /// Constants that are named as limits and are none of a user's business.
-const INTERNAL: [&str; 11] = [
+const INTERNAL: [&str; 13] = [
     "host/src/admin/guests.rs MOST_NAMED",
     "host/src/edge/limits.rs MOST_CONNECTIONS",
     "host/src/edge/metrics.rs MOST_USED",
     "host/src/interfaces/blobstore/upload.rs MOST_IDS",
+    "host/src/interfaces/spin/postgres/numeric.rs MOST_DIGITS",
+    "host/src/interfaces/spin/redis.rs MAX_DEPTH",
     "host/src/runtime/turns.rs MOST_SEEN",
     "host/src/server/mod.rs MOST_TOLD",
     "host/src/server/orphans.rs MOST_NAMED",

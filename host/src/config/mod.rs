@@ -133,6 +133,16 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// The text of a file of settings with these routes.
+///
+/// # Errors
+/// [`ConfigError`] for a route that is incomplete, has a wrong value, or clashes with another.
+pub(crate) fn file_of(routes: Vec<RouteOptions>) -> Result<String, ConfigError> {
+    guests::resolve(None, GuestOptions::defaults(), routes.clone())?;
+    let options = Options { routes, ..Options::default() };
+    toml::to_string(&options).map_err(|error| ConfigError(error.to_string()))
+}
+
 impl Config {
     /// Completes options with the file's and the defaults, and checks them.
     ///
@@ -253,7 +263,14 @@ impl Config {
             0 | 1 => (edge.bodies, edge.responses),
             _ => (edge.bodies.div_ceil(2).max(edge.body), edge.responses.div_ceil(2)),
         };
+        let store = store::resolve(options.store, options.store_file.as_deref())?;
+        let beside_the_store = tally_state::sqlite_path(&store).map(|mut path| {
+            path.as_mut_os_string().push(store::DATABASES);
+            path
+        });
+        let databases = options.sqlite_dir.or(beside_the_store);
         for guest in &mut guests {
+            guest.find_databases(databases.as_deref())?;
             // The file of one that is watched may be half written when it would be loaded again.
             guest.keep_loaded |= options.watch.unwrap_or_default();
             guest.limits.bodies = bodies;
@@ -269,7 +286,7 @@ impl Config {
             strict: options.strict.unwrap_or_default(),
             guest_backtraces: options.guest_backtraces.or(options.watch).unwrap_or_default(),
             swaps_file: options.swaps_file.unwrap_or_default(),
-            store: store::resolve(options.store, options.store_file.as_deref())?,
+            store,
             listen,
             tls_listen,
             tls,

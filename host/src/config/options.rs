@@ -245,6 +245,12 @@ pub struct Options {
     #[arg(long, value_name = "FILE", env = "TALLY_STORE_FILE")]
     pub store_file: Option<PathBuf>,
 
+    /// Folder for the SQLite databases of guests [default: beside the file of an SQLite store, as
+    /// tally.db-guests]
+    #[arg(long, value_name = "FOLDER", env = "TALLY_SQLITE_DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sqlite_dir: Option<PathBuf>,
+
     /// How long the host goes on serving after SIGTERM or SIGINT, while it says that it is not ready
     /// [default: 0s]
     #[arg(long, value_name = "TIME", env = "TALLY_SHUTDOWN_DELAY")]
@@ -410,6 +416,7 @@ impl Options {
             strict: Some(false),
             guest_backtraces: None,
             swaps_file: Some(SWAPS.into()),
+            sqlite_dir: None,
             guest_options: GuestOptions::defaults(),
             routes: Vec::new(),
         }
@@ -469,6 +476,7 @@ impl Options {
             strict: self.strict.or(others.strict),
             guest_backtraces: self.guest_backtraces.or(others.guest_backtraces),
             swaps_file: self.swaps_file.or(others.swaps_file),
+            sqlite_dir: self.sqlite_dir.or(others.sqlite_dir),
             guest_options: self.guest_options.or(others.guest_options),
             routes: if self.routes.is_empty() { others.routes } else { self.routes },
         }
@@ -616,6 +624,9 @@ mod tests {
             "tcp",
             "files",
             "scratch",
+            "spin-headers",
+            "sqlite",
+            "sqlite-dir",
             "guest-backtraces",
             "rate-limit",
             "rate-burst",

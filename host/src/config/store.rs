@@ -63,6 +63,9 @@ const SCHEMES: [&str; 8] = [
     "postgresql:",
 ];
 
+/// What is added to the file of an embedded store for the folder of its guests' databases.
+pub(super) const DATABASES: &str = "-guests";
+
 /// Longest file with a URL, in bytes: many times what a URL needs, so that another file was named.
 const LONGEST_FILE: u64 = 64 << 10;
 

@@ -35,6 +35,7 @@ mod responses;
 mod service;
 mod signals;
 mod socket;
+mod spin_headers;
 mod tls;
 mod transport;
 mod wire;

@@ -62,6 +62,8 @@ impl Proxies {
 pub(super) struct Client {
     /// The address; a proxy's where that does not say whom it serves.
     pub(super) address: Option<IpAddr>,
+    /// Its port; zero where a proxy does not say.
+    pub(super) port: u16,
     /// Whether it spoke TLS, to the last that knows.
     pub(super) is_secure: bool,
     /// The host that it asked the proxy for.
@@ -89,6 +91,8 @@ impl Client {
 pub(super) struct Peer {
     client: Client,
     is_trusted: bool,
+    /// Whether it is a guest of this host.
+    pub(super) is_internal: bool,
     /// What guests are told of it, the same for all requests.
     fields: Option<(HeaderValue, HeaderValue)>,
 }
@@ -103,12 +107,14 @@ impl Peer {
         proxies: &Proxies,
     ) -> Self {
         // A listener for both families has those of IPv4 in a form of IPv6.
-        let address = client.or(socket).map(|address| address.ip().to_canonical());
+        let socket = client.or(socket);
+        let address = socket.map(|address| address.ip().to_canonical());
         // A client behind the PROXY protocol may be a proxy as well.
         let is_trusted = address.is_some_and(|address| proxies.trust(address));
-        let client = Client { address, is_secure, host: None };
+        let port = socket.map_or(0, |address| address.port());
+        let client = Client { address, port, is_secure, host: None };
         let fields = client.fields();
-        Self { client, is_trusted, fields }
+        Self { client, is_trusted, is_internal: false, fields }
     }
 
     /// Its address, as far as the connection tells.
@@ -160,6 +166,7 @@ impl Peer {
         for hop in hops.into_iter().rev() {
             let Some(address) = hop.address else { break };
             client.address = Some(address);
+            client.port = 0;
             if let Some(is_secure) = hop.is_secure {
                 client.is_secure = is_secure;
             }

@@ -1,7 +1,7 @@
 //! One HTTP request: read within its limits, answered by a guest, counted.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -18,18 +18,23 @@ use super::{
     head, heartbeat,
     parking::Parking,
     problem::Problem,
-    proxies::Peer,
+    proxies::{Client, Peer},
     request_id::RequestId,
     responses::{self, Held, Sent, Waiting},
+    spin_headers,
 };
 use crate::{
+    interfaces::guest_of,
     logging::{Access, AccessLog},
-    registry::{self, Guest, Routes},
+    registry::{self, Guest, Path, Pattern, Routes},
     runtime::{self, Body, BodyError, Cause, Failure, Refused},
 };
 
 /// The header of a request's id, in the request as guests see it and in the response.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a guest takes that is asked by its name.
+static ALL: LazyLock<Pattern> = LazyLock::new(|| Pattern { host: None, path: Path::prefix("/") });
 
 /// In a response's extensions: its client may still be sending the request's body when the connection
 /// closes.
@@ -113,6 +118,11 @@ impl Service {
         &self.0.parking
     }
 
+    /// Whether there is a guest of this name.
+    pub(super) fn has_guest(&self, name: &str) -> bool {
+        self.0.routes.named(name).is_some()
+    }
+
     pub(super) fn limits(&self) -> &Limits {
         &self.0.limits
     }
@@ -146,8 +156,8 @@ impl Service {
         if let Some(access) = &mut access {
             access.came_from(client.address);
         }
-        let (answer, route) =
-            self.answer(request, peer.is_tls(), &id, keyed, started, &on_connection).await;
+        let from = (peer, &client);
+        let (answer, route) = self.answer(request, from, &id, keyed, started, &on_connection).await;
         let mut held = None;
         let mut response = match answer {
             Ok((answer, takes)) => {
@@ -186,15 +196,15 @@ impl Service {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        tls: bool,
+        (peer, client): (&Peer, &Client),
         id: &RequestId,
         keyed: bool,
         started: Instant,
         on_connection: &responses::Active,
     ) -> (Result<Answered, Problem>, Arc<str>) {
         let (mut parts, body) = request.into_parts();
-        let guest = match self.route(&mut parts) {
-            Ok(guest) => guest,
+        let (pattern, guest) = match self.route(&mut parts, peer.is_internal) {
+            Ok(route) => route,
             Err(problem) => return (Err(problem), Arc::clone(&self.0.nowhere)),
         };
         if let Err(over) = guest.tenant().take_request(started) {
@@ -215,6 +225,9 @@ impl Service {
         let trouble = Trouble::default();
         // The one that answers, whatever is deployed meanwhile.
         let chosen = guest.choose();
+        if guest.tenant().settings().spin_headers.unwrap_or_else(|| chosen.imports_spin()) {
+            spin_headers::set(&mut parts.headers, &parts.uri, pattern, client);
+        }
         let answer = async {
             let bodies = body::Room { tenant: guest.tenant(), all: &self.0.bodies };
             let rules = &self.0.rules;
@@ -233,7 +246,7 @@ impl Service {
                 id: id.header(),
                 method: parts.method,
                 uri: parts.uri,
-                tls,
+                tls: peer.is_tls(),
                 headers: parts.headers,
                 body,
                 body_timeout: self.0.limits.body_timeout,
@@ -261,9 +274,18 @@ impl Service {
     }
 
     /// Checks a request's head, and finds the guest it is for.
-    fn route(&self, parts: &mut http::request::Parts) -> Result<&Arc<Guest>, Problem> {
+    fn route(
+        &self,
+        parts: &mut http::request::Parts,
+        is_internal: bool,
+    ) -> Result<(&Pattern, &Arc<Guest>), Problem> {
         head::check(parts)?;
         let host = head::host(parts)?;
+        // Only guests are told apart by their names: clients have routes.
+        if is_internal && let Some(name) = host.and_then(guest_of) {
+            let guest = self.0.routes.named(name).ok_or(Problem::NoRoute)?;
+            return Ok((&ALL, guest));
+        }
         // CONNECT has none.
         let path = if parts.method == Method::CONNECT { "/" } else { parts.uri.path() };
         self.0.routes.find(host, path).ok_or(Problem::NoRoute)

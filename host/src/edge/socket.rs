@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 /// A socket that listens, of no thread yet.
 #[derive(Debug)]
@@ -26,12 +26,15 @@ pub(super) enum Listener {
 pub(super) enum StdSocket {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
+    /// From a guest on the same worker.
+    Internal(DuplexStream),
 }
 
 /// A connection of one worker.
 pub(super) enum Socket {
     Tcp(tokio::net::TcpStream),
     Unix(tokio::net::UnixStream),
+    Internal(DuplexStream),
 }
 
 impl StdListener {
@@ -87,8 +90,13 @@ impl StdSocket {
     pub(super) fn client(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(stream) => stream.peer_addr().ok(),
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::Internal(_) => None,
         }
+    }
+
+    /// Whether a guest of this host is at the other end.
+    pub(super) fn is_internal(&self) -> bool {
+        matches!(self, Self::Internal(_))
     }
 
     /// Registers it with the runtime that this is called in.
@@ -100,6 +108,7 @@ impl StdSocket {
                 Socket::Tcp(tokio::net::TcpStream::from_std(stream)?)
             }
             Self::Unix(stream) => Socket::Unix(tokio::net::UnixStream::from_std(stream)?),
+            Self::Internal(stream) => Socket::Internal(stream),
         })
     }
 }
@@ -113,6 +122,7 @@ impl AsyncRead for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Internal(stream) => Pin::new(stream).poll_read(context, buffer),
         }
     }
 }
@@ -126,6 +136,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Internal(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -133,6 +144,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
             Self::Unix(stream) => Pin::new(stream).poll_flush(context),
+            Self::Internal(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
@@ -140,6 +152,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Internal(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 
@@ -151,6 +164,7 @@ impl AsyncWrite for Socket {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, parts),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            Self::Internal(stream) => Pin::new(stream).poll_write_vectored(context, parts),
         }
     }
 
@@ -158,6 +172,7 @@ impl AsyncWrite for Socket {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Internal(stream) => stream.is_write_vectored(),
         }
     }
 }

@@ -39,7 +39,7 @@ pub(super) async fn open(
     patience: Patience,
 ) -> io::Result<(Transport, Peer)> {
     let limits = service.limits();
-    let (address, proxies) = (socket.client(), &limits.proxies);
+    let (address, proxies, is_internal) = (socket.client(), &limits.proxies, socket.is_internal());
     let mut socket = socket.register()?;
     let is_proxy = |address: SocketAddr| proxies.trust(address.ip().to_canonical());
     let client = if proxies.protocol && address.is_some_and(is_proxy) {
@@ -51,7 +51,8 @@ pub(super) async fn open(
         None
     };
     let is_secure = matches!(protocol, Protocol::Tls(_));
-    let peer = Peer::new(address, client, is_secure, proxies);
+    let mut peer = Peer::new(address, client, is_secure, proxies);
+    peer.is_internal = is_internal;
     let socket = Watched::new(socket, patience);
     let transport = match protocol {
         Protocol::Plain | Protocol::Redirect { .. } => Transport::Plain(socket),

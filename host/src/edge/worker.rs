@@ -18,8 +18,9 @@ use futures_util::{
 };
 use tally_state::State;
 use tokio::{
+    io::DuplexStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 
 use super::{
@@ -34,6 +35,7 @@ use super::{
     socket::{Listener, StdListener, StdSocket},
 };
 use crate::{
+    interfaces::{Neighbours, offer},
     logging::{self, AccessLog},
     registry::Routes,
     runtime::take_seat,
@@ -159,6 +161,8 @@ impl Workers {
                     let state = state.worker();
                     let service =
                         Service::new(routes, state, limits, metrics, shared, draining.clone());
+                    let _offered =
+                        offer(Internal { service: service.clone(), draining: draining.clone() });
                     // What comes in is not behind all that is under way: Tokio looks at this after some tasks.
                     tokio::join!(join_all(listening), serve(given, service, draining, &open));
                 });
@@ -318,6 +322,26 @@ async fn serve(
                 newcomers.push(Newcomer::new(connection, signals));
             }
         }
+    }
+}
+
+/// What guests of a worker reach others by.
+struct Internal {
+    service: Service,
+    draining: watch::Receiver<Option<Duration>>,
+}
+
+impl Neighbours for Internal {
+    fn has(&self, guest: &str) -> bool {
+        self.service.has_guest(guest)
+    }
+
+    fn serve(&self, connection: DuplexStream) -> AbortHandle {
+        let (service, draining) = (self.service.clone(), self.draining.clone());
+        let socket = StdSocket::Internal(connection);
+        let requests = Arc::<Requests>::default();
+        let serving = connection::serve(socket, Protocol::Plain, service, requests, draining);
+        tokio::spawn(serving).abort_handle()
     }
 }
 

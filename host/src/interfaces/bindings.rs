@@ -49,6 +49,36 @@ pub mod spin {
     });
 }
 
+/// `fermyon:spin/postgres@2.0.0`.
+pub mod spin_postgres_2 {
+    wasmtime::component::bindgen!({
+        path: "wit/spin-postgres-2",
+        world: "imports",
+        imports: { default: async | trappable },
+        with: { "fermyon:spin/postgres.connection": crate::interfaces::spin::PostgresConnection },
+    });
+}
+
+/// `spin:postgres/postgres@3.0.0`.
+pub mod spin_postgres_3 {
+    wasmtime::component::bindgen!({
+        path: "wit/spin-postgres-3",
+        world: "imports",
+        imports: { default: async | trappable },
+        with: { "spin:postgres/postgres.connection": crate::interfaces::spin::PostgresConnection },
+    });
+}
+
+/// `spin:postgres/postgres@4.0.0`, which later versions of 4 add to.
+pub mod spin_postgres_4 {
+    wasmtime::component::bindgen!({
+        path: "wit/spin-postgres-4",
+        world: "imports",
+        imports: { default: async | trappable },
+        with: { "spin:postgres/postgres.connection": crate::interfaces::spin::PostgresConnection },
+    });
+}
+
 pub mod blobstore {
     wasmtime::component::bindgen!({
         path: "wit/blobstore",

@@ -35,6 +35,8 @@ struct Entries {
     changed: bool,
     /// A request that may change something was sent to another server.
     reached_out: bool,
+    /// Something outside the store was changed, or may have been.
+    changed_elsewhere: bool,
     /// The worst failure so far: unknown outranks not applied, because the client must be told, and
     /// both outrank an operation that was refused for its own sake, because they may not recur.
     failure: Option<Error>,
@@ -92,6 +94,27 @@ impl Effects {
     /// Records that a request which may change something is about to be sent to another server.
     pub(crate) fn reach_out(&self) {
         self.lock().reached_out = true;
+    }
+
+    /// Records that a change is about to be made outside the store whose outcome will be known. If
+    /// the request ends before [`Effects::end_elsewhere`], its effect is unknown.
+    pub(crate) fn begin_elsewhere(&self) {
+        let mut entries = self.lock();
+        entries.writing = entries.writing.saturating_add(1);
+    }
+
+    /// Records how such a change ended.
+    pub(crate) fn end_elsewhere(&self, changed: bool) {
+        let mut entries = self.lock();
+        entries.writing = entries.writing.saturating_sub(1);
+        entries.changed |= changed;
+        entries.changed_elsewhere |= changed;
+    }
+
+    /// Whether something outside the store was changed, or may have been by another server.
+    pub(crate) fn reached_beyond(&self) -> bool {
+        let entries = self.lock();
+        entries.reached_out || entries.changed_elsewhere
     }
 
     /// Records that the guest uses something that may be different the next time: a state read, the
@@ -243,6 +266,20 @@ mod tests {
         assert_eq!(effects.applied(), Applied::No);
         effects.reach_out();
         assert_eq!(effects.applied(), Applied::Unknown);
+    }
+
+    #[test]
+    fn a_change_outside_the_store_counts_unless_it_is_known_to_have_failed() {
+        let effects = Effects::default();
+        effects.begin_elsewhere();
+        assert_eq!(effects.applied(), Applied::Unknown, "on its way");
+        effects.end_elsewhere(false);
+        assert_eq!(effects.applied(), Applied::No);
+        assert!(!effects.reached_beyond());
+        effects.begin_elsewhere();
+        effects.end_elsewhere(true);
+        assert_eq!(effects.applied(), Applied::Unknown);
+        assert!(effects.reached_beyond());
     }
 
     #[test]

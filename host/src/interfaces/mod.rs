@@ -8,6 +8,7 @@
 mod bindings;
 mod blobstore;
 mod buckets;
+mod config;
 mod denied;
 mod descriptors;
 mod effects;
@@ -22,6 +23,7 @@ mod operator;
 mod outgoing;
 mod output;
 mod settings;
+mod spin;
 mod tcp;
 mod wasi;
 mod worker;
@@ -31,7 +33,6 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue};
 use tally_state::Handle;
 use wasmtime::component::{HasSelf, Linker};
-use wasmtime_wasi_config::WasiConfig;
 
 pub(crate) use self::{
     bindings::plugin::{PluginIndices, exports::tally::plugin::handler},
@@ -42,8 +43,9 @@ pub(crate) use self::{
     keyvalue::AnsweredBefore,
     labels::link as link_labels,
     offered::{Interface, advice, is_offered, is_offered_to_0_3, runs_concurrently},
-    outgoing::Outgoing,
+    outgoing::{Neighbours, Outgoing, guest_of, offer},
     settings::Settings,
+    spin::Databases,
 };
 use crate::runtime::{Memory, Meter};
 
@@ -73,6 +75,7 @@ pub(crate) struct Context {
     uploads: u32,
     cas: keyvalue::CasTable,
     cursors: keyvalue::Cursors,
+    connections: Option<Box<spin::Connections>>,
     journal: Option<output::Journal>,
     wasi: Option<Box<wasi::Wasi>>,
 }
@@ -110,6 +113,7 @@ impl Context {
             uploads: 0,
             cas: keyvalue::CasTable::default(),
             cursors: keyvalue::Cursors::default(),
+            connections: None,
             journal: None,
             wasi: None,
         }
@@ -157,7 +161,7 @@ pub(crate) fn add_to_linker(
 ) -> wasmtime::Result<()> {
     use bindings::plugin::tally::keyvalue::extensions;
     use bindings::plugin::wasi::keyvalue as draft2;
-    use bindings::{draft::wasi::keyvalue as draft, plugin::tally::plugin, spin::fermyon::spin};
+    use bindings::{draft::wasi::keyvalue as draft, plugin::tally::plugin, spin::fermyon};
 
     plugin::request_headers::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     plugin::worker::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
@@ -171,11 +175,9 @@ pub(crate) fn add_to_linker(
     draft::store::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     draft::atomics::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     draft::batch::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
-    spin::key_value::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
-    wasmtime_wasi_config::add_to_linker(linker, |context: &mut Context| {
-        context.effects.look_outside();
-        WasiConfig::new(&context.settings.variables)
-    })?;
+    fermyon::spin::key_value::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
+    config::add_to_linker(linker)?;
+    self::spin::add_to_linker(linker)?;
     blobstore::add_to_linker(linker)?;
     logging::add_to_linker(linker)?;
     wasi::add_to_linker(linker)?;

@@ -47,7 +47,7 @@ impl<'a> Interface<'a> {
 
 /// The interfaces every guest may import: a package or an interface, and the versions of it that
 /// match. Releases match by their compatible range, drafts to the letter.
-pub(super) const OFFERED: [(&str, &[&str]); 21] = [
+pub(super) const OFFERED: [(&str, &[&str]); 28] = [
     ("tally:plugin/request-headers", &["0.1."]),
     ("tally:plugin/worker", &["0.1."]),
     ("tally:keyvalue/extensions", &["0.1."]),
@@ -55,10 +55,17 @@ pub(super) const OFFERED: [(&str, &[&str]); 21] = [
     ("wasi:keyvalue/atomics", KEYVALUE),
     ("wasi:keyvalue/batch", KEYVALUE),
     ("fermyon:spin/key-value", &["2.0.0"]),
+    ("fermyon:spin/variables", &["2.0.0"]),
+    ("fermyon:spin/sqlite", &["2.0.0"]),
+    ("fermyon:spin/redis", &["2.0.0"]),
+    ("fermyon:spin/rdbms-types", &["2.0.0"]),
+    ("fermyon:spin/postgres", &["2.0.0"]),
+    ("spin:postgres/postgres", &["3.0.0", "4."]),
+    ("spin:sqlite/sqlite", &["3."]),
     ("wasi:blobstore/blobstore", &["0.2.0-draft"]),
     ("wasi:blobstore/container", &["0.2.0-draft"]),
     ("wasi:blobstore/types", &["0.2.0-draft"]),
-    ("wasi:config/store", &["0.2.0-rc.1"]),
+    ("wasi:config/store", &["0.2.0-rc.1", "0.2.0-draft-2024-09-27"]),
     ("wasi:logging/logging", &["", "0.1.0-draft"]),
     ("wasi:http/types", RELEASE),
     ("wasi:http/outgoing-handler", RELEASE),
@@ -105,6 +112,10 @@ const CANDIDATE: &str = "0.3.0-rc-2026-03-15";
 /// The drafts of `wasi:keyvalue` that are in use.
 const KEYVALUE: &[&str] = &["0.2.0-draft", "0.2.0-draft2"];
 
+/// What there is of Spin's own interfaces.
+const SPIN: &str =
+    "Spin's own; of these, this host offers key-value, variables, sqlite, redis and postgres";
+
 /// Whether guests of all worlds may import this.
 pub(crate) fn is_offered(import: Interface<'_>) -> bool {
     is_listed(&OFFERED, import)
@@ -149,7 +160,9 @@ pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
     }
     Some(match import.package() {
         "wasi:keyvalue" => "this host offers wasi:keyvalue 0.2.0-draft and 0.2.0-draft2",
-        "wasi:config" => "this host offers wasi:config/store@0.2.0-rc.1",
+        "wasi:config" => {
+            "this host offers wasi:config/store@0.2.0-rc.1 and @0.2.0-draft-2024-09-27"
+        }
         "wasi:logging" => "this host offers wasi:logging/logging, without a version or 0.1.0-draft",
         "tally:plugin" => {
             "this host offers tally:plugin 0.1; build the guest with this host's wit/"
@@ -167,9 +180,9 @@ pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
         }
         "fermyon:spin" => match base {
             "fermyon:spin/key-value" => "this host offers fermyon:spin/key-value@2.0.0",
-            "fermyon:spin/variables" => "use wasi:config/store instead",
-            _ => "Spin's own; of these, this host offers fermyon:spin/key-value@2.0.0",
+            _ => SPIN,
         },
+        package if package.starts_with("spin:") => SPIN,
         "wasmcloud:keyvalue" => {
             "this host offers wasmcloud:keyvalue 0.2.0 to guests of WASI 0.3; use wasi:keyvalue with WASI 0.2"
         }
@@ -202,7 +215,15 @@ mod tests {
             ("wasi:logging/logging@0.1.0-draft", true),
             ("wasi:config/store@0.2.0-rc.1", true),
             ("fermyon:spin/key-value@2.0.0", true),
-            ("fermyon:spin/sqlite@2.0.0", false),
+            ("wasi:config/store@0.2.0-draft-2024-09-27", true),
+            ("fermyon:spin/variables@2.0.0", true),
+            ("fermyon:spin/sqlite@2.0.0", true),
+            ("spin:sqlite/sqlite@3.0.0", true),
+            ("spin:sqlite/sqlite@4.0.0", false),
+            ("spin:postgres/postgres@3.0.0", true),
+            ("spin:postgres/postgres@4.2.0", true),
+            ("spin:postgres/postgres@5.0.0", false),
+            ("fermyon:spin/mysql@2.0.0", false),
             ("team-a: wasi:keyvalue/store@0.2.0-draft2", true),
             ("team-a: wasi:keyvalue/store@0.2.0-draft3", false),
             ("team-a: wasi:keyvalue/atomics@0.2.0-draft2", false),

@@ -20,7 +20,7 @@ use super::{
     Context, Effects, Settings,
     descriptors::Descriptors,
     files::{self, Scratch},
-    outgoing::Hooks,
+    outgoing::{self, Hooks},
     output::{Journal, Output},
     tcp::{self, Resolved},
 };
@@ -107,6 +107,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> wasmtime::Result<()
     io::error::add_to_linker::<_, Table>(linker, Context::table)?;
     io::poll::add_to_linker::<_, Table>(linker, Context::table)?;
     io::streams::add_to_linker::<_, Table>(linker, Context::table)?;
+    outgoing::add_to_linker(linker)?;
     // A guest that prints has not looked at anything.
     cli::stdout::add_to_linker::<_, WasiCli>(linker, printing)?;
     cli::stderr::add_to_linker::<_, WasiCli>(linker, printing)?;

@@ -46,6 +46,14 @@ impl Chosen {
             Choice::Release(release) => release.takes_whole_bodies(),
         }
     }
+
+    /// Whether it imports an interface of Spin's.
+    pub(crate) fn imports_spin(&self) -> bool {
+        match &self.0 {
+            Choice::Loaded(loaded) => loaded.imports_spin(),
+            Choice::Release(release) => release.imports_spin(),
+        }
+    }
 }
 
 impl Guest {

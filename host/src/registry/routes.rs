@@ -19,6 +19,130 @@ pub(crate) enum Path {
     Exact(String),
     /// This one and all below it: `/a` takes `/a` and `/a/b`, not `/ab`.
     Prefix(String),
+    /// With segments that have a name instead of a text.
+    Named(Named),
+    /// None: the guest is for other guests, which call it by its name.
+    Nothing,
+}
+
+/// A path with named segments, as `/users/:id`: each takes any one segment that is not empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// As it was written.
+    text: String,
+    segments: Vec<Segment>,
+    /// Whether it takes all below it as well.
+    is_prefix: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    Text(String),
+    Name(String),
+}
+
+/// What a segment begins with that has a name.
+const NAME: char = ':';
+
+impl Path {
+    /// This path alone.
+    pub(crate) fn exact(text: &str) -> Self {
+        Named::read(text, false).map_or_else(|| Self::Exact(text.into()), Self::Named)
+    }
+
+    /// This path and all below it.
+    pub(crate) fn prefix(text: &str) -> Self {
+        Named::read(text, true).map_or_else(|| Self::Prefix(text.into()), Self::Named)
+    }
+
+    /// Names of its segments.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let segments = match self {
+            Self::Named(named) => named.segments.as_slice(),
+            _ => &[],
+        };
+        segments.iter().filter_map(|segment| match segment {
+            Segment::Name(name) => Some(name.as_str()),
+            Segment::Text(_) => None,
+        })
+    }
+
+    /// As it was written, without what says that it takes all below.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Exact(text) => text,
+            Self::Prefix(text) => text.trim_end_matches('/'),
+            Self::Named(named) => match named.is_prefix {
+                true => named.text.trim_end_matches('/'),
+                false => &named.text,
+            },
+            Self::Nothing => "",
+        }
+    }
+
+    /// Whether it takes all below it as well.
+    pub(crate) fn is_prefix(&self) -> bool {
+        match self {
+            Self::Exact(_) | Self::Nothing => false,
+            Self::Prefix(_) => true,
+            Self::Named(named) => named.is_prefix,
+        }
+    }
+
+    /// What a path that it takes has in the place of its names, and behind all of it.
+    pub(crate) fn parts<'a>(&'a self, path: &'a str) -> (Vec<(&'a str, &'a str)>, &'a str) {
+        match self {
+            Self::Exact(_) | Self::Nothing => (Vec::new(), ""),
+            Self::Prefix(prefix) => {
+                (Vec::new(), path.strip_prefix(prefix.trim_end_matches('/')).unwrap_or_default())
+            }
+            Self::Named(named) => named.parts(path).unwrap_or_default(),
+        }
+    }
+}
+
+impl Named {
+    /// `None` where no segment has a name.
+    fn read(text: &str, is_prefix: bool) -> Option<Self> {
+        let path = if is_prefix { text.trim_end_matches('/') } else { text };
+        let segment = |segment: &str| match segment.strip_prefix(NAME) {
+            Some(name) => Segment::Name(name.to_owned()),
+            None => Segment::Text(segment.to_owned()),
+        };
+        let segments: Vec<Segment> = path.strip_prefix('/')?.split('/').map(segment).collect();
+        let is_named = segments.iter().any(|segment| matches!(segment, Segment::Name(_)));
+        is_named.then(|| Self { text: text.to_owned(), segments, is_prefix })
+    }
+
+    /// What a path has in the place of its names, and what is left of it, if it takes that path.
+    fn parts<'a>(&'a self, path: &'a str) -> Option<(Vec<(&'a str, &'a str)>, &'a str)> {
+        let mut names = Vec::new();
+        let mut rest = path;
+        for segment in &self.segments {
+            let behind = rest.strip_prefix('/')?;
+            let (here, left) = behind.split_at(behind.find('/').unwrap_or(behind.len()));
+            match segment {
+                Segment::Text(text) if text == here => {}
+                Segment::Name(name) if !here.is_empty() => names.push((name.as_str(), here)),
+                _ => return None,
+            }
+            rest = left;
+        }
+        (self.is_prefix || rest.is_empty()).then_some((names, rest))
+    }
+
+    fn takes(&self, path: &str) -> bool {
+        self.parts(path).is_some()
+    }
+}
+
+/// How specific a part of a path is, and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Prefix,
+    Name,
+    Text,
+    Exact,
 }
 
 impl Pattern {
@@ -43,27 +167,37 @@ impl Pattern {
                         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
                         || (prefix.is_empty() && path == "*")
                 }
+                Path::Named(named) => named.takes(path),
+                Path::Nothing => false,
             }
     }
 
-    /// The more specific the greater: a host before none, an exact path before a prefix, a longer
-    /// prefix before a shorter one.
-    fn rank(&self) -> (bool, bool, usize) {
-        match &self.path {
-            Path::Exact(exact) => (self.host.is_some(), true, exact.len()),
-            Path::Prefix(prefix) => {
-                (self.host.is_some(), false, prefix.trim_end_matches('/').len())
-            }
-        }
+    /// The more specific the greater: a host before none, and then segment by segment, a text before
+    /// a name, and a path that ends before one that takes all below it.
+    fn rank(&self) -> (bool, Vec<Rank>) {
+        let text = self.path.text();
+        let segments = text.strip_prefix('/').map(|path| path.split('/')).into_iter().flatten();
+        let is_named = matches!(self.path, Path::Named(_));
+        let rank = |segment: &str| match is_named && segment.starts_with(NAME) {
+            true => Rank::Name,
+            false => Rank::Text,
+        };
+        let end = if self.path.is_prefix() { Rank::Prefix } else { Rank::Exact };
+        (self.host.is_some(), segments.map(rank).chain([end]).collect())
     }
 
     /// The same for two that take the very same requests, so that neither is more specific.
-    pub(crate) fn identity(&self) -> (Option<&str>, bool, &str) {
-        let host = self.host.as_deref();
-        match &self.path {
-            Path::Exact(exact) => (host, true, exact),
-            Path::Prefix(prefix) => (host, false, prefix.trim_end_matches('/')),
-        }
+    pub(crate) fn identity(&self) -> (Option<&str>, bool, String) {
+        let text = self.path.text();
+        let text = match &self.path {
+            Path::Named(_) => {
+                let segments = text.split('/');
+                let plain = |segment| if str::starts_with(segment, NAME) { ":" } else { segment };
+                segments.map(plain).collect::<Vec<_>>().join("/")
+            }
+            _ => text.to_owned(),
+        };
+        (self.host.as_deref(), !self.path.is_prefix(), text)
     }
 }
 
@@ -73,7 +207,11 @@ impl fmt::Display for Pattern {
         f.write_str(self.host.as_deref().unwrap_or_default())?;
         match &self.path {
             Path::Exact(path) => f.write_str(path),
-            Path::Prefix(path) => write!(f, "{}/*", path.trim_end_matches('/')),
+            path @ Path::Prefix(_) => write!(f, "{}/*", path.text()),
+            path @ Path::Named(named) => {
+                write!(f, "{}{}", path.text(), if named.is_prefix { "/*" } else { "" })
+            }
+            Path::Nothing => f.write_str("(internal)"),
         }
     }
 }
@@ -103,6 +241,8 @@ struct Index {
 struct Paths {
     exact: HashMap<String, usize>,
     prefixes: HashMap<String, usize>,
+    /// Those with named segments, the most specific first. They are looked at one after the other.
+    named: Vec<(Named, usize)>,
 }
 
 impl Index {
@@ -118,6 +258,11 @@ impl Index {
                 Path::Prefix(prefix) => {
                     paths.prefixes.insert(prefix.trim_end_matches('/').to_owned(), place)
                 }
+                Path::Named(named) => {
+                    paths.named.push((named.clone(), place));
+                    None
+                }
+                Path::Nothing => None,
             };
         }
         index
@@ -135,6 +280,17 @@ impl Index {
 
 impl Paths {
     fn find(&self, path: &str) -> Option<usize> {
+        let plain = self.find_plain(path);
+        if self.named.is_empty() {
+            return plain;
+        }
+        // Places are in the order of ranks.
+        let before = |place: usize| plain.is_none_or(|plain| place < plain);
+        let mut named = self.named.iter().take_while(|(_, place)| before(*place));
+        named.find(|(named, _)| named.takes(path)).map(|(_, place)| *place).or(plain)
+    }
+
+    fn find_plain(&self, path: &str) -> Option<usize> {
         if let Some(place) = self.exact.get(path) {
             return Some(*place);
         }
@@ -162,12 +318,12 @@ impl Routes {
     }
 
     /// The guest for a request to a host, without its port, and a path.
-    pub(crate) fn find(&self, host: Option<&str>, path: &str) -> Option<&Arc<Guest>> {
+    pub(crate) fn find(&self, host: Option<&str>, path: &str) -> Option<(&Pattern, &Arc<Guest>)> {
         let place = match self.routes.len() > FEW {
             true => self.index.find(host, path)?,
             false => self.routes.iter().position(|(pattern, _)| pattern.takes(host, path))?,
         };
-        self.routes.get(place).map(|(_, guest)| guest)
+        self.routes.get(place).map(|(pattern, guest)| (pattern, guest))
     }
 
     /// All guests and their patterns.
@@ -191,11 +347,11 @@ mod tests {
     }
 
     fn exact(path: &str) -> Path {
-        Path::Exact(path.into())
+        Path::exact(path)
     }
 
     fn prefix(path: &str) -> Path {
-        Path::Prefix(path.into())
+        Path::prefix(path)
     }
 
     #[test]
@@ -237,6 +393,58 @@ mod tests {
     }
 
     #[test]
+    fn a_named_segment_takes_any_one_that_is_not_empty() {
+        let exact_one = exact("/users/:id");
+        let below = prefix("/:tenant/files/");
+        let takes = |path: &Path, asked: &str| pattern(None, path.clone()).takes(None, asked);
+        for (asked, exactly, all) in [
+            ("/users/7", true, false),
+            ("/users/", false, false),
+            ("/users", false, false),
+            ("/users/7/", false, false),
+            ("/users/7/x", false, false),
+            ("/acme/files", false, true),
+            ("/acme/files/", false, true),
+            ("/acme/files/a/b", false, true),
+            ("/acme/filesystem", false, false),
+            ("//files", false, false),
+            ("*", false, false),
+        ] {
+            assert_eq!(takes(&exact_one, asked), exactly, "{asked}");
+            assert_eq!(takes(&below, asked), all, "{asked}");
+        }
+        assert_eq!(exact_one.parts("/users/7"), (vec![("id", "7")], ""));
+        assert_eq!(below.parts("/acme/files/a/b"), (vec![("tenant", "acme")], "/a/b"));
+        assert_eq!(prefix("/a").parts("/a/b"), (vec![], "/b"));
+        assert!(matches!(exact("/a:b"), Path::Exact(_)), "a colon within a segment is a text");
+    }
+
+    #[test]
+    fn a_text_ranks_before_a_name_segment_by_segment() {
+        let written = [
+            prefix("/"),
+            exact("/:a"),
+            prefix("/:a"),
+            exact("/:a/:b"),
+            exact("/x/:b"),
+            prefix("/x"),
+            exact("/:a/y"),
+            exact("/x/y"),
+            prefix("/:a/y"),
+            exact("/x"),
+        ];
+        let mut patterns = written.map(|path| pattern(None, path));
+        patterns.sort_by_key(|pattern| std::cmp::Reverse(pattern.rank()));
+        let order: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+        let expected =
+            ["/x", "/x/y", "/x/:b", "/x/*", "/:a", "/:a/y", "/:a/y/*", "/:a/:b", "/:a/*", "/*"];
+        assert_eq!(order, expected);
+        let clash = |one, other| pattern(None, one).identity() == pattern(None, other).identity();
+        assert!(clash(exact("/:a/x"), exact("/:b/x")), "names tell nothing apart");
+        assert!(!clash(exact("/:a"), prefix("/:a")) && !clash(exact("/:a"), exact("/a")));
+    }
+
+    #[test]
     fn only_the_very_same_patterns_clash() {
         let clash = |one: Pattern, other: Pattern| one.identity() == other.identity();
         let a = || pattern(None, prefix("/a"));
@@ -249,7 +457,7 @@ mod tests {
     #[test]
     fn many_routes_are_found_as_few_are() {
         let mut random = fastrand::Rng::with_seed(7);
-        let segments = ["a", "b", "ab", "", "%41"];
+        let segments = ["a", "b", "ab", "", "%41", ":x", ":y"];
         let path = |random: &mut fastrand::Rng| {
             let segments =
                 (0..random.usize(1..4)).map(|_| segments[random.usize(..segments.len())]);

@@ -192,6 +192,13 @@ impl Inspection {
         if missing.is_empty() { Ok(world) } else { Err(LoadError::Imports(missing)) }
     }
 
+    /// Whether it imports an interface of Spin's.
+    pub(super) fn imports_spin(&self) -> bool {
+        let of_spin =
+            |import: &String| import.starts_with("spin:") || import.starts_with("fermyon:spin/");
+        self.anatomy.imports.iter().any(of_spin)
+    }
+
     /// What it imports and this host does not offer to guests of its world.
     pub(super) fn missing(&self) -> Vec<&str> {
         let imports = self.anatomy.imports.iter().map(String::as_str);
@@ -319,7 +326,7 @@ mod tests {
         for (import, part) in [
             ("wasi:keyvalue/store@0.2.0-draft3", "0.2.0-draft2"),
             ("wasi:clocks/system-clock@0.3.0", "exports wasi:http/handler"),
-            ("fermyon:spin/variables@2.0.0", "wasi:config/store"),
+            ("fermyon:spin/llm@2.0.0", "key-value, variables"),
             ("wasmcloud:bus/lattice@1.0.0", "wasmCloud"),
             ("mine:own/thing", "not offered"),
         ] {

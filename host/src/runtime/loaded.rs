@@ -35,6 +35,7 @@ pub(crate) struct Loaded {
     pub(super) bytes: usize,
     /// Functions that it imports from interfaces that are offered, and that these do not have here.
     pub(super) missing_functions: Arc<[String]>,
+    imports_spin: bool,
 }
 
 impl Loaded {
@@ -68,7 +69,18 @@ impl Loaded {
         let image = component.image_range();
         let bytes = image.end.addr().saturating_sub(image.start.addr());
         let version = Arc::clone(&inspection.version);
-        Ok(Self { pool, pre, world, handler, version, needs, draft2, bytes, missing_functions })
+        Ok(Self {
+            pool,
+            pre,
+            world,
+            handler,
+            version,
+            needs,
+            draft2,
+            bytes,
+            missing_functions,
+            imports_spin: inspection.imports_spin(),
+        })
     }
 
     /// Notes for the log and for the answer to a deployment, besides those of [`Facts`](super::release::Facts).
@@ -95,6 +107,11 @@ impl Loaded {
     /// Whether it wants bodies in full, before it is given a place in the pool.
     pub(crate) fn takes_whole_bodies(&self) -> bool {
         self.world.takes_whole_bodies()
+    }
+
+    /// Whether it imports an interface of Spin's.
+    pub(crate) fn imports_spin(&self) -> bool {
+        self.imports_spin
     }
 
     /// Whether no further instance of it is to be made: it has to be loaded anew.

@@ -55,6 +55,8 @@ pub(crate) struct Facts {
     is_module: bool,
     /// What it imports and this host does not offer.
     missing: Arc<[String]>,
+    /// Whether it imports an interface of Spin's.
+    pub(super) imports_spin: bool,
 }
 
 impl Facts {
@@ -66,6 +68,7 @@ impl Facts {
             world: inspection.world()?,
             is_module: inspection.is_module(),
             missing: inspection.missing().into_iter().map(str::to_owned).collect(),
+            imports_spin: inspection.imports_spin(),
         })
     }
 
@@ -135,6 +138,11 @@ impl Release {
     /// Whether it wants bodies in full, before it is given a place in the pool.
     pub(crate) fn takes_whole_bodies(&self) -> bool {
         self.world().is_none_or(World::takes_whole_bodies)
+    }
+
+    /// Whether it imports an interface of Spin's.
+    pub(crate) fn imports_spin(&self) -> bool {
+        self.facts.as_ref().is_some_and(|facts| facts.imports_spin)
     }
 
     pub(crate) fn is_loaded(&self) -> bool {

@@ -58,8 +58,13 @@ fn told<T>(answer: Result<Answer<T>>) -> Result<Result<T, key_value::Error>> {
 impl key_value::Host for Context {}
 
 impl key_value::HostStore for Context {
+    /// Spin tells a guest of no store that it may not have, whether it is there or not.
     fn open(&mut self, label: String) -> Result<Result<Resource<Bucket>, key_value::Error>> {
-        told(store::Host::open(self, label))
+        let opened = store::Host::open(self, label)?;
+        Ok(opened.map_err(|reason| match error(reason) {
+            key_value::Error::NoSuchStore => key_value::Error::AccessDenied,
+            reason => reason,
+        }))
     }
 
     async fn get(

@@ -6,6 +6,9 @@
 //! checked.
 
 mod address;
+mod database;
+mod handler;
+mod internal;
 mod send;
 
 use std::{net::IpAddr, sync::Arc};
@@ -13,7 +16,13 @@ use std::{net::IpAddr, sync::Arc};
 use tally_net::HostPort;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-use self::{address::is_public, send::send};
+pub(crate) use self::internal::{Neighbours, guest_of, offer};
+use self::{address::is_public, database::Places, internal::InFlight, send::send};
+pub(super) use self::{
+    database::{Bounded, Connected, Unreachable},
+    handler::add_to_linker,
+    send::tls_config,
+};
 use super::{Effects, Settings};
 
 /// Whom a guest may send requests to. By default nobody.
@@ -22,6 +31,10 @@ pub(crate) struct Outgoing {
     hosts: Vec<Host>,
     /// Addresses that only this machine or its network can reach are allowed as well.
     private: bool,
+    /// Connections to databases.
+    places: Places,
+    /// Requests to other guests of this host.
+    in_flight: InFlight,
 }
 
 /// A host that may be reached: its name in lower case and without brackets, or all below it, and
@@ -45,7 +58,7 @@ impl Outgoing {
         private: bool,
     ) -> Result<Self, NoHost> {
         let hosts = hosts.into_iter().map(host).collect::<Result<_, _>>()?;
-        Ok(Self { hosts, private })
+        Ok(Self { hosts, private, ..Self::default() })
     }
 
     /// Whether there is anybody whom it may send requests to.
@@ -56,8 +69,7 @@ impl Outgoing {
     /// Whether it may reach a host at a port.
     pub(super) fn allows(&self, name: &str, port: u16) -> bool {
         let name = name.to_ascii_lowercase();
-        let is_at = |host: &Host| host.port.is_none_or(|only| only == port);
-        self.hosts.iter().any(|host| host.is_named(&name) && is_at(host))
+        self.hosts.iter().any(|host| host.takes(&name, port))
     }
 
     /// Whether it may reach a host at some port.
@@ -70,9 +82,22 @@ impl Outgoing {
     pub(super) fn may_reach(&self, address: IpAddr) -> bool {
         self.private || is_public(address)
     }
+
+    /// Whether it may reach a guest of this host by its name, which is as private as this host's addresses: `*`
+    /// allows it only where it allows those.
+    fn names(&self, name: &str, port: u16) -> bool {
+        let name = name.to_ascii_lowercase();
+        let mut hosts = self.hosts.iter().filter(|host| self.private || !host.name.is_empty());
+        hosts.any(|host| host.takes(&name, port))
+    }
 }
 
 impl Host {
+    /// Whether it is one that may be reached; `name` is in lower case.
+    fn takes(&self, name: &str, port: u16) -> bool {
+        self.is_named(name) && self.port.is_none_or(|only| only == port)
+    }
+
     /// Whether a name, in lower case, is this host's.
     fn is_named(&self, name: &str) -> bool {
         match self.below {
@@ -135,7 +160,7 @@ impl WasiHttpHooks for Hooks {
         effects.look_outside();
         Box::new(async move {
             let options = options.unwrap_or_default();
-            let sent = send(&settings.outgoing, request, options, &effects).await;
+            let sent = send(&settings, request, options, &effects).await;
             if let Err(error) = &sent {
                 tracing::debug!(guest = %settings.name, %error, "an outgoing request failed");
             }

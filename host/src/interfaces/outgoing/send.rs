@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, Uri, uri::Scheme};
+use http::{HeaderValue, Request, Response, Uri, header, uri::Scheme};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
@@ -24,22 +24,38 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::{Io, Outgoing};
-use crate::interfaces::Effects;
+use super::{Io, Outgoing, internal::Target};
+use crate::interfaces::{Effects, Settings};
 
 /// Longest time for each step, where the guest does not say: below the default limit on a whole
 /// request, so that a guest can still answer something.
-const TIMEOUT: Duration = Duration::from_secs(8);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Whom requests without a host are for, unless the guest's route names one.
+const LOCALHOST: &str = "localhost";
 
 /// Sends a request to a host that the guest may reach. One that may change something there is an
 /// effect of the guest's own request, from the first byte of it that may have left.
 pub(super) async fn send(
-    allowed: &Outgoing,
+    settings: &Settings,
     mut request: Request<WasiBody>,
     options: RequestOptions,
     effects: &Effects,
 ) -> Result<(Response<WasiBody>, Io), Error> {
+    let allowed = &settings.outgoing;
     let uri = request.uri().clone();
+    if let Some(target) = Target::of(&uri) {
+        let connection = allowed.connect_within(&target)?;
+        *request.uri_mut() = origin_form(&uri)?;
+        if target == Target::Path {
+            // As for a client of the guest's own host, which decides about the route.
+            let host = settings.host.as_deref().unwrap_or(LOCALHOST);
+            let host = HeaderValue::try_from(host).map_err(|_| Error::HttpRequestUriInvalid)?;
+            request.headers_mut().insert(header::HOST, host);
+        }
+        record(&request, effects);
+        return exchange(connection, request, options).await;
+    }
     let tls = uri.scheme() == Some(&Scheme::HTTPS);
     let HostPort { host, port } = server(&uri)?;
     let port = port.unwrap_or(if tls { 443 } else { 80 });
@@ -87,7 +103,8 @@ fn origin_form(uri: &Uri) -> Result<Uri, Error> {
     target.parse().map_err(|_| Error::HttpRequestUriInvalid)
 }
 
-async fn connect(allowed: &Outgoing, host: &str, port: u16) -> Result<TcpStream, Error> {
+/// Connects to a host at an address that the guest may reach.
+pub(super) async fn connect(allowed: &Outgoing, host: &str, port: u16) -> Result<TcpStream, Error> {
     let addresses = tally_net::resolve(host, port)
         .await
         .map_err(|error| Error::DnsError { rcode: Some(error.to_string()), info_code: None })?;
@@ -100,8 +117,12 @@ async fn connect(allowed: &Outgoing, host: &str, port: u16) -> Result<TcpStream,
     Ok(stream)
 }
 
-/// TLS with the operating system's roots, which are read once.
 fn connector() -> Result<TlsConnector, Error> {
+    tls_config().map(TlsConnector::from).ok_or(Error::ConfigurationError)
+}
+
+/// TLS with the operating system's roots, which are read once.
+pub(in crate::interfaces) fn tls_config() -> Option<Arc<ClientConfig>> {
     static CONFIG: OnceLock<Option<Arc<ClientConfig>>> = OnceLock::new();
     let config = CONFIG.get_or_init(|| {
         let mut roots = RootCertStore::empty();
@@ -110,8 +131,7 @@ fn connector() -> Result<TlsConnector, Error> {
         let builder = builder.with_safe_default_protocol_versions().ok()?;
         Some(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
     });
-    let config = config.as_ref().ok_or(Error::ConfigurationError)?;
-    Ok(TlsConnector::from(Arc::clone(config)))
+    config.clone()
 }
 
 async fn exchange(

@@ -129,8 +129,8 @@ impl Layer {
             return Err(failed(Cause::IdempotencyFull, Applied::Unknown));
         }
         let scoped = state.scoped(&scope);
-        // A call of another server is no write of ours, and would be made again.
-        let calls_others = settings.outgoing.allows_any() || settings.tcp.allows_any();
+        // A call of another server is no write of ours, and would be made again; so would a statement.
+        let calls_others = settings.reaches_beyond_the_store();
         // What it has read decides which buckets it writes, where it may open any: the response is kept where
         // it is found whichever those were.
         let home = settings.buckets.stored().next().filter(|_| settings.buckets.are_open());
@@ -156,7 +156,13 @@ impl Layer {
         if recorded.new == 0 && recorded.replayed > 0 {
             response.headers.insert(REPLAYED, HeaderValue::from_static("true"));
         }
-        if let Some(bucket) = recorded.bucket.map(|first| home.cloned().unwrap_or(first))
+        // Without a write of its own, it is found where all requests with a key are looked for.
+        let beyond = || match calls_others && effects.reached_beyond() {
+            true => settings.buckets.stored().next().cloned(),
+            false => None,
+        };
+        let bucket = recorded.bucket.map(|first| home.cloned().unwrap_or(first)).or_else(beyond);
+        if let Some(bucket) = bucket
             && (calls_others || effects.saw_outside())
             && let Some(encoded) = to_store(&response, &effects)
         {
