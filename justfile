@@ -149,7 +149,7 @@ bench-parts *flags: build-guest (build-guest "http") (build-guest "hello")
     esac
 
 # Record anew what the host runs for a request, by which the compiler makes it faster
-profile: build-guest (build-guest "http") (build-guest "hello")
+profile: build-guest (build-guest "http") (build-guest "p3") (build-guest "hello") (build-guest "hello-p3")
     host/profile/record.sh
 
 # rustup installs the toolchain of rust-toolchain.toml by itself, but not always its targets

@@ -20,7 +20,7 @@ rm -rf "$cache"
 run() {
     XDG_CACHE_HOME=$cache LLVM_PROFILE_FILE="$counts/%p.profraw" target/release/tally-bench \
         --tally target/profile/release/tally --out target/profile/bench \
-        --contenders tally,tally-http --rounds 1 --seconds 3 "$@"
+        --contenders tally,tally-http,tally-p3 --rounds 1 --seconds 3 "$@"
 }
 report=$(run --loads hello,increment,increment-keyed,keys,report)
 printf '%s\n' "$report"

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -80,9 +80,21 @@ struct Component {
     sqlite_databases: Vec<String>,
     #[serde(default)]
     allowed_outbound_hosts: Vec<String>,
+    #[serde(default)]
+    files: Vec<Mapped>,
     /// What else there is.
     #[serde(flatten)]
     others: Table,
+}
+
+/// Files that a component reads.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum Mapped {
+    /// A folder, and the path that the component finds it at.
+    Folder { source: PathBuf, destination: String },
+    /// Files by a pattern.
+    Pattern(String),
 }
 
 /// Reads a manifest. `sources` is what its paths are put behind.
@@ -207,7 +219,6 @@ impl Reading<'_> {
         let of = format!("component {name}");
         for key in component.others.keys().filter(|key| !OF_BUILDING.contains(&key.as_str())) {
             self.note(match key.as_str() {
-                "files" | "exclude_files" => format!("{of}: {key}: its files are not mapped"),
                 "ai_models" => format!("{of}: {key}: there are no models"),
                 "dependencies" | "dependencies_inherit_configuration" => {
                     format!("{of}: {key}: compose the component with them, as with 'wac plug', and name the file")
@@ -252,12 +263,24 @@ impl Reading<'_> {
                 settings.insert(key.clone(), value);
             }
         }
+        let mut files = Vec::new();
+        for mapped in component.files {
+            match mapped {
+                Mapped::Folder { source, destination } => {
+                    files.push(format!("{destination}={}", self.sources.join(source).display()));
+                }
+                Mapped::Pattern(pattern) => self.note(format!(
+                    "{of}: files: '{pattern}': only folders are mapped; write files = [\"/=FOLDER\"]"
+                )),
+            }
+        }
         let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
         // One database of the application, whichever component opens it.
         let shared = component.sqlite_databases.iter().map(|name| format!("{name}={name}"));
         let options = GuestOptions {
             buckets: some(component.key_value_stores),
             sqlite: some(shared.collect()),
+            files: some(files),
             outgoing_hosts: some(outgoing_hosts),
             outgoing_private: private,
             env: component.environment,
@@ -360,6 +383,7 @@ mod tests {
 
         [component.users]
         source = "target/users.wasm"
+        files = [{ source = "assets", destination = "/static" }]
         key_value_stores = ["default", "cache"]
         sqlite_databases = ["default"]
         environment = { MODE = "live" }
@@ -390,6 +414,7 @@ name = "users"
 path = "/users/:id"
 guest = "target/users.wasm"
 buckets = ["default", "cache"]
+files = ["/static=assets"]
 sqlite = ["default=default"]
 
 [route.env]
@@ -403,6 +428,7 @@ name = "users-2"
 prefix = "/users/:id/orders"
 guest = "target/users.wasm"
 buckets = ["default", "cache"]
+files = ["/static=assets"]
 sqlite = ["default=default"]
 
 [route.env]

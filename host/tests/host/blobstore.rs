@@ -37,7 +37,17 @@ impl Probe {
     }
 }
 
-const FLAGS: [&str; 6] = ["--bucket", "files", "--bucket", "other=stored", "--blob-limit", "3MiB"];
+/// Patient, as a machine that is busy with other tests takes its time, and no load is to be shed here.
+const FLAGS: [&str; 8] = [
+    "--bucket",
+    "files",
+    "--bucket",
+    "other=stored",
+    "--blob-limit",
+    "3MiB",
+    "--queue-timeout",
+    "1m",
+];
 
 async fn does_everything(store: &str) {
     let host = Host::start("probe-blobstore", store, &FLAGS);
