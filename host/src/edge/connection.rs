@@ -209,12 +209,15 @@ impl Answers {
         let version = request.version();
         let active = Active::begin(&requests);
         active.has_body(!request.body().is_end_stream());
-        let access = service.access().map(|log| log.begin(peer.address(), &request));
+        let mut access = service.access().map(|log| log.begin(peer.address(), &request));
         async move {
             let mut response = match redirects_to {
                 None => service.handle(request, &peer, active, access).await,
                 Some(port) => {
-                    let response = redirect::to_https(&request, port);
+                    let response = redirect::to_https(request, port);
+                    if let Some(access) = &mut access {
+                        access.answered(&response, Arc::from(""));
+                    }
                     response.map(|body| Sent::new(body, active, None, access))
                 }
             };

@@ -6,7 +6,7 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 
-use super::{problem::Problem, request_id::RequestId};
+use super::{head, problem::Problem, request_id::RequestId};
 use crate::runtime::Body;
 
 /// The port that `https` has by itself (RFC 9110, 4.2.2).
@@ -14,7 +14,15 @@ const HTTPS: u16 = 443;
 
 /// Sends a client to the same host and target over TLS: with 308, after which it uses the same method and
 /// body again (RFC 9110, 15.4.9).
-pub(super) fn to_https<B>(request: &Request<B>, port: u16) -> Response<Body> {
+///
+/// The head is checked as that of any request.
+pub(super) fn to_https<B>(request: Request<B>, port: u16) -> Response<Body> {
+    let mut parts = request.into_parts().0;
+    let id = RequestId::of(&parts.headers);
+    if let Err(problem) = head::check(&mut parts).and_then(|()| head::host(&parts).map(|_| ())) {
+        return problem.into_response(&id, false);
+    }
+    let request = Request::from_parts(parts, ());
     let mut names = request.headers().get_all(header::HOST).iter();
     let (name, second) = (names.next(), names.next());
     let name = name.and_then(|name| Authority::try_from(name.as_bytes()).ok());
@@ -27,7 +35,7 @@ pub(super) fn to_https<B>(request: &Request<B>, port: u16) -> Response<Body> {
         HeaderValue::from_str(&format!("https://{}{port}{target}", name.host())).ok()
     });
     let Some(location) = location else {
-        return Problem::Host.into_response(&RequestId::of(request.headers()), false);
+        return Problem::Host.into_response(&id, false);
     };
     let mut response = Response::new(Body::Whole(Bytes::new()));
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
@@ -37,14 +45,17 @@ pub(super) fn to_https<B>(request: &Request<B>, port: u16) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
 
     fn location(host: &[&str], target: &str, port: u16) -> Option<String> {
-        let mut request = Request::builder().uri(target);
+        let method = if target == "*" { Method::OPTIONS } else { Method::GET };
+        let mut request = Request::builder().method(method).uri(target);
         for host in host {
             request = request.header(header::HOST, *host);
         }
-        let response = to_https(&request.body(()).unwrap(), port);
+        let response = to_https(request.body(()).unwrap(), port);
         let location = response.headers().get(header::LOCATION);
         let status = if location.is_some() { 308 } else { 400 };
         assert_eq!(response.status(), status);
@@ -63,11 +74,16 @@ mod tests {
         ] {
             assert_eq!(location(&[host], target, port).as_deref(), Some(expected));
         }
-        for hosts in [[].as_slice(), &["a.example", "b.example"], &["a b"], &[""]] {
+        for hosts in [
+            [].as_slice(),
+            &["a.example", "b.example"],
+            &["a b"],
+            &[""],
+            &["evil@a.example"],
+            &["a:99999"],
+            &["[::g]"],
+        ] {
             assert_eq!(location(hosts, "/", 443), None, "{hosts:?}");
         }
-        // User information has no place in a redirect.
-        let expected = Some("https://a.example/".to_owned());
-        assert_eq!(location(&["evil@a.example"], "/", 443), expected);
     }
 }

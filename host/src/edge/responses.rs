@@ -204,6 +204,9 @@ impl Sent {
     /// Has it know the length that is told of it and not sent, and whether its end is that of the connection.
     pub(super) fn know(&mut self, told: Option<u64>, ends_with_connection: bool) {
         (self.told, self.ends_with_connection) = (told, ends_with_connection);
+        if ends_with_connection {
+            self.active.0.signals.end_with_connection();
+        }
     }
 
     /// Its client may still be sending when the connection closes.

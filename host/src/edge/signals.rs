@@ -27,6 +27,8 @@ pub(super) struct Signals {
     leaves_unread: AtomicBool,
     /// A body that ends with the connection was cut off.
     is_cut: AtomicBool,
+    /// The client knows the end of the last response by that of the connection.
+    ends_with_connection: AtomicBool,
 }
 
 impl Signals {
@@ -88,6 +90,15 @@ impl Signals {
 
     pub(super) fn leaves_unread(&self) -> bool {
         self.leaves_unread.load(Ordering::Relaxed)
+    }
+
+    /// The client knows the end of a response by that of the connection, which is to come only behind all of it.
+    pub(super) fn end_with_connection(&self) {
+        self.ends_with_connection.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn ends_with_connection(&self) -> bool {
+        self.ends_with_connection.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_cut(&self) -> bool {

@@ -80,6 +80,8 @@ pub(super) struct Wire<S: Socket> {
     /// The rest of an answer of this wire's own. Nothing is written behind it.
     own: Option<Bytes>,
     has_ended: bool,
+    /// All that was written is sent, and the end behind it.
+    has_shut_down: bool,
     /// While a request is active: what is known of the client's side.
     watched: Watched,
     lingering: Option<Lingering>,
@@ -112,6 +114,7 @@ impl<S: Socket> Wire<S> {
             unread: Bytes::new(),
             own: None,
             has_ended: false,
+            has_shut_down: false,
             watched: Watched::default(),
             lingering: None,
         }
@@ -345,6 +348,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> AsyncWrite for Wire<S> {
         if this.lingering.is_none() {
             ready!(this.poll_own(context))?;
             ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+            this.has_shut_down = true;
             if this.has_ended || !this.leaves_unread(context) {
                 return Poll::Ready(Ok(()));
             }
@@ -371,7 +375,9 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> AsyncWrite for Wire<S> {
 
 impl<S: Socket> Drop for Wire<S> {
     fn drop(&mut self) {
-        if self.signals.is_cut() {
+        // Where hyper was dropped, or failed, it has not come to an end in order.
+        let is_torn = self.signals.ends_with_connection() && !self.has_shut_down;
+        if self.signals.is_cut() || is_torn {
             self.stream.reset_when_closed();
         }
     }

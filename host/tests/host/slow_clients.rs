@@ -56,6 +56,18 @@ fn a_steady_reader_gets_all_of_it_however_long_that_takes() {
     assert!(started.elapsed() > Duration::from_secs(7), "it was not slow: {:?}", started.elapsed());
 }
 
+/// Its client knows the end by that of the connection, and must not take what came for all of it.
+#[tokio::test]
+async fn a_response_to_http_1_0_that_its_client_does_not_take_ends_with_a_reset() {
+    let flags = ["--head-timeout", "1s", "--cpu-limit", "8s", "--response-limit", "32MiB"];
+    let host = Host::start("probe-http", "memory:", &flags);
+    let mut stream = begin(&host, "GET /stream?16000 HTTP/1.0\r\n\r\n");
+    until_metrics_say(host.admin, "tally_connections 1").await;
+    until_metrics_say(host.admin, "tally_connections 0").await;
+    let error = stream.read_to_end(&mut Vec::new()).expect_err("it is not all of it");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 #[test]
 fn a_steady_reader_gets_all_of_it_from_a_host_that_stops() {
     let flags = [&LARGE_ANSWERS[..], &["--drain-timeout", "60s"]].concat();
