@@ -175,6 +175,8 @@ async fn the_longest_idle_connection_makes_room_for_a_new_one() {
     let mut later = connect(host.address);
     exchange(&mut later, report, "}");
     let mut busy = Client::connect(host.address).await;
+    // Only now is it sure that it has the third place.
+    assert_eq!(busy.get("/report").await.status, 200);
     for round in 1..=3 {
         let answer = tokio::time::timeout(Duration::from_secs(30), async {
             let newcomer = get(host.address, "/report");
