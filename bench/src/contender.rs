@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 use clap::ValueEnum;
@@ -47,6 +48,7 @@ pub(crate) enum Contender {
 }
 
 /// Where the files are that contenders need.
+#[derive(Clone)]
 pub(crate) struct Files {
     pub(crate) tally: PathBuf,
     /// What `tally serve` is called with besides.
@@ -232,6 +234,20 @@ impl Files {
         }
         command.args(["--store", url, "--listen", listen, "--admin", &admin.to_string()]);
         command.args(&self.tally_args);
+        command
+    }
+
+    /// A command that deploys a component as a guest of a host of the same user, without a word.
+    pub(crate) fn deploy(
+        &self,
+        component: &Path,
+        guest: &str,
+        admin: SocketAddr,
+    ) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.tally);
+        command.arg("deploy").arg(component).args(["--route", guest]);
+        command.args(["--admin", &format!("http://{admin}")]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     }
 

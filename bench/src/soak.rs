@@ -9,7 +9,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -65,8 +65,6 @@ pub(crate) async fn run(files: &Files, options: &SoakOptions) -> Result<()> {
     let redis = Redis::start()?;
     let proxy = Arc::new(Proxy::start(redis.port())?);
     let dir = tempfile::tempdir().context("cannot make a folder for the configuration")?;
-    let component = fs::read(files.built("counter"))
-        .context("the counter is missing: get it with ./just build-guest")?;
     let config = dir.path().join("tally.toml");
     let toml = format!(
         "queue-timeout = \"5s\"\nbody-timeout = \"5s\"\nhead-timeout = \"5s\"\n\n\
@@ -83,7 +81,14 @@ pub(crate) async fn run(files: &Files, options: &SoakOptions) -> Result<()> {
         command
     })
     .await?;
-    let load = Load::start(server.address(), server.admin(), component, proxy);
+    let deploys = Deploys {
+        files: files.clone(),
+        admin: server.admin(),
+        component: fs::read(files.built("counter"))
+            .context("the counter is missing: get it with ./just build-guest")?,
+        path: dir.path().join("deployed.wasm"),
+    };
+    let load = Load::start(server.address(), deploys, proxy);
     let until = Instant::now() + Duration::from_secs(u64::from(options.minutes) * 60);
     let mut samples: Vec<[f64; 3]> = Vec::new();
     while Instant::now() < until {
@@ -94,7 +99,7 @@ pub(crate) async fn run(files: &Files, options: &SoakOptions) -> Result<()> {
     let counts = load.stop();
     println!("{counts}");
     server.still_runs()?;
-    let judged = judge(&samples);
+    let judged = counts.are_of_all_kinds().and(judge(&samples));
     server.end().await?;
     judged
 }
@@ -187,6 +192,21 @@ impl Counts {
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
+
+    /// Fails where there was none of what the load is to be made of.
+    fn are_of_all_kinds(&self) -> Result<()> {
+        let Self { answered, failed, none: _, deploys, cuts } = self;
+        let kinds = [
+            (answered, "no request was answered"),
+            (failed, "no request failed, though guests trap"),
+            (deploys, "no deploy succeeded"),
+            (cuts, "no connection to the store was cut"),
+        ];
+        match kinds.iter().find(|(count, _)| count.load(Ordering::Relaxed) == 0) {
+            Some((_, missing)) => bail!("{missing}: the load is not what it is to be"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl std::fmt::Display for Counts {
@@ -204,13 +224,28 @@ impl std::fmt::Display for Counts {
     }
 }
 
+/// How the counter is deployed, as an operator does it.
+struct Deploys {
+    files: Files,
+    admin: SocketAddr,
+    component: Vec<u8>,
+    path: PathBuf,
+}
+
+impl Deploys {
+    /// Deploys the component with a number in it, so that it is another one.
+    fn deploy(&self, number: u64) -> bool {
+        let bytes = with_number(&self.component, number % 50);
+        if fs::write(&self.path, bytes).is_err() {
+            return false;
+        }
+        let mut command = self.files.deploy(&self.path, "counter", self.admin);
+        command.status().is_ok_and(|status| status.success())
+    }
+}
+
 impl Load {
-    fn start(
-        address: SocketAddr,
-        admin: SocketAddr,
-        component: Vec<u8>,
-        proxy: Arc<Proxy>,
-    ) -> Self {
+    fn start(address: SocketAddr, deploys: Deploys, proxy: Arc<Proxy>) -> Self {
         let (stop, counts) = (Arc::<AtomicBool>::default(), Arc::<Counts>::default());
         let mut workers = Vec::new();
         let mut spawn = |pause: Duration, mut work: Work| {
@@ -251,9 +286,7 @@ impl Load {
         spawn(
             Duration::from_secs(2),
             Box::new(move |number, counts| {
-                let bytes = with_number(&component, number % 50);
-                let head = "PUT /guests/counter HTTP/1.1\r\nhost: admin\r\n";
-                if exchange(admin, head, &bytes) == Some(200) {
+                if deploys.deploy(number) {
                     counts.deploys.fetch_add(1, Ordering::Relaxed);
                 }
             }),

@@ -185,6 +185,7 @@ pub(super) async fn take<'a>(
         slow,
         place,
         patience: None,
+        gained: 0,
         trouble: Arc::clone(trouble),
     };
     Ok((Body::Stream(arriving.boxed_unsync()), None))
@@ -302,13 +303,17 @@ struct Arriving {
     /// The guest's places for slow clients, and the one that this has of them.
     slow: Arc<Semaphore>,
     place: Option<OwnedSemaphorePermit>,
-    /// Until when its client may send nothing without a place.
+    /// Until when its client may send next to nothing without a place, and what it has sent since that began.
     patience: Option<Pin<Box<Sleep>>>,
+    gained: usize,
     trouble: Trouble,
 }
 
-/// A client that sends nothing for so long while its guest waits is slow.
+/// A client that sends fewer than [`ENOUGH`] bytes for so long, while its guest waits for some of it, is slow.
 const SLOW: Duration = Duration::from_secs(1);
+
+/// See [`SLOW`]. A connection over a modem sends several times as many.
+const ENOUGH: usize = 1 << 10;
 
 impl Arriving {
     /// Ready once a client that sends nothing is no longer waited for.
@@ -359,8 +364,14 @@ impl HttpBody for Arriving {
             Some(first) => Poll::Ready(Some(Ok(first))),
             None => Pin::new(body).poll_frame(context),
         };
-        if polled.is_ready() {
-            (this.place, this.patience) = (None, None);
+        let bytes = match &polled {
+            Poll::Pending => 0,
+            Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len),
+            Poll::Ready(_) => ENOUGH,
+        };
+        this.gained = this.gained.saturating_add(bytes);
+        if this.gained >= ENOUGH {
+            (this.place, this.patience, this.gained) = (None, None, 0);
         }
         match polled {
             Poll::Pending => {

@@ -164,7 +164,7 @@ async fn http1(
             wire.put_back(parts.read_buf);
             Ok(Some(wire))
         }
-        Next::Close | Next::MakeRoom => {
+        Next::Close | Next::MakeRoom | Next::Stalled => {
             // What has been silent finds its end by itself, and says why in the middle of a head.
             if !state.requests.signals().ends_by_itself() {
                 Pin::new(&mut connection).graceful_shutdown();
@@ -263,6 +263,8 @@ enum Next {
     Close,
     /// The same, at once: another is waiting for its place.
     MakeRoom,
+    /// The same, at once: its client takes nothing of a response that is all on its way.
+    Stalled,
 }
 
 impl State {
@@ -329,6 +331,9 @@ impl State {
                 if next != Next::Wait {
                     self.requests.signals().expire();
                 }
+                if next == Next::MakeRoom {
+                    self.requests.signals().make_room();
+                }
                 next
             }
         }
@@ -356,7 +361,9 @@ impl State {
                     return Next::MakeRoom;
                 }
             }
-            self.requests.end_stalled(self.patience.longest());
+            if self.requests.end_stalled(self.patience.longest()) {
+                return Next::Stalled;
+            }
             if silence.has_lasted(self.progress.is_blocked(), longest, head) {
                 return Next::Close;
             }
@@ -400,17 +407,20 @@ impl State {
             if !self.requests.signals().is_active() {
                 return;
             }
+        } else if next == Next::Stalled {
+            return tokio::time::sleep(MAKING_ROOM).await;
         }
         let began = Instant::now();
         let (mut since, mut written) = (began, self.progress.written());
         loop {
             tokio::time::sleep(LOOK).await;
-            self.requests.end_stalled(self.patience.longest().min(FAREWELL));
-            // What is left of the last response over HTTP/2 is seen only as it is written.
+            if self.requests.end_stalled(self.patience.longest().min(FAREWELL)) {
+                return;
+            }
             let now = self.progress.written();
             let is_busy = self.requests.signals().is_active() || self.progress.is_blocked();
-            // Where no request was, it is answers to pings.
-            let is_more = now != written && self.requests.signals().begun() > 0;
+            // Of HTTP/2, all that responses have left keeps them active, and the rest is answers to pings.
+            let is_more = now != written && !self.requests.signals().is_http2();
             if is_busy || (is_more && began.elapsed() < LONGEST_FAREWELL) {
                 (since, written) = (Instant::now(), now);
             } else if since.elapsed() >= FAREWELL {

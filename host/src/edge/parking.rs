@@ -91,6 +91,12 @@ impl Parked<'_> {
     pub(super) fn closes(&self) {
         self.parking.closes();
     }
+
+    /// Waits until this one is to make room, and counts it.
+    pub(super) async fn makes_room(&self) {
+        self.is_to_close().await;
+        self.closes();
+    }
 }
 
 impl Drop for Parked<'_> {

@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http::Version;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::rt::Executor;
 
@@ -92,10 +93,16 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// What a body takes of a guest's and of all, if it is not small.
-    pub(super) fn of(body: &Body, waiting: &Arc<Waiting>, tenant: &Arc<Tenant>) -> Option<Self> {
+    /// What a body takes of a guest's and of all. One that is small is not worth to be counted where a connection has
+    /// one response at a time.
+    pub(super) fn of(
+        body: &Body,
+        version: Version,
+        waiting: &Arc<Waiting>,
+        tenant: &Arc<Tenant>,
+    ) -> Option<Self> {
         let bytes = match body {
-            Body::Whole(bytes) if bytes.len() <= PIECE => return None,
+            Body::Whole(bytes) if bytes.len() <= PIECE && version < Version::HTTP_2 => return None,
             Body::Whole(bytes) => bytes.len(),
             Body::Stream(_) => STREAMING,
         };
@@ -133,13 +140,14 @@ impl Requests {
         self.closes_with_next.store(true, Relaxed);
     }
 
-    /// Ends streams whose clients have taken nothing for too long. Whether there are any that may become so.
+    /// Ends streams whose clients have taken nothing for too long. Whether some can only be ended with the connection:
+    /// all of their responses is on its way already.
     pub(super) fn end_stalled(&self, longest: Duration) -> bool {
-        let slow = self.lock();
-        for stream in slow.iter().filter(|stream| stream.since_it_took() > longest) {
-            stream.end();
+        let mut remain = false;
+        for stream in self.lock().iter().filter(|stream| stream.since_it_took() > longest) {
+            remain |= !stream.end();
         }
-        !slow.is_empty()
+        remain
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Stream>>> {
@@ -161,6 +169,12 @@ impl Active {
     pub(super) fn has_body(&self, has_body: bool) {
         self.0.signals.has_body(has_body);
     }
+
+    /// Its connection is to end with it, at once: of HTTP/1, without waiting for what the client still sends.
+    pub(super) fn makes_room(&self) {
+        self.0.close_with_next();
+        self.0.signals.make_room();
+    }
 }
 
 impl Drop for Active {
@@ -169,14 +183,73 @@ impl Drop for Active {
     }
 }
 
-/// A response's body, whose request is under way until this is dropped.
+/// What lasts until all of a response has been sent.
+struct UnderWay {
+    active: Active,
+    /// What its body takes, unless it is small.
+    _held: Option<Held>,
+    /// Its stream, if it is one of HTTP/2: that may have to wait for its client.
+    stream: Option<Arc<Stream>>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream {
+            self.active.0.lock().retain(|other| !Arc::ptr_eq(other, stream));
+        }
+    }
+}
+
+/// Who has it: the body, and over HTTP/2 also its parts, which wait for their client where nobody else sees them.
+enum Way {
+    Http1(UnderWay),
+    Http2(Arc<UnderWay>),
+}
+
+impl std::ops::Deref for Way {
+    type Target = UnderWay;
+
+    fn deref(&self) -> &UnderWay {
+        match self {
+            Self::Http1(way) => way,
+            Self::Http2(way) => way,
+        }
+    }
+}
+
+/// A part of a response's body over HTTP/2. Dropped once it is on the wire, or will never be.
+struct Part {
+    bytes: Bytes,
+    way: Arc<UnderWay>,
+}
+
+impl Part {
+    fn of(bytes: Bytes, way: &Arc<UnderWay>) -> Bytes {
+        if let Some(stream) = &way.stream {
+            stream.gave();
+        }
+        Bytes::from_owner(Self { bytes, way: Arc::clone(way) })
+    }
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.way.stream {
+            stream.took();
+        }
+    }
+}
+
+/// A response's body, whose request is under way until this is dropped and all of it is sent.
 pub(super) struct Sent {
     body: Body,
-    active: Active,
-    /// What it takes, unless it is small.
-    _held: Option<Held>,
-    /// Its stream of HTTP/2, if it may have to wait for its client.
-    stream: Option<Arc<Stream>>,
+    way: Way,
     /// Its line of the access log, if there is one.
     access: Option<Access>,
     /// Its client knows the end by that of the connection.
@@ -193,38 +266,34 @@ impl Sent {
         access: Option<Access>,
     ) -> Self {
         // Within its task.
-        let stream = if held.is_some() { Stream::current() } else { None };
+        let stream = Stream::current();
         if let Some(stream) = &stream {
+            stream.begin();
             active.0.lock().push(Arc::clone(stream));
         }
+        let is_http2 = stream.is_some();
+        let way = UnderWay { active, _held: held, stream };
+        let way = if is_http2 { Way::Http2(Arc::new(way)) } else { Way::Http1(way) };
         let (ends_with_connection, told) = (false, None);
-        Self { body, active, _held: held, stream, access, ends_with_connection, told }
+        Self { body, way, access, ends_with_connection, told }
     }
 
     /// Has it know the length that is told of it and not sent, and whether its end is that of the connection.
     pub(super) fn know(&mut self, told: Option<u64>, ends_with_connection: bool) {
         (self.told, self.ends_with_connection) = (told, ends_with_connection);
         if ends_with_connection {
-            self.active.0.signals.end_with_connection();
+            self.way.active.0.signals.end_with_connection();
         }
     }
 
     /// Its client may still be sending when the connection closes.
     pub(super) fn leaves_unread(&self) {
-        self.active.0.signals.leave_unread();
+        self.way.active.0.signals.leave_unread();
     }
 
     /// Whether it is the last response of a connection of HTTP/1.
     pub(super) fn is_last(&self) -> bool {
-        self.active.0.closes_with_next.load(Relaxed)
-    }
-}
-
-impl Drop for Sent {
-    fn drop(&mut self) {
-        if let Some(stream) = &self.stream {
-            self.active.0.lock().retain(|other| !Arc::ptr_eq(other, stream));
-        }
+        self.way.active.0.closes_with_next.load(Relaxed)
     }
 }
 
@@ -236,8 +305,8 @@ impl HttpBody for Sent {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(stream) = &self.stream {
-            stream.took();
+        if let Some(stream) = &self.way.stream {
+            stream.has_room();
         }
         let polled = match &mut self.body {
             Body::Whole(bytes) if bytes.len() > PIECE => {
@@ -245,17 +314,17 @@ impl HttpBody for Sent {
             }
             body => Pin::new(body).poll_frame(context),
         };
-        if let (Some(stream), Poll::Ready(Some(_))) = (&self.stream, &polled) {
-            stream.gave();
-        }
         if self.ends_with_connection && matches!(polled, Poll::Ready(Some(Err(_)))) {
-            self.active.0.signals.cut();
+            self.way.active.0.signals.cut();
         }
         let Self { body, access, .. } = &mut *self;
         if let Some(access) = access {
             access.polled(&polled, body.is_end_stream());
         }
-        polled
+        match &self.way {
+            Way::Http1(_) => polled,
+            Way::Http2(way) => polled.map_ok(|frame| frame.map_data(|data| Part::of(data, way))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -270,10 +339,20 @@ impl HttpBody for Sent {
 /// A stream of HTTP/2: hyper has a task for each.
 #[derive(Default)]
 pub(super) struct Stream {
-    /// Since when its client has had something to take.
-    given: Mutex<Option<Instant>>,
+    given: Mutex<Given>,
     is_ended: AtomicBool,
+    /// Its task has done all that it had to do.
+    is_done: AtomicBool,
     task: AtomicWaker,
+}
+
+/// What a stream's client has to take.
+#[derive(Default)]
+struct Given {
+    /// Parts of the body that are not on the wire yet.
+    parts: usize,
+    /// Since when it has had something to take, or has taken something and not all.
+    since: Option<Instant>,
 }
 
 thread_local! {
@@ -287,23 +366,46 @@ impl Stream {
         CURRENT.with_borrow(Clone::clone)
     }
 
-    fn gave(&self) {
-        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    fn given(&self) -> MutexGuard<'_, Given> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// There is a response. hyper asks for none of its body before its client has made room for some.
+    fn begin(&self) {
+        self.given().since = Some(Instant::now());
+    }
+
+    /// hyper asks for more of the body.
+    fn has_room(&self) {
+        let mut given = self.given();
+        if given.parts == 0 {
+            given.since = None;
+        }
+    }
+
+    /// A part of the body is on its way.
+    fn gave(&self) {
+        let mut given = self.given();
+        given.parts = given.parts.saturating_add(1);
+        given.since.get_or_insert_with(Instant::now);
+    }
+
+    /// It is on the wire.
     fn took(&self) {
-        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut given = self.given();
+        given.parts = given.parts.saturating_sub(1);
+        given.since = (given.parts > 0).then(Instant::now);
     }
 
     fn since_it_took(&self) -> Duration {
-        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        given.map_or(Duration::ZERO, |given| given.elapsed())
+        self.given().since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// Ends its task, which resets the stream (RFC 9113, 6.4).
-    fn end(&self) {
+    /// Ends its task, which resets the stream (RFC 9113, 6.4). False where the task has ended before.
+    fn end(&self) -> bool {
         self.is_ended.store(true, Relaxed);
         self.task.wake();
+        !self.is_done.load(Relaxed)
     }
 }
 
@@ -339,6 +441,7 @@ impl<F: Future<Output = ()>> Future for StreamTask<F> {
         CURRENT.set(Some(stream));
         let polled = task.as_mut().poll(context);
         CURRENT.set(None);
+        self.stream.is_done.store(polled.is_ready(), Relaxed);
         polled
     }
 }

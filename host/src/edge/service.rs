@@ -1,7 +1,10 @@
 //! One HTTP request: read within its limits, answered by a guest, counted.
 
 use std::{
+    future::poll_fn,
+    pin::pin,
     sync::{Arc, LazyLock},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -16,7 +19,7 @@ use super::{
     Limits, Metrics,
     body::{self, Rules, Trouble},
     head, heartbeat,
-    parking::Parking,
+    parking::{LEAST_WAIT, Parking},
     problem::Problem,
     proxies::{Client, Peer},
     request_id::RequestId,
@@ -236,7 +239,7 @@ impl Service {
             parts.headers.insert(REQUEST_ID, id.header());
             let version = parts.version;
             let taking = body::take(body, version, whole, bodies, rules, &trouble);
-            let taken = taking.await;
+            let taken = self.unless_it_makes_room(taking, started, on_connection).await;
             if matches!(taken, Err(BodyError::TooMany)) {
                 guest.tenant().usage().refused(Refused::Bodies);
             }
@@ -267,10 +270,37 @@ impl Service {
                 }
                 None => Problem::Guest(failure),
             })?;
-            let held = Held::of(&answer.body, &self.0.waiting, guest.tenant());
+            let held = Held::of(&answer.body, version, &self.0.waiting, guest.tenant());
             Ok((answer, held))
         };
         (answer.await, Arc::clone(guest.name()))
+    }
+
+    /// Waits for a body before any guest does. Where there is no place for a new connection, one that has waited for its
+    /// client's longest makes room.
+    async fn unless_it_makes_room<'a>(
+        &self,
+        taking: impl Future<Output = Result<body::Read<'a>, BodyError>>,
+        started: Instant,
+        on_connection: &responses::Active,
+    ) -> Result<body::Read<'a>, BodyError> {
+        let mut taking = pin!(taking);
+        // Most are there.
+        let first = poll_fn(|context| Poll::Ready(taking.as_mut().poll(context))).await;
+        if let Poll::Ready(taken) = first {
+            return taken;
+        }
+        let makes_room = async {
+            tokio::time::sleep(LEAST_WAIT).await;
+            self.0.parking.enter(started.into()).makes_room().await;
+        };
+        tokio::select! {
+            taken = taking => taken,
+            () = makes_room => {
+                on_connection.makes_room();
+                Err(BodyError::Timeout)
+            }
+        }
     }
 
     /// Checks a request's head, and finds the guest it is for.

@@ -27,6 +27,8 @@ pub(super) struct Signals {
     leaves_unread: AtomicBool,
     /// A body that ends with the connection was cut off.
     is_cut: AtomicBool,
+    /// Another connection waits for the place of this one.
+    makes_room: AtomicBool,
     /// The client knows the end of the last response by that of the connection.
     ends_with_connection: AtomicBool,
 }
@@ -86,6 +88,14 @@ impl Signals {
 
     pub(super) fn cut(&self) {
         self.is_cut.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn make_room(&self) {
+        self.makes_room.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn makes_room(&self) -> bool {
+        self.makes_room.load(Ordering::Relaxed)
     }
 
     pub(super) fn leaves_unread(&self) -> bool {

@@ -264,7 +264,7 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Wire<S> {
         self.unread = [bytes, self.unread.clone()].concat().into();
         if self.has_unread() {
             // It came with the request before, and so was none of a head then.
-            self.signals.note_head();
+            self.head.add(&self.unread.clone(), &self.signals);
         }
     }
 }
@@ -353,7 +353,8 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> AsyncWrite for Wire<S> {
             ready!(this.poll_own(context))?;
             ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
             this.has_shut_down = true;
-            if this.has_ended || !this.leaves_unread(context) {
+            let is_let_go = this.has_ended || this.signals.makes_room();
+            if is_let_go || !this.leaves_unread(context) {
                 return Poll::Ready(Ok(()));
             }
             let now = Instant::now();

@@ -201,21 +201,25 @@ async fn connections_that_ask_for_nothing_are_closed_and_lock_nobody_out() {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_wait_their_turn() {
-    let host = host(&["--max-connections", "2"]);
-    // It has begun a request, so it makes room for nobody.
+    let flags = ["--max-connections", "2", "--wall-limit", "10m"];
+    let host = Host::start("probe-http", "memory:", &flags);
+    // A guest is at work for it, so it makes room for nobody.
     let mut first = TcpStream::connect(host.address).unwrap();
-    first.write_all(b"POST /increment HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n").unwrap();
+    first.write_all(b"GET /sleep?300000 HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     until_metrics_say(host.admin, "http_server_active_requests 1").await;
     let mut second = Client::connect(host.address).await;
-    assert_eq!(second.get("/report").await.status, 200);
+    assert_eq!(second.get("/hello").await.status, 200);
     let address = host.address;
-    let third = tokio::spawn(async move { get(address, "/report").await });
-    for _ in 0..50 {
-        assert_eq!(second.get("/report").await.status, 200);
+    let third = tokio::spawn(async move { get(address, "/hello").await });
+    let since = std::time::Instant::now();
+    // Longer than a connection that waits for its client may.
+    while since.elapsed() < Duration::from_secs(2) {
+        assert_eq!(second.get("/hello").await.status, 200);
     }
     assert!(!third.is_finished());
     drop(first);
-    assert_eq!(third.await.unwrap().status, 200);
+    let third = tokio::time::timeout(Duration::from_secs(60), third);
+    assert_eq!(third.await.expect("there is a place again").unwrap().status, 200);
 }
 
 /// Each worker has a listener of its own, and the kernel chooses by chance where a connection goes: none

@@ -3,6 +3,10 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,6 +22,9 @@ use crate::{
 
 /// More than the kernel keeps of a connection on its way.
 const LARGE: usize = 16_000_000;
+
+/// Longest time that anything here takes that comes to an end by itself.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Plugin guests that may answer so much.
 const LARGE_ANSWERS: [&str; 4] = ["--response-limit", "32MiB", "--memory-limit", "64MiB"];
@@ -130,6 +137,86 @@ async fn a_client_without_a_window_loses_its_stream_and_no_other() {
         .expect("it ends before the time to drain is over")
         .unwrap();
     assert!(status.success(), "{}", host.log());
+}
+
+/// What is small leaves the guest at once, and waits where only HTTP/2 itself knows of it.
+#[tokio::test]
+async fn what_a_client_does_not_take_is_not_kept_however_small_it_is() {
+    let flags = ["--head-timeout", "500ms", "--responses-limit", "100KiB"];
+    let mut host = Host::start("probe", "memory:", &flags);
+    let begin = async |window: u32| {
+        let stream = tokio::net::TcpStream::connect(host.address).await.unwrap();
+        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(window)
+            .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+            .await
+            .unwrap();
+        (sender, tokio::spawn(connection))
+    };
+    let request = |path: &str| Request::get(format!("http://h{path}")).body(Empty::new()).unwrap();
+    for (window, path) in [(0, "/body?13"), (1, "/body?13"), (0, "/body?15000"), (1, "/body?15000")]
+    {
+        let (mut sender, connection) = begin(window).await;
+        let stuck = sender.send_request(request(path)).await.unwrap();
+        if window > 0 {
+            // All of it is on its way, so that there is nothing to reset but the connection.
+            let closed = tokio::time::timeout(LIMIT, connection).await;
+            let _ = closed.expect("the connection is closed").unwrap();
+        }
+        let read = tokio::time::timeout(LIMIT, stuck.into_body().collect()).await;
+        assert!(read.expect("it comes to an end").is_err(), "{path} with a window of {window}");
+    }
+    // They count, too.
+    let (mut sender, _connection) = begin(0).await;
+    let mut stuck = Vec::new();
+    let refused = async {
+        loop {
+            let answer = sender.send_request(request("/body?15000")).await.unwrap();
+            if answer.status() == 503 {
+                return stuck.len();
+            }
+            stuck.push(answer);
+        }
+    };
+    let answered = tokio::time::timeout(LIMIT, refused).await.expect("one is refused");
+    assert!((5..=8).contains(&answered), "{answered} of 15 kB within 100 KiB");
+    // And the end does not wait for them.
+    host.signal("TERM");
+    let ended = tokio::task::spawn_blocking(move || (host.wait(), host));
+    let (status, host) = tokio::time::timeout(LIMIT, ended).await.expect("it ends").unwrap();
+    assert!(status.success(), "{}", host.log());
+}
+
+/// As one that sends nothing.
+#[tokio::test]
+async fn clients_that_send_next_to_nothing_leave_places_to_others() {
+    let host = Host::start("probe-http", "memory:", &["--pool", "8", "--wall-limit", "1m"]);
+    let head = "POST /count-body HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut trickling: Vec<_> = (0..30).map(|_| begin(&host, head)).collect();
+    let is_over = Arc::<AtomicBool>::default();
+    let trickle = std::thread::spawn({
+        let is_over = Arc::clone(&is_over);
+        move || {
+            while !is_over.load(Ordering::Relaxed) {
+                trickling.retain_mut(|client| client.write_all(b"1\r\nx\r\n").is_ok());
+                std::thread::sleep(Duration::from_millis(300));
+            }
+        }
+    });
+    let mut client = Client::connect(host.address).await;
+    // In the beginning, they may have all places for a second.
+    let served = async {
+        let mut in_a_row = 0;
+        while in_a_row < 30 {
+            let is_served = client.get("/static").await.status == 200;
+            in_a_row = if is_served { in_a_row + 1 } else { 0 };
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let served = tokio::time::timeout(Duration::from_secs(25), served).await;
+    is_over.store(true, Ordering::Relaxed);
+    trickle.join().unwrap();
+    served.expect("others are served, before bodies take longer than they may");
 }
 
 /// A body that does not begin to arrive takes none of the places that others need.
