@@ -11,8 +11,8 @@ use wasmtime::{
 
 use crate::interfaces::{Context, Interface, advice};
 
-/// Patch versions of WASI 0.2 that an interface of this host is looked for under.
-const PATCHES: u32 = 64;
+/// Compatible versions that an interface of this host is looked for under.
+const VERSIONS: u32 = 64;
 
 /// What stops a guest that calls what this host does not offer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -117,17 +117,16 @@ fn functions<'a>(
     functions.collect()
 }
 
-/// The name that the linker has an interface by: with another patch version, most likely. A linker does not tell
+/// The name that the linker has an interface by: with another compatible version, most likely. A linker does not tell
 /// what it has, but refuses to define it again.
 fn version_here(
     linker: &Linker<Context>,
     name: &str,
     functions: &[(&str, ComponentFunc)],
 ) -> Option<String> {
-    let interface = Interface::of(name);
-    let patches = if interface.is_release() { 0..PATCHES } else { 0..0 };
+    let Interface { base, version, .. } = Interface::of(name);
     let mut scratch = linker.clone();
-    let versions = patches.map(|patch| format!("{}@0.2.{patch}", interface.base));
+    let versions = compatible(version).map(|version| format!("{base}@{version}"));
     // Each of them once, as it has the functions from then on.
     let others = versions.filter(|version| version != name);
     std::iter::once(name.to_owned()).chain(others).find(|version| {
@@ -136,6 +135,22 @@ fn version_here(
                 .iter()
                 .any(|(function, ty)| define_function(&mut instance, function, ty, None).is_err())
         })
+    })
+}
+
+/// Versions that wasmtime's linker takes for compatible with one: those with the same first number that is not 0. A
+/// draft is compatible with none.
+fn compatible(version: &str) -> impl Iterator<Item = String> + use<> {
+    let release = version.split_once('+').map_or(version, |(release, _)| release);
+    let numbers: Vec<Option<u32>> = release.split('.').map(|number| number.parse().ok()).collect();
+    let (major, minor) = match numbers[..] {
+        [Some(major), Some(minor), Some(_)] if major > 0 || minor > 0 => (major, minor),
+        _ => (0, 0),
+    };
+    let count = if (major, minor) == (0, 0) { 0 } else { VERSIONS };
+    (0..count).map(move |number| match major {
+        0 => format!("0.{minor}.{number}"),
+        _ => format!("{major}.{number}.0"),
     })
 }
 
@@ -257,10 +272,20 @@ mod tests {
     }
 
     #[test]
-    fn what_an_interface_lacks_is_found_whatever_patch_version_is_asked_for() {
-        for patch in [0, 9, 12, 40] {
+    fn what_an_interface_lacks_is_found_whatever_compatible_version_is_asked_for() {
+        for (here, asked) in [
+            ("0.2.12", "0.2.0"),
+            ("0.2.12", "0.2.9"),
+            ("0.2.12", "0.2.12"),
+            ("0.2.12", "0.2.40"),
+            ("0.3.0", "0.3.2"),
+            ("0.3.0", "0.3.0+rc-2026-03-15"),
+            ("4.0.0", "4.2.0"),
+            ("4.2.0", "4.0.0"),
+            ("0.2.0-draft", "0.2.0-draft"),
+        ] {
             let engine = engine();
-            let name = format!("wasi:random/random@0.2.{patch}");
+            let name = format!("wasi:random/random@{asked}");
             let text = r#"(component (import "NAME" (instance
                 (export "get-random-u64" (func (result u64)))
                 (export "get-lucky-number" (func (result u64)))
@@ -268,13 +293,14 @@ mod tests {
                 (export "[constructor]die" (func (result (own $die)))))))"#;
             let component = component(&engine, &text.replace("NAME", &name));
             let mut linker = Linker::<Context>::new(&engine);
-            let mut offered = linker.instance("wasi:random/random@0.2.12").unwrap();
+            let mut offered = linker.instance(&format!("wasi:random/random@{here}")).unwrap();
             offered.func_wrap("get-random-u64", |_, (): ()| Ok((4_u64,))).unwrap();
             assert!(linker.instantiate_pre(&component).is_err());
             let missing = define_functions(&mut linker, &component, &[]).unwrap();
             let lacks = ["get-lucky-number", "[constructor]die"];
-            assert_eq!(missing, lacks.map(|function| format!("{name}#{function}")));
-            assert!(linker.instantiate_pre(&component).is_ok(), "{name}");
+            assert_eq!(missing, lacks.map(|function| format!("{name}#{function}")), "{here}");
+            assert!(linker.instantiate_pre(&component).is_ok(), "{asked} where there is {here}");
         }
+        assert_eq!(compatible("0.0.1").count() + compatible("0.2.0-draft").count(), 0);
     }
 }

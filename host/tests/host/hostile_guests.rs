@@ -7,19 +7,90 @@ use crate::{
     host::Host,
 };
 
-fn host(flags: &[&str]) -> Host {
-    Host::start("probe", "memory:", flags)
+const IN_USE: &str = "tally_pool_instances_in_use{guest=\"default\"} 1";
+
+/// What misbehaves in each world. All pass the same tests; what one world alone can do has its own below, and in
+/// `concurrent::hostile`.
+#[derive(Clone, Copy)]
+struct World {
+    guest: &'static str,
+    /// Paths that trap before anything of their response has left.
+    traps: &'static [&'static str],
+    /// Paths that compute without end.
+    loops: &'static [&'static str],
 }
 
-#[tokio::test]
-async fn every_request_finds_fresh_memory() {
-    let host = host(&["--pool", "2"]);
+impl World {
+    const PLUGIN: Self = Self {
+        guest: "probe",
+        traps: &["/panic", "/recurse", "/grow?100000000", "/handles?5000"],
+        loops: &["/loop"],
+    };
+    const OF_0_2: Self =
+        Self { guest: "probe-http", traps: &["/trap-before", "/trap-after-head"], loops: &[] };
+    const OF_0_3: Self = Self {
+        guest: "probe-p3",
+        traps: &[
+            "/trap-before",
+            "/trap-after-head",
+            "/trap-while-waiting",
+            // Nothing is left that could ever wake it.
+            "/forget",
+            "/grow?100000000",
+            "/fields?5000",
+            "/streams?5000",
+            "/futures?5000",
+            "/tasks?5000",
+        ],
+        loops: &["/loop", "/loop-in-turns"],
+    };
+
+    fn host(self, flags: &[&str]) -> Host {
+        Host::start(self.guest, "memory:", flags)
+    }
+}
+
+/// The tests of a world, in a module of its own.
+macro_rules! of_world {
+    ($module:ident, $world:ident: $($test:ident)*) => {
+        mod $module {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test(super::World::$world).await;
+                }
+            )*
+        }
+    };
+}
+
+of_world! { plugin, PLUGIN:
+    every_request_finds_fresh_memory
+    a_trap_fails_one_request_and_gives_its_place_back
+    a_guest_that_computes_too_long_is_stopped
+    others_go_on_while_a_guest_computes
+}
+
+of_world! { of_0_2, OF_0_2:
+    every_request_finds_fresh_memory
+    a_trap_fails_one_request_and_gives_its_place_back
+}
+
+of_world! { of_0_3, OF_0_3:
+    every_request_finds_fresh_memory
+    a_trap_fails_one_request_and_gives_its_place_back
+    a_guest_that_computes_too_long_is_stopped
+    others_go_on_while_a_guest_computes
+}
+
+async fn every_request_finds_fresh_memory(world: World) {
+    let host = world.host(&["--pool", "2"]);
     let clients: Vec<_> = (0..4)
         .map(|_| {
             let address = host.address;
             tokio::spawn(async move {
                 let mut client = Client::connect(address).await;
-                for _ in 0..500 {
+                for _ in 0..300 {
                     assert_eq!(client.get("/static").await.text(), "1");
                 }
             })
@@ -28,6 +99,47 @@ async fn every_request_finds_fresh_memory() {
     for client in clients {
         client.await.unwrap();
     }
+}
+
+async fn a_trap_fails_one_request_and_gives_its_place_back(world: World) {
+    let host = world.host(&["--pool", "1"]);
+    let mut client = Client::connect(host.address).await;
+    for path in world.traps {
+        for _ in 0..2 {
+            client.get(path).await.problem(500, "trap");
+            assert_eq!(client.get("/static").await.text(), "1", "after {path}");
+        }
+    }
+    host.wait_for_log("a guest failed");
+}
+
+async fn a_guest_that_computes_too_long_is_stopped(world: World) {
+    let host = world.host(&["--cpu-limit", "50ms", "--pool", "1"]);
+    let mut client = Client::connect(host.address).await;
+    for path in world.loops {
+        client.get(path).await.problem(504, "cpu_limit");
+        assert_eq!(client.get("/static").await.text(), "1", "after {path}");
+    }
+}
+
+async fn others_go_on_while_a_guest_computes(world: World) {
+    for path in world.loops {
+        // One worker: the others share its thread. The limit is never reached.
+        let host = world.host(&["--cpu-limit", "1h", "--wall-limit", "1h", "--workers", "1"]);
+        let address = host.address;
+        let looping = tokio::spawn(async move { get(address, path).await });
+        until_metrics_say(host.admin, IN_USE).await;
+        let mut client = Client::connect(address).await;
+        for _ in 0..3 {
+            assert_eq!(client.get("/static").await.text(), "1");
+        }
+        assert!(!looping.is_finished(), "{path}");
+        looping.abort();
+    }
+}
+
+fn host(flags: &[&str]) -> Host {
+    Host::start("probe", "memory:", flags)
 }
 
 #[tokio::test]
@@ -67,43 +179,12 @@ async fn a_guest_sees_the_request_as_it_was_sent() {
 }
 
 #[tokio::test]
-async fn a_trap_fails_one_request_and_gives_its_place_back() {
-    let host = host(&["--pool", "1"]);
-    let mut client = Client::connect(host.address).await;
-    for path in ["/panic", "/recurse", "/grow?100000000", "/handles?5000"] {
-        for _ in 0..3 {
-            client.get(path).await.problem(500, "trap");
-            assert_eq!(client.get("/static").await.text(), "1");
-        }
-    }
-    host.wait_for_log("a guest failed");
-    let response = client.get("/internal").await;
+async fn what_a_guest_says_of_its_failure_is_for_the_log_alone() {
+    let host = host(&[]);
+    let response = get(host.address, "/internal").await;
     let detail = response.problem(500, "internal");
     assert!(!detail.contains("secret"), "{detail}");
     host.wait_for_log("a secret of the guest");
-}
-
-#[tokio::test]
-async fn a_guest_that_computes_too_long_is_stopped() {
-    let host = host(&["--cpu-limit", "50ms"]);
-    get(host.address, "/loop").await.problem(504, "cpu_limit");
-    assert_eq!(get(host.address, "/static").await.text(), "1");
-}
-
-#[tokio::test]
-async fn others_go_on_while_a_guest_computes() {
-    const IN_USE: &str = "tally_pool_instances_in_use{guest=\"default\"} 1";
-    // One worker: the others share its thread. The limit is never reached.
-    let host = host(&["--cpu-limit", "1h", "--wall-limit", "1h", "--workers", "1"]);
-    let address = host.address;
-    let looping = tokio::spawn(async move { get(address, "/loop").await });
-    until_metrics_say(host.admin, IN_USE).await;
-    let mut client = Client::connect(address).await;
-    for _ in 0..3 {
-        assert_eq!(client.get("/static").await.text(), "1");
-    }
-    assert!(!looping.is_finished());
-    looping.abort();
 }
 
 /// A guest that computes yields once a tick, 150 to 300 times before this limit, and each time its worker

@@ -41,11 +41,10 @@ async fn get_many(
 /// Bytes that a key takes in the host besides its own.
 const KEY_BYTES: usize = 64;
 
-/// The error in Spin's terms.
+/// The error in Spin's terms. Spin tells a guest of no store that it may not have, whether it is there or not.
 pub(in crate::interfaces) fn error(error: store::Error) -> key_value::Error {
     match error {
-        store::Error::NoSuchStore => key_value::Error::NoSuchStore,
-        store::Error::AccessDenied => key_value::Error::AccessDenied,
+        store::Error::NoSuchStore | store::Error::AccessDenied => key_value::Error::AccessDenied,
         store::Error::Other(reason) => key_value::Error::Other(reason),
     }
 }
@@ -58,13 +57,8 @@ fn told<T>(answer: Result<Answer<T>>) -> Result<Result<T, key_value::Error>> {
 impl key_value::Host for Context {}
 
 impl key_value::HostStore for Context {
-    /// Spin tells a guest of no store that it may not have, whether it is there or not.
     fn open(&mut self, label: String) -> Result<Result<Resource<Bucket>, key_value::Error>> {
-        let opened = store::Host::open(self, label)?;
-        Ok(opened.map_err(|reason| match error(reason) {
-            key_value::Error::NoSuchStore => key_value::Error::AccessDenied,
-            reason => reason,
-        }))
+        told(store::Host::open(self, label))
     }
 
     async fn get(
