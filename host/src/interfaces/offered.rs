@@ -80,7 +80,10 @@ pub(super) const OFFERED: [(&str, &[&str]); 28] = [
 ];
 
 /// What guests of WASI 0.3 may import besides: their functions are all `async`.
-pub(super) const CONCURRENT: [(&str, &[&str]); 5] = [
+pub(super) const CONCURRENT: [(&str, &[&str]); 8] = [
+    ("spin:key-value/key-value", &["3."]),
+    ("spin:variables/variables", &["3."]),
+    ("spin:redis/redis", &["3."]),
     ("wasmcloud:keyvalue/types", &["0.2.0"]),
     ("wasmcloud:keyvalue/store", &["0.2.0"]),
     ("wasmcloud:keyvalue/atomics", &["0.2.0"]),
@@ -182,6 +185,9 @@ pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
             "fermyon:spin/key-value" => "this host offers fermyon:spin/key-value@2.0.0",
             _ => SPIN,
         },
+        "spin:key-value" | "spin:variables" | "spin:redis" => {
+            "this host offers version 3 to guests of WASI 0.3; with WASI 0.2, use fermyon:spin"
+        }
         package if package.starts_with("spin:") => SPIN,
         "wasmcloud:keyvalue" => {
             "this host offers wasmcloud:keyvalue 0.2.0 to guests of WASI 0.3; use wasi:keyvalue with WASI 0.2"

@@ -51,6 +51,7 @@ mod shapes;
 mod slow_clients;
 mod sockets;
 mod spin;
+mod spin_p3;
 mod standard;
 mod state_in_guests;
 mod stopping;
