@@ -35,7 +35,9 @@ impl<'a> Interface<'a> {
 
     /// Whether its version is one of WASI 0.3: a release, or the candidate that is the same but for its name.
     pub(crate) fn is_of_0_3(self) -> bool {
-        (self.version.starts_with("0.3.") && !self.version.contains('-')) || self.is_candidate()
+        // What follows a plus sign is no part of the version (https://semver.org).
+        let version = self.version.split('+').next().unwrap_or_default();
+        (version.starts_with("0.3.") && !version.contains('-')) || self.is_candidate()
     }
 
     /// Whether it is of WASI 0.3's last candidate, whose interfaces are those of the release to the letter. Spin's
@@ -170,6 +172,9 @@ pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
         "tally:plugin" => {
             "this host offers tally:plugin 0.1; build the guest with this host's wit/"
         }
+        "wasi:http" if base == "wasi:http/handler" => {
+            "by this a middleware calls the guest behind it; name this component as middleware of a guest"
+        }
         "wasi:http" | "wasi:cli" | "wasi:clocks" | "wasi:io" | "wasi:random"
         | "wasi:filesystem" | "wasi:sockets" => match version.starts_with("0.3") {
             true => {
@@ -245,6 +250,8 @@ mod tests {
             ("wasi:http/client@0.3.17", true),
             ("wasi:http/types@0.3.0-rc-2026-03-15", true),
             ("wasi:http/types@0.3.0-rc-2026-02-01", false),
+            ("wasi:http/types@0.3.0+rc-2026-03-15", true),
+            ("wasi:http/handler@0.3.0", false),
             ("wasi:clocks/system-clock@0.3.2", true),
             ("wasi:io/streams@0.3.0", false),
             ("wasi:io/streams@0.2.6", true),

@@ -39,6 +39,7 @@ mod labels;
 mod listening;
 mod logging;
 mod many;
+mod middleware;
 mod modules;
 mod operations;
 mod overload;
