@@ -81,7 +81,7 @@ async fn bodies_stream_through_middleware() {
     let mut client = Client::connect(host.address).await;
     for bytes in [0, 1, 70_000, 8 << 20] {
         let body: Vec<u8> = (0..bytes).map(|number: usize| number.to_le_bytes()[0]).collect();
-        let mut request = client.request(Method::POST, "/hand-on");
+        let mut request = client.request(Method::POST, "/echo");
         *request.body_mut() = body.clone().into();
         let response = client.try_send(request).await.unwrap();
         assert_eq!((response.status.as_u16(), response.body == body), (200, true), "{bytes}");
