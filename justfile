@@ -6,7 +6,7 @@ set ignore-comments := true
 shipped := "guest/target/wasm32-wasip2/release/counter.wasm"
 
 # Guests in Rust that tests run. Built one by one, as they want different features of one crate.
-test_guests := "counter counter-http counter-p3 probe probe-files probe-files-p3 probe-http probe-imports probe-p3 probe-draft probe-draft2 probe-spin probe-spin-data probe-spin-kv probe-blobstore probe-labels probe-labels-p3 probe-wasmcloud stuck"
+test_guests := "counter counter-http counter-p3 probe probe-files probe-files-p3 probe-http probe-imports probe-p3 probe-draft probe-draft2 probe-spin probe-spin-data probe-spin-kv probe-spin-p3 probe-middleware probe-blobstore probe-labels probe-labels-p3 probe-wasmcloud stuck"
 
 # What `serve` serves, and over which store
 export STORE := env("STORE", "sqlite:tally.db")

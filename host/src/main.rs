@@ -43,6 +43,9 @@ enum Command {
         /// Count an import that this host does not offer as a reason not to run it
         #[arg(long, env = "TALLY_STRICT_IMPORTS")]
         strict_imports: bool,
+        /// Component that requests pass before the guest; can be repeated, the outermost first
+        #[arg(long, value_name = "FILE", env = "TALLY_MIDDLEWARE", value_delimiter = ',')]
+        middleware: Vec<PathBuf>,
     },
     /// Replace a guest of a running host, without a failed request
     Deploy {
@@ -156,9 +159,10 @@ fn run(command: Command) -> Result<ExitCode> {
             main.shutdown_background();
             done
         }
-        Command::Check { guest, strict_imports } => {
+        Command::Check { guest, strict_imports, middleware } => {
             let bytes = server::read_guest(&guest)?;
-            let limits = runtime::Limits { strict_imports, ..runtime::Limits::default() };
+            let limits =
+                runtime::Limits { strict_imports, middleware, ..runtime::Limits::default() };
             let inspection =
                 runtime::inspect(&bytes, &limits).with_context(|| guest.display().to_string())?;
             say(&inspection.to_string());

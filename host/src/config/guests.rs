@@ -94,6 +94,12 @@ pub struct GuestOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strict_imports: Option<bool>,
 
+    /// Component that requests pass before the guest, which calls the guest behind it; can be repeated, the
+    /// outermost first [default: none]
+    #[arg(long, value_name = "FILE", env = "TALLY_MIDDLEWARE", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub middleware: Option<Vec<PathBuf>>,
+
     /// Longest time a guest may compute for one request [default: 100ms]
     #[arg(long, value_name = "TIME", env = "TALLY_CPU_LIMIT")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -368,6 +374,7 @@ impl GuestOptions {
             cpu_weight: self.cpu_weight.or(others.cpu_weight),
             keep_loaded: self.keep_loaded.or(others.keep_loaded),
             strict_imports: self.strict_imports.or(others.strict_imports),
+            middleware: self.middleware.or(others.middleware),
             cpu_limit: self.cpu_limit.or(others.cpu_limit),
             wall_limit: self.wall_limit.or(others.wall_limit),
             memory_limit: self.memory_limit.or(others.memory_limit),
@@ -421,6 +428,7 @@ impl GuestOptions {
             responses: Limits::default().responses,
             window: Limits::default().window,
             strict_imports: self.strict_imports.unwrap_or_default(),
+            middleware: self.middleware.clone().unwrap_or_default(),
         };
         if limits.pool > Some(MOST_INSTANCES) {
             return Err(ConfigError(format!("pool: at most {MOST_INSTANCES} instances")));

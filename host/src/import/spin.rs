@@ -47,6 +47,19 @@ struct Trigger {
     route: Option<Route>,
     #[serde(default)]
     executor: Table,
+    #[serde(default)]
+    components: Around,
+    /// What else there is.
+    #[serde(flatten)]
+    others: Table,
+}
+
+/// Components of a trigger besides its own.
+#[derive(Default, Deserialize)]
+struct Around {
+    /// What requests pass before the component, the outermost first.
+    #[serde(default)]
+    middleware: Vec<Named>,
     /// What else there is.
     #[serde(flatten)]
     others: Table,
@@ -194,7 +207,12 @@ impl Reading<'_> {
         for key in trigger.others.keys().filter(|key| *key != "id") {
             self.note(format!("{place}: {key}"));
         }
+        for key in trigger.components.others.keys() {
+            self.note(format!("{place}: components.{key}"));
+        }
+        let middleware = self.middleware(place, trigger.components.middleware, served)?;
         let mut route = self.guest(&name, component);
+        route.options.middleware = (!middleware.is_empty()).then_some(middleware);
         match trigger.route {
             Some(Route::Path(path)) => {
                 let whole = format!("{base}{path}");
@@ -214,6 +232,53 @@ impl Reading<'_> {
         Ok(())
     }
 
+    /// The files of components that requests pass before another. They have what that one has.
+    fn middleware(
+        &mut self,
+        place: &str,
+        components: Vec<Named>,
+        served: &mut HashSet<String>,
+    ) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for named in components {
+            let (name, component) = match named {
+                Named::Name(name) => {
+                    let component = self.manifest.component.get(&name).cloned();
+                    let component = component.with_context(|| {
+                        format!("{place} has middleware {name}, which is not there")
+                    })?;
+                    (name, component)
+                }
+                Named::Inline(component) => ("inline".to_owned(), *component),
+            };
+            served.insert(name.clone());
+            let of = format!("middleware {name}");
+            let has_its_own = !(component.environment.is_empty()
+                && component.variables.is_empty()
+                && component.key_value_stores.is_empty()
+                && component.sqlite_databases.is_empty()
+                && component.allowed_outbound_hosts.is_empty()
+                && component.files.is_empty());
+            if has_its_own {
+                self.note(format!("{of}: a middleware has the variables, stores, hosts and files of the component behind it; add there what it needs"));
+            }
+            files.push(self.source(&of, &name, component.source));
+        }
+        Ok(files)
+    }
+
+    /// The file of a component.
+    fn source(&mut self, of: &str, name: &str, source: Value) -> PathBuf {
+        match source {
+            Value::String(path) => self.sources.join(path),
+            source => {
+                let file = format!("{name}.wasm");
+                self.note(format!("{of}: source {source}: download it as {file}"));
+                file.into()
+            }
+        }
+    }
+
     /// What a component may have.
     fn guest(&mut self, name: &str, component: Component) -> RouteOptions {
         let of = format!("component {name}");
@@ -229,14 +294,7 @@ impl Reading<'_> {
                 _ => format!("{of}: {key}"),
             });
         }
-        let guest = match component.source {
-            Value::String(path) => self.sources.join(path),
-            source => {
-                let file = format!("{name}.wasm");
-                self.note(format!("{of}: source {source}: download it as {file}"));
-                file.into()
-            }
-        };
+        let guest = self.source(&of, name, component.source);
         let mut outgoing_hosts: Vec<String> = Vec::new();
         let mut private = None;
         for entry in &component.allowed_outbound_hosts {

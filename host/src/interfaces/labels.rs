@@ -17,12 +17,16 @@ use super::{
         draft::wasi::keyvalue::store as draft, plugin::wasi::keyvalue::store as draft2,
         spin::fermyon::spin::key_value as spin,
     },
-    keyvalue::{Bucket, draft_error, spin_error, wasmcloud},
+    keyvalue::{Bucket, draft_error, spin_3, spin_error, wasmcloud},
 };
 
 /// The interfaces that may be imported under a label.
-pub(super) const LABELLED: [&str; 3] =
-    ["wasi:keyvalue/store", "fermyon:spin/key-value", "wasmcloud:keyvalue/store"];
+pub(super) const LABELLED: [&str; 4] = [
+    "wasi:keyvalue/store",
+    "fermyon:spin/key-value",
+    "spin:key-value/key-value",
+    "wasmcloud:keyvalue/store",
+];
 
 /// The bucket that a name opens under a label.
 fn bucket(label: &str, name: &str) -> String {
@@ -72,6 +76,9 @@ pub(crate) fn link(
                 instance.func_wrap("[static]store.open", move |store, (name,): (String,)| {
                     Ok((open(store, &label, &name).map_err(spin_error),))
                 })?;
+            }
+            Interface { base: "spin:key-value/key-value", .. } => {
+                spin_3::add_label(&mut instance, move |name| bucket(&label, name))?;
             }
             // The bucket is a type of another interface here, which has no label.
             Interface { base: "wasmcloud:keyvalue/store", .. } => {

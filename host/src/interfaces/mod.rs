@@ -184,6 +184,8 @@ pub(crate) fn add_to_linker(
     if linking.is_of_0_3 {
         wasi::add_0_3_to_linker(linker)?;
         keyvalue::wasmcloud::add_to_linker(linker)?;
+        keyvalue::spin_3::add_to_linker(linker)?;
+        self::spin::add_0_3_to_linker(linker)?;
     }
     if linking.concurrent_state {
         keyvalue::make_concurrent(linker, linking.draft2)?;

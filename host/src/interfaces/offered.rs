@@ -35,7 +35,9 @@ impl<'a> Interface<'a> {
 
     /// Whether its version is one of WASI 0.3: a release, or the candidate that is the same but for its name.
     pub(crate) fn is_of_0_3(self) -> bool {
-        (self.version.starts_with("0.3.") && !self.version.contains('-')) || self.is_candidate()
+        // What follows a plus sign is no part of the version (https://semver.org).
+        let version = self.version.split('+').next().unwrap_or_default();
+        (version.starts_with("0.3.") && !version.contains('-')) || self.is_candidate()
     }
 
     /// Whether it is of WASI 0.3's last candidate, whose interfaces are those of the release to the letter. Spin's
@@ -80,7 +82,10 @@ pub(super) const OFFERED: [(&str, &[&str]); 28] = [
 ];
 
 /// What guests of WASI 0.3 may import besides: their functions are all `async`.
-pub(super) const CONCURRENT: [(&str, &[&str]); 5] = [
+pub(super) const CONCURRENT: [(&str, &[&str]); 8] = [
+    ("spin:key-value/key-value", &["3."]),
+    ("spin:variables/variables", &["3."]),
+    ("spin:redis/redis", &["3."]),
     ("wasmcloud:keyvalue/types", &["0.2.0"]),
     ("wasmcloud:keyvalue/store", &["0.2.0"]),
     ("wasmcloud:keyvalue/atomics", &["0.2.0"]),
@@ -167,6 +172,9 @@ pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
         "tally:plugin" => {
             "this host offers tally:plugin 0.1; build the guest with this host's wit/"
         }
+        "wasi:http" if base == "wasi:http/handler" => {
+            "by this a middleware calls the guest behind it; name this component as middleware of a guest"
+        }
         "wasi:http" | "wasi:cli" | "wasi:clocks" | "wasi:io" | "wasi:random"
         | "wasi:filesystem" | "wasi:sockets" => match version.starts_with("0.3") {
             true => {
@@ -182,6 +190,9 @@ pub(crate) fn advice(import: Interface<'_>) -> Option<&'static str> {
             "fermyon:spin/key-value" => "this host offers fermyon:spin/key-value@2.0.0",
             _ => SPIN,
         },
+        "spin:key-value" | "spin:variables" | "spin:redis" => {
+            "this host offers version 3 to guests of WASI 0.3; with WASI 0.2, use fermyon:spin"
+        }
         package if package.starts_with("spin:") => SPIN,
         "wasmcloud:keyvalue" => {
             "this host offers wasmcloud:keyvalue 0.2.0 to guests of WASI 0.3; use wasi:keyvalue with WASI 0.2"
@@ -239,6 +250,8 @@ mod tests {
             ("wasi:http/client@0.3.17", true),
             ("wasi:http/types@0.3.0-rc-2026-03-15", true),
             ("wasi:http/types@0.3.0-rc-2026-02-01", false),
+            ("wasi:http/types@0.3.0+rc-2026-03-15", true),
+            ("wasi:http/handler@0.3.0", false),
             ("wasi:clocks/system-clock@0.3.2", true),
             ("wasi:io/streams@0.3.0", false),
             ("wasi:io/streams@0.2.6", true),

@@ -32,6 +32,19 @@ pub(super) struct Adapted<'a> {
     pub(super) named: Cow<'a, [u8]>,
     /// With functions of `wasi:keyvalue` that run at the same time, where it calls them so.
     pub(super) concurrent: Option<Vec<u8>>,
+    /// Places of what begins the types of those that are not `async`.
+    plain: Vec<usize>,
+}
+
+impl Adapted<'_> {
+    /// With functions of `wasi:keyvalue` that run at the same time, whether it calls them so or not.
+    pub(super) fn made_concurrent(self) -> Vec<u8> {
+        let Self { mut named, concurrent, plain } = self;
+        concurrent.unwrap_or_else(|| {
+            set(&mut named, &plain, ASYNC);
+            named.into_owned()
+        })
+    }
 }
 
 /// Adapts a component.
@@ -47,7 +60,7 @@ pub(super) fn adapt(bytes: &[u8]) -> wasmparser::Result<Adapted<'_>> {
         set(&mut concurrent, &found.plain, ASYNC);
         concurrent.into_owned()
     });
-    Ok(Adapted { named, concurrent })
+    Ok(Adapted { named, concurrent, plain: found.plain })
 }
 
 fn set(bytes: &mut Cow<'_, [u8]>, places: &[usize], to: u8) {

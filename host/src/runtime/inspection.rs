@@ -2,6 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -13,7 +14,7 @@ use super::{
     host::{Instances, Runtime, Sizes},
     limits::Limits,
     load_error::LoadError,
-    module,
+    middleware, module,
     worlds::{self, World},
 };
 use crate::interfaces::{Draft2, Interface, advice};
@@ -91,8 +92,11 @@ pub struct Inspection {
     anatomy: Anatomy,
     needs: Option<Needs>,
     draft2: Option<Draft2>,
-    /// The component, if it came as a core module.
+    /// What is compiled, if it is not what was given.
     converted: Option<Vec<u8>>,
+    is_module: bool,
+    /// What its requests pass before it, the outermost first.
+    middleware: Vec<PathBuf>,
     /// Whether all that it imports has to be offered.
     strict: bool,
     /// Functions that it imports from interfaces that are offered, and that these do not have here.
@@ -125,11 +129,21 @@ impl Inspection {
         if bytes.len() > MAX_GUEST_BYTES {
             return Err(LoadError::TooLarge { actual: bytes.len(), limit: MAX_GUEST_BYTES });
         }
-        let converted =
-            module::is_module(bytes).then(|| module::into_component(bytes)).transpose()?;
+        let is_module = module::is_module(bytes);
+        let mut converted = is_module.then(|| module::into_component(bytes)).transpose()?;
+        let middleware = limits.middleware.clone();
+        if !middleware.is_empty() {
+            let guest = converted.as_deref().unwrap_or(bytes);
+            let chain = middleware::compose(&middleware, guest)?;
+            if chain.len() > MAX_GUEST_BYTES {
+                return Err(LoadError::TooLarge { actual: chain.len(), limit: MAX_GUEST_BYTES });
+            }
+            converted = Some(chain);
+        }
         let anatomy = Anatomy::of(converted.as_deref().unwrap_or(bytes))?;
         let strict = limits.strict_imports;
-        Ok(Self { converted, strict, ..Self::new(anatomy, version(bytes)) })
+        let version = version(bytes);
+        Ok(Self { converted, is_module, middleware, strict, ..Self::new(anatomy, version) })
     }
 
     fn new(anatomy: Anatomy, version: Arc<str>) -> Self {
@@ -140,6 +154,8 @@ impl Inspection {
             needs: None,
             draft2: None,
             converted: None,
+            is_module: false,
+            middleware: Vec::new(),
             strict: false,
             missing_functions: Arc::default(),
         }
@@ -152,7 +168,7 @@ impl Inspection {
 
     /// Whether it came as a core module.
     pub(super) fn is_module(&self) -> bool {
-        self.converted.is_some()
+        self.is_module
     }
 
     /// What is compiled for the bytes that were looked at.
@@ -221,6 +237,11 @@ impl fmt::Display for Inspection {
         writeln!(f, "version  {}", self.version)?;
         if self.is_module() {
             writeln!(f, "module   of WASI preview 1; turned into a component when it is loaded")?;
+        }
+        if !self.middleware.is_empty() {
+            let names = self.middleware.iter().map(|file| file.display().to_string());
+            let names: Vec<_> = names.map(|name| name.escape_debug().to_string()).collect();
+            writeln!(f, "chain    {} -> the guest", names.join(" -> "))?;
         }
         if let Some(Needs { class, pool, memory }) = &self.needs {
             let kind = if class.large { "an interpreter or engine" } else { "compiled code" };

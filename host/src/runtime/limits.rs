@@ -1,6 +1,6 @@
 //! What a guest may use, with the reason for each default.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use super::rate::Rate;
 
@@ -42,6 +42,8 @@ pub struct Limits {
     /// Whether a guest that imports what this host does not offer is refused. Guests of some toolchains import a
     /// whole world and call a part of it, so by default they run until they call what is missing.
     pub strict_imports: bool,
+    /// Files of the components that its requests pass before it, the outermost first.
+    pub middleware: Vec<PathBuf>,
 }
 
 /// Records of requests with an `Idempotency-Key`, and the bytes that they take.
@@ -70,6 +72,7 @@ impl Default for Limits {
             recordings: Recordings { records: 20_000_000, bytes: 4 << 30 },
             window: Duration::from_secs(24 * 60 * 60),
             strict_imports: false,
+            middleware: Vec::new(),
         }
     }
 }

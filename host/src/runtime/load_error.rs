@@ -36,6 +36,22 @@ pub enum LoadError {
         "the guest is a core WebAssembly module that cannot be turned into a component: {0}; build it as a component, in Rust with --target wasm32-wasip2"
     )]
     Module(String),
+    /// What is configured as middleware cannot stand before a guest.
+    #[error("the middleware {} {reason}", path.display())]
+    Middleware {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it, as the end of a sentence.
+        reason: String,
+    },
+    /// The guest cannot have middleware.
+    #[error(
+        "middleware stands before guests of WASI 0.3, which export wasi:http/handler; this guest exports {0}: build it for WASI 0.3, or configure no middleware"
+    )]
+    BehindMiddleware(String),
+    /// The components of a chain do not fit each other.
+    #[error("the guest and its middleware do not fit each other: {0}")]
+    Chain(String),
     /// Larger than a guest may be.
     #[error("the guest has {actual} bytes, over the limit of {limit}")]
     TooLarge {

@@ -37,6 +37,7 @@ mod loaded;
 mod loaders;
 mod memory;
 mod message;
+mod middleware;
 mod module;
 mod not_offered;
 mod overload;

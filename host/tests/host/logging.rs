@@ -389,7 +389,7 @@ fn access_logs_that_cannot_be_are_explained() {
 
 #[tokio::test]
 async fn a_bucket_that_may_not_be_opened_is_logged_once_with_what_would_allow_it() {
-    for guest in ["probe-draft2", "probe-draft", "probe-spin-kv"] {
+    for guest in ["probe-draft2", "probe-draft", "probe-spin-kv", "probe-spin-p3"] {
         let host = Host::start(guest, "memory:", &[]);
         let mut client = Client::connect(host.address).await;
         for name in ["elsewhere", "elsewhere", "tally.health", "default"] {

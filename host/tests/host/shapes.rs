@@ -166,14 +166,16 @@ async fn every_shape_on(store: &str) {
     counts_exactly(&host, "/add?hot", "/get?hot", 6_400).await;
     drop(host);
 
-    let host = Host::start("probe-spin-kv", store, &["--bucket", "default=spin-kv"]);
-    let mut probe = Probe::of(&host).await;
-    keys(&mut probe, "AccessDenied").await;
-    probe.says("/get-keys", "").await;
-    for key in ["b", "a", "c%2Cd"] {
-        probe.says(&format!("/set?{key}=x"), "set").await;
+    for (guest, bucket) in [("probe-spin-kv", "spin-kv"), ("probe-spin-p3", "spin-p3")] {
+        let host = Host::start(guest, store, &["--bucket", &format!("default={bucket}")]);
+        let mut probe = Probe::of(&host).await;
+        keys(&mut probe, "AccessDenied").await;
+        probe.says("/get-keys", "").await;
+        for key in ["b", "a", "c%2Cd"] {
+            probe.says(&format!("/set?{key}=x"), "set").await;
+        }
+        probe.says("/get-keys", "a,b,c,d").await;
     }
-    probe.says("/get-keys", "a,b,c,d").await;
 }
 
 #[tokio::test]
@@ -206,7 +208,8 @@ async fn every_shape_does_everything_on_postgres() {
     every_shape_on(&postgres.url()).await;
 }
 
-const SHAPES: [&str; 4] = ["probe-draft", "probe-draft2", "probe-spin", "probe-spin-kv"];
+const SHAPES: [&str; 5] =
+    ["probe-draft", "probe-draft2", "probe-spin", "probe-spin-kv", "probe-spin-p3"];
 
 /// Opens while the store is gone.
 async fn opens_and_does_no_more(host: &Host) {

@@ -1,4 +1,5 @@
-//! What guests of Spin import beside key-value stores, through a guest that was built for it.
+//! What guests of Spin import beside key-value stores, through guests that were built for it: with functions that wait,
+//! and with those that are `async`.
 
 use http::Request;
 use http_body_util::Full;
@@ -11,20 +12,23 @@ use crate::{
     host::{Host, guest},
 };
 
+/// The guest of WASI 0.2, and the one of 0.3.
+pub const PROBES: [&str; 2] = ["probe-spin-data", "probe-spin-p3"];
+
 /// Asks the probe; `argument` is encoded.
-async fn call(host: &Host, path: &str, argument: &str) -> Response {
+pub async fn call(host: &Host, path: &str, argument: &str) -> Response {
     let argument = utf8_percent_encode(argument, NON_ALPHANUMERIC);
     get(host.address, &format!("{path}?{argument}")).await
 }
 
 #[track_caller]
-fn says(response: &Response, expected: &str) {
+pub fn says(response: &Response, expected: &str) {
     assert_eq!(response.text(), expected, "{response:?}");
     assert_eq!(response.status, 200);
 }
 
 #[track_caller]
-fn fails(response: &Response, part: &str) {
+pub fn fails(response: &Response, part: &str) {
     assert_eq!(response.status, 500, "{response:?}");
     assert!(response.text().contains(part), "{response:?}");
 }
@@ -47,8 +51,14 @@ async fn sql(host: &Host, statements: &[&str]) -> Response {
 
 #[tokio::test]
 async fn variables_are_the_guests_settings() {
+    for probe in PROBES {
+        variables_are_the_guests_settings_for(probe).await;
+    }
+}
+
+async fn variables_are_the_guests_settings_for(probe: &str) {
     let flags = ["--setting", "greeting=hi", "--setting", "Odd-Name=x"];
-    let host = Host::start("probe-spin-data", "memory:", &flags);
+    let host = Host::start(probe, "memory:", &flags);
     says(&call(&host, "/variable", "greeting").await, "hi");
     says(&call(&host, "/variable", "Odd-Name").await, "x");
     fails(&call(&host, "/variable", "missing").await, "Undefined");
@@ -60,9 +70,15 @@ async fn variables_are_the_guests_settings() {
 
 #[tokio::test]
 async fn a_database_of_the_guests_own_is_kept_and_is_its_own() {
+    for probe in PROBES {
+        a_database_of_the_guests_own_is_kept_and_is_its_own_for(probe).await;
+    }
+}
+
+async fn a_database_of_the_guests_own_is_kept_and_is_its_own_for(probe: &str) {
     let dir = tempfile::tempdir().unwrap();
     let store = format!("sqlite:{}", dir.path().join("tally.db").display());
-    let host = Host::start("probe-spin-data", &store, &["--sqlite", "default,other"]);
+    let host = Host::start(probe, &store, &["--sqlite", "default,other"]);
     let rows = sql(
         &host,
         &["CREATE TABLE t (a, b)", "INSERT INTO t VALUES (1, 'x'), (2, NULL)", "SELECT * FROM t"],
@@ -88,19 +104,24 @@ async fn a_database_of_the_guests_own_is_kept_and_is_its_own() {
     fails(&sql(&host, &["ATTACH '/tmp/tally-test.db' AS x"]).await, "not authorized");
     drop(host);
     assert!(dir.path().join("tally.db-guests/default/default.db").exists());
-    let host = Host::start("probe-spin-data", &store, &["--sqlite", "default"]);
+    let host = Host::start(probe, &store, &["--sqlite", "default"]);
     says(&sql(&host, &["SELECT count(*) FROM t"]).await, "count(*): 3");
 }
 
 #[tokio::test]
 async fn a_database_is_bounded_and_needs_a_folder() {
-    let error = Host::try_start("probe-spin-data", "memory:", &["--sqlite", "default"]).err();
+    for probe in PROBES {
+        a_database_is_bounded_and_needs_a_folder_for(probe).await;
+    }
+}
+
+async fn a_database_is_bounded_and_needs_a_folder_for(probe: &str) {
+    let error = Host::try_start(probe, "memory:", &["--sqlite", "default"]).err();
     assert!(error.unwrap().contains("sqlite-dir"));
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("databases").display().to_string();
     let flags = ["--sqlite", "default", "--sqlite-dir", &folder, "--sqlite-size", "64KiB"];
-    let host =
-        Host::start("probe-spin-data", "memory:", &[&flags[..], &["--wall-limit", "2s"]].concat());
+    let host = Host::start(probe, "memory:", &[&flags[..], &["--wall-limit", "2s"]].concat());
     let full = sql(&host, &["CREATE TABLE t (x)", "INSERT INTO t VALUES (zeroblob(100000))"]);
     fails(&full.await, "DatabaseFull");
     says(&sql(&host, &["SELECT count(*) FROM t"]).await, "count(*): 0");
@@ -114,10 +135,16 @@ async fn a_database_is_bounded_and_needs_a_folder() {
 
 #[tokio::test]
 async fn clients_are_told_whether_a_statement_may_have_changed_something() {
+    for probe in PROBES {
+        clients_are_told_whether_a_statement_may_have_changed_something_for(probe).await;
+    }
+}
+
+async fn clients_are_told_whether_a_statement_may_have_changed_something_for(probe: &str) {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().display().to_string();
     let flags = ["--sqlite", "default", "--sqlite-dir", &folder];
-    let host = Host::start("probe-spin-data", "memory:", &flags);
+    let host = Host::start(probe, "memory:", &flags);
     sql(&host, &["CREATE TABLE t (x UNIQUE)"]).await;
     for (statements, applied) in [
         ("SELECT%201", "no"),
@@ -135,13 +162,15 @@ async fn clients_are_told_whether_a_statement_may_have_changed_something() {
 /// A statement is no write of the store's, so a request that is sent again must not run it again.
 #[tokio::test]
 async fn a_request_with_a_key_writes_to_a_database_once() {
+    for probe in PROBES {
+        a_request_with_a_key_writes_to_a_database_once_for(probe).await;
+    }
+}
+
+async fn a_request_with_a_key_writes_to_a_database_once_for(probe: &str) {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().display().to_string();
-    let host = Host::start(
-        "probe-spin-data",
-        "memory:",
-        &["--sqlite", "default", "--sqlite-dir", &folder],
-    );
+    let host = Host::start(probe, "memory:", &["--sqlite", "default", "--sqlite-dir", &folder]);
     sql(&host, &["CREATE TABLE t (x)"]).await;
     let mut client = Client::connect(host.address).await;
     let mut bodies = Vec::new();
@@ -161,11 +190,17 @@ async fn a_request_with_a_key_writes_to_a_database_once() {
 
 #[tokio::test]
 async fn redis_does_what_spin_offers_of_it() {
+    for probe in PROBES {
+        redis_does_what_spin_offers_of_it_for(probe).await;
+    }
+}
+
+async fn redis_does_what_spin_offers_of_it_for(probe: &str) {
     let redis = Redis::start().unwrap();
     let (setting, port) = (format!("redis={}", redis.url()), redis.port());
     let allowed = format!("127.0.0.1:{port}");
     let flags = ["--setting", &setting, "--outgoing-host", &allowed, "--outgoing-private"];
-    let host = Host::start("probe-spin-data", "memory:", &flags);
+    let host = Host::start(probe, "memory:", &flags);
     says(&call(&host, "/redis-get", "a").await, "(none)");
     says(&get(host.address, "/redis-set?a=1").await, "set");
     says(&call(&host, "/redis-get", "a").await, "1");
@@ -205,14 +240,20 @@ async fn redis_does_what_spin_offers_of_it() {
 
 #[tokio::test]
 async fn databases_are_reached_only_where_the_configuration_says_so() {
+    for probe in PROBES {
+        databases_are_reached_only_where_the_configuration_says_so_for(probe).await;
+    }
+}
+
+async fn databases_are_reached_only_where_the_configuration_says_so_for(probe: &str) {
     let redis = Redis::start().unwrap();
     let local = format!("redis://127.0.0.1:{}", redis.port());
-    let host = Host::start("probe-spin-data", "memory:", &["--setting", "postgres=x"]);
+    let host = Host::start(probe, "memory:", &["--setting", "postgres=x"]);
     fails(&call(&host, "/redis-open", &local).await, "name the host in outgoing-hosts");
     let address = format!("postgres://u@127.0.0.1:{}/d", redis.port());
     fails(&call(&host, "/pg-open", &address).await, "name the host in outgoing-hosts");
     let flags = ["--outgoing-host", "*", "--setting", "postgres=x"];
-    let host = Host::start("probe-spin-data", "memory:", &flags);
+    let host = Host::start(probe, "memory:", &flags);
     fails(&call(&host, "/redis-open", &local).await, "outgoing-private");
     fails(&call(&host, "/redis-open", "http://x").await, "InvalidAddress");
     fails(&call(&host, "/redis-open", "unix:///tmp/redis.sock").await, "InvalidAddress");
@@ -240,12 +281,6 @@ async fn postgres_does_what_spin_offers_of_it_in_each_version() {
     says(&call(&host, "/pg2", "SELECT a FROM t WHERE a > 5").await, "a DbDataType::Int32: ");
     let dated = call(&host, "/pg3", "SELECT date '2026-11-27', timestamptz 'epoch'").await;
     says(&dated, "DbValue::Date((2026, 11, 27))|DbValue::Datetime((1970, 1, 1, 0, 0, 0, 0))");
-    let kinds = call(&host, "/pg4", "SELECT 1.50::numeric, point '(1,2)', 'empty'::text").await;
-    assert!(
-        kinds.text().starts_with("DbValue::Decimal(\"1.50\")|DbValue::Unsupported(["),
-        "{kinds:?}"
-    );
-
     let values = get(host.address, "/pg-old-values").await;
     for value in [
         "Boolean(true)",
@@ -265,6 +300,28 @@ async fn postgres_does_what_spin_offers_of_it_in_each_version() {
     ] {
         assert!(values.text().contains(value), "{value}: {values:?}");
     }
+}
+
+#[tokio::test]
+async fn postgres_does_what_the_last_version_of_it_offers() {
+    for probe in PROBES {
+        postgres_does_what_the_last_version_of_it_offers_for(probe).await;
+    }
+}
+
+async fn postgres_does_what_the_last_version_of_it_offers_for(probe: &str) {
+    let postgres = Postgres::start(Durability::Unsynced).unwrap();
+    let setting = format!("postgres={}", postgres.url());
+    let flags = ["--setting", &setting, "--outgoing-host", "127.0.0.1", "--outgoing-private"];
+    let host = Host::start(probe, "memory:", &flags);
+    says(&call(&host, "/pg-execute", "CREATE TABLE t (a int PRIMARY KEY, b text)").await, "0");
+    says(&call(&host, "/pg-execute", "INSERT INTO t VALUES (1, 'x'), (2, NULL)").await, "2");
+    let kinds = call(&host, "/pg4", "SELECT 1.50::numeric, point '(1,2)', 'empty'::text").await;
+    assert!(
+        kinds.text().starts_with("DbValue::Decimal(\"1.50\")|DbValue::Unsupported(["),
+        "{kinds:?}"
+    );
+
     let values = get(host.address, "/pg-values").await;
     for value in [
         "Date((2026, 11, 27))",
@@ -306,6 +363,12 @@ async fn postgres_does_what_spin_offers_of_it_in_each_version() {
 /// A server that does not answer costs its guest no more than its time, and nobody else anything.
 #[tokio::test]
 async fn a_statement_ends_at_the_wall_limit() {
+    for probe in PROBES {
+        a_statement_ends_at_the_wall_limit_for(probe).await;
+    }
+}
+
+async fn a_statement_ends_at_the_wall_limit_for(probe: &str) {
     let postgres = Postgres::start(Durability::Unsynced).unwrap();
     let setting = format!("postgres={}", postgres.url());
     let flags = [
@@ -317,7 +380,7 @@ async fn a_statement_ends_at_the_wall_limit() {
         "--wall-limit",
         "500ms",
     ];
-    let host = Host::start("probe-spin-data", "memory:", &flags);
+    let host = Host::start(probe, "memory:", &flags);
     let slow = call(&host, "/pg4", "SELECT pg_sleep(60)").await;
     slow.problem(504, "wall_limit");
     assert_eq!(slow.json()["applied"], "unknown", "a function may change something");

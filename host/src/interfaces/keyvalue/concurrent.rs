@@ -24,35 +24,38 @@ use crate::interfaces::{
 };
 
 /// A guest's store, which is at hand only while something is done with it.
-type Store = Accessor<Context>;
+pub(super) type Store = Accessor<Context>;
 
-type Handled = Resource<Bucket>;
+pub(super) type Handled = Resource<Bucket>;
 
 /// What an operation takes along.
-struct Operation {
-    operator: OwnOperator,
-    bucket: Name,
+pub(super) struct Operation {
+    pub(super) operator: OwnOperator,
+    pub(super) bucket: Name,
 }
 
 impl Operation {
-    fn on(store: &Store, bucket: &Handled) -> Result<Self> {
+    pub(super) fn on(store: &Store, bucket: &Handled) -> Result<Self> {
         store.with(|mut store| {
             let context = store.get();
             Ok(Self { operator: context.one_of_several(), bucket: context.bucket(bucket)? })
         })
     }
 
-    fn state(&self) -> &Handle {
+    pub(super) fn state(&self) -> &Handle {
         self.operator.by().state
     }
 
     /// Runs an operation that reads.
-    async fn reading<T>(&self, run: impl Future<Output = Result<T, Error>>) -> Result<Answer<T>> {
+    pub(super) async fn reading<T>(
+        &self,
+        run: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Answer<T>> {
         Ok(self.operator.by().reading(run).await?.map_err(Into::into))
     }
 
     /// Runs a write that may succeed and change nothing.
-    async fn attempt<T>(
+    pub(super) async fn attempt<T>(
         &self,
         run: impl Future<Output = Result<T, Error>>,
         changed: impl FnOnce(&T) -> bool,
@@ -61,12 +64,15 @@ impl Operation {
     }
 
     /// Runs a write that changes something if it succeeds.
-    async fn writing<T>(&self, run: impl Future<Output = Result<T, Error>>) -> Result<Answer<T>> {
+    pub(super) async fn writing<T>(
+        &self,
+        run: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Answer<T>> {
         Ok(self.operator.by().writing(run).await?.map_err(Into::into))
     }
 
     /// Reads a key, and charges the request for its value.
-    async fn read(&self, store: &Store, key: &str) -> Result<Answer<Option<Bytes>>> {
+    pub(super) async fn read(&self, store: &Store, key: &str) -> Result<Answer<Option<Bytes>>> {
         let value = self.reading(self.state().get(&self.bucket, key)).await?;
         Ok(value.and_then(|value| {
             charge(store, value.as_ref().map_or(0, Bytes::len))?;
@@ -104,6 +110,7 @@ macro_rules! function {
         })?
     };
 }
+pub(super) use function;
 
 fn add_store(linker: &mut Linker<Context>) -> Result<()> {
     let mut instance = linker.instance("wasi:keyvalue/store@0.2.0-draft2")?;

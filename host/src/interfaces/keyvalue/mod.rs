@@ -24,6 +24,7 @@ mod concurrent;
 mod draft;
 mod extensions;
 mod spin;
+pub(super) mod spin_3;
 pub(super) mod wasmcloud;
 
 pub(super) use self::{

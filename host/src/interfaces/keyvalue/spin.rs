@@ -39,7 +39,7 @@ async fn get_many(
 }
 
 /// Bytes that a key takes in the host besides its own.
-const KEY_BYTES: usize = 64;
+pub(super) const KEY_BYTES: usize = 64;
 
 /// The error in Spin's terms. Spin tells a guest of no store that it may not have, whether it is there or not.
 pub(in crate::interfaces) fn error(error: store::Error) -> key_value::Error {

@@ -21,7 +21,7 @@ use self::{address::is_public, database::Places, internal::InFlight, send::send}
 pub(super) use self::{
     database::{Bounded, Connected, Unreachable},
     handler::add_to_linker,
-    send::tls_config,
+    send::{tls_config, tls_config_with},
 };
 use super::{Effects, Settings};
 

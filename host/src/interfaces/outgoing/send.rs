@@ -14,7 +14,11 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{ServerName, TrustAnchor},
+};
 use tally_net::HostPort;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -124,14 +128,31 @@ fn connector() -> Result<TlsConnector, Error> {
 /// TLS with the operating system's roots, which are read once.
 pub(in crate::interfaces) fn tls_config() -> Option<Arc<ClientConfig>> {
     static CONFIG: OnceLock<Option<Arc<ClientConfig>>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| {
+    CONFIG.get_or_init(|| trusting(RootCertStore::clone(roots()))).clone()
+}
+
+/// TLS with the operating system's roots and others.
+pub(in crate::interfaces) fn tls_config_with(
+    others: &[TrustAnchor<'static>],
+) -> Option<Arc<ClientConfig>> {
+    let mut all = roots().clone();
+    all.extend(others.iter().cloned());
+    trusting(all)
+}
+
+fn roots() -> &'static RootCertStore {
+    static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
+    ROOTS.get_or_init(|| {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().ok()?;
-        Some(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
-    });
-    config.clone()
+        roots
+    })
+}
+
+fn trusting(roots: RootCertStore) -> Option<Arc<ClientConfig>> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().ok()?;
+    Some(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
 }
 
 async fn exchange(

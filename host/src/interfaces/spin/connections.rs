@@ -17,6 +17,7 @@ pub(in crate::interfaces) struct Connections {
     pub(super) sqlite: Handles<sqlite::Connection>,
     pub(super) redis: Handles<redis::Connection>,
     pub(super) postgres: Handles<postgres::Connection>,
+    pub(super) postgres_builders: Handles<postgres::Builder>,
     pub(super) readable: Readable,
 }
 
@@ -26,6 +27,7 @@ impl Connections {
             sqlite: Handles::default(),
             redis: Handles::default(),
             postgres: Handles::default(),
+            postgres_builders: Handles::default(),
             readable: Readable::of(readable),
         }
     }
@@ -81,6 +83,21 @@ impl<T> Handles<T> {
     {
         let place = usize::try_from(handle.rep())?;
         match self.0.get(place).and_then(Option::as_ref) {
+            Some(value) => Ok(value),
+            None => bail!("a handle of a connection that was never given out"),
+        }
+    }
+
+    /// What a handle stands for, to change it.
+    ///
+    /// # Errors
+    /// As [`Handles::get`].
+    pub(super) fn get_mut(&mut self, handle: &Resource<T>) -> Result<&mut T>
+    where
+        T: 'static,
+    {
+        let place = usize::try_from(handle.rep())?;
+        match self.0.get_mut(place).and_then(Option::as_mut) {
             Some(value) => Ok(value),
             None => bail!("a handle of a connection that was never given out"),
         }

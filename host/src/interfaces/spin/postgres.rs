@@ -6,22 +6,25 @@
 
 #![expect(clippy::result_large_err, reason = "the error is a type of the interface")]
 
+mod builder;
 mod date;
 mod numeric;
+mod streams;
 mod values;
 mod versions;
 
 use std::{error::Error as _, sync::Arc};
 
 use futures_util::{StreamExt as _, pin_mut};
+use rustls::ClientConfig;
 use tokio_postgres::{
     Client, Config, Error as PostgresError, Row, config::Host, error::SqlState, tls::MakeTlsConnect,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
-use wasmtime::Result;
+use wasmtime::{Result, StoreContextMut};
 
 use self::values::{BadParameter, Decoded, Parameter};
-pub(super) use self::versions::add_to_linker;
+pub(super) use self::{builder::Builder, streams::add_0_3_to_linker, versions::add_to_linker};
 use super::{
     Context, Work,
     connections::{MAX_CONNECTIONS, Readable},
@@ -53,14 +56,18 @@ pub struct Connection {
 type Handle = wasmtime::component::Resource<Connection>;
 type Answer<T> = Result<T, Error>;
 
-fn open(context: &mut Context, address: String) -> Work<Answer<Connection>> {
+/// How to encrypt; with the roots of the operating system, if nothing else is said.
+type Tls = Option<Arc<ClientConfig>>;
+
+/// Connects; `tls` is how, where the server speaks TLS.
+fn open(context: &mut Context, address: String, tls: Tls) -> Work<Answer<Connection>> {
     context.effects.look_outside();
     let settings = Arc::clone(&context.settings);
     let connections = context.connections();
     let (has_room, readable) = (connections.postgres.has_room(), connections.readable.clone());
     Box::pin(async move {
         match has_room {
-            true => Ok(connect(&settings.outgoing, &address, &readable).await),
+            true => Ok(connect(&settings.outgoing, &address, tls, &readable).await),
             false => Ok(Err(too_many())),
         }
     })
@@ -77,9 +84,23 @@ fn opened(context: &mut Context, connection: Answer<Connection>) -> Answer<Handl
     context.connections().postgres.push(connection?).ok_or_else(too_many)
 }
 
+/// The same, when the connection's work is done.
+fn finished(
+    mut store: StoreContextMut<'_, Context>,
+    connection: Answer<Connection>,
+) -> Result<Answer<Handle>> {
+    Ok(opened(store.data_mut(), connection))
+}
+
 /// Connects to the first server of several that can be connected to.
-async fn connect(allowed: &Outgoing, address: &str, readable: &Readable) -> Answer<Connection> {
+async fn connect(
+    allowed: &Outgoing,
+    address: &str,
+    tls: Tls,
+    readable: &Readable,
+) -> Answer<Connection> {
     let failed = |reason: &str| Error::ConnectionFailed(reason.to_owned());
+    let Some(tls) = tls.or_else(tls_config) else { return Err(failed("TLS cannot be used")) };
     // The crate's text could repeat a password.
     let config: Config = address.parse().map_err(|_| {
         failed("the address cannot be read; write postgres://USER:PASSWORD@HOST/DATABASE or host=… user=… dbname=…")
@@ -96,7 +117,7 @@ async fn connect(allowed: &Outgoing, address: &str, readable: &Readable) -> Answ
         };
         let ports = config.get_ports();
         let port = ports.get(number).or(ports.first()).copied().unwrap_or(PORT);
-        match connect_to(allowed, &config, host, port, readable).await {
+        match connect_to(allowed, &config, host, port, &tls, readable).await {
             Ok(connection) => return Ok(connection),
             Err(reason) => last = Error::ConnectionFailed(reason),
         }
@@ -109,14 +130,14 @@ async fn connect_to(
     config: &Config,
     host: &str,
     port: u16,
+    tls: &ClientConfig,
     readable: &Readable,
 ) -> Result<Connection, String> {
     let Connected { stream, place } =
         allowed.connect(host, port).await.map_err(|error| error.to_string())?;
     let charged = readable.clone();
     let stream = Bounded::new(stream, move |bytes| charged.charge(bytes));
-    let tls = tls_config().ok_or("TLS cannot be used")?;
-    let mut tls = MakeRustlsConnect::new(rustls::ClientConfig::clone(&tls));
+    let mut tls = MakeRustlsConnect::new(tls.clone());
     let tls = tls_for(&mut tls, host, &stream)?;
     let (client, driver) = config.connect_raw(stream, tls).await.map_err(|error| text(&error))?;
     let task = tokio::spawn(async move { drop(driver.await) }).abort_handle();

@@ -18,17 +18,14 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use wasmtime::{
     Result, StoreContextMut,
-    component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType},
+    component::{ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType},
 };
 
-use super::{Context, Work, connections::Readable, define, define_finished};
+use super::{Calls, Context, Work, connections::Readable, define, define_finished};
 use crate::interfaces::{
     Outgoing,
     outgoing::{Bounded, Connected, Unreachable, tls_config},
 };
-
-/// The name it is imported by, where nothing of it is async.
-const NAME: &str = "fermyon:spin/redis@2.0.0";
 
 /// Bytes that a reply, or a part of one, takes in the host besides its own.
 const REPLY_BYTES: usize = 64;
@@ -215,9 +212,15 @@ async fn log_in(
 }
 
 /// The handle of a connection that was made.
-fn opened(context: &mut Context, connection: Answer<Connection>) -> Answer<Handle> {
-    let handle = context.connections().redis.push(connection?);
-    handle.ok_or(Error::TooManyConnections)
+fn opened(
+    mut store: StoreContextMut<'_, Context>,
+    connection: Answer<Connection>,
+) -> Result<Answer<Handle>> {
+    let handle = connection.and_then(|connection| {
+        let handle = store.data_mut().connections().redis.push(connection);
+        handle.ok_or(Error::TooManyConnections)
+    });
+    Ok(handle)
 }
 
 /// Sends a command and waits for its reply. A command that may change something is an effect of the
@@ -427,12 +430,23 @@ fn execute(
     ask(context, &this, command, effect, replies)
 }
 
-/// Offers it to a linker.
+/// Offers version 2 to a linker.
 ///
 /// # Errors
 /// When it is there already, which is a bug.
 pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
-    let mut instance = linker.instance(NAME)?;
+    add(&mut linker.instance("fermyon:spin/redis@2.0.0")?, Calls::InTurn)
+}
+
+/// Offers version 3 to a linker, which is the same but for `async`.
+///
+/// # Errors
+/// As for all that is `async`.
+pub(super) fn add_0_3_to_linker(linker: &mut Linker<Context>) -> Result<()> {
+    add(&mut linker.instance("spin:redis/redis@3.0.0")?, Calls::AtOnce)
+}
+
+fn add(instance: &mut LinkerInstance<'_, Context>, calls: Calls) -> Result<()> {
     instance.resource(
         "connection",
         ResourceType::host::<Connection>(),
@@ -441,16 +455,16 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
             Ok(())
         },
     )?;
-    define_finished(&mut instance, "[static]connection.open", open, opened)?;
-    define(&mut instance, "[method]connection.publish", publish)?;
-    define(&mut instance, "[method]connection.get", get)?;
-    define(&mut instance, "[method]connection.set", set)?;
-    define(&mut instance, "[method]connection.incr", incr)?;
-    define(&mut instance, "[method]connection.del", del)?;
-    define(&mut instance, "[method]connection.sadd", sadd)?;
-    define(&mut instance, "[method]connection.smembers", smembers)?;
-    define(&mut instance, "[method]connection.srem", srem)?;
-    define(&mut instance, "[method]connection.execute", execute)
+    define_finished(instance, calls, "[static]connection.open", open, opened)?;
+    define(instance, calls, "[method]connection.publish", publish)?;
+    define(instance, calls, "[method]connection.get", get)?;
+    define(instance, calls, "[method]connection.set", set)?;
+    define(instance, calls, "[method]connection.incr", incr)?;
+    define(instance, calls, "[method]connection.del", del)?;
+    define(instance, calls, "[method]connection.sadd", sadd)?;
+    define(instance, calls, "[method]connection.smembers", smembers)?;
+    define(instance, calls, "[method]connection.srem", srem)?;
+    define(instance, calls, "[method]connection.execute", execute)
 }
 
 #[cfg(test)]

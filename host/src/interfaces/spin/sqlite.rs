@@ -12,24 +12,25 @@ use std::sync::Arc;
 
 use wasmtime::{
     Result, StoreContextMut,
-    component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType},
+    component::{
+        ComponentType, FutureReader, Lift, Linker, Lower, Resource, ResourceType, StreamReader,
+    },
 };
 
 pub(crate) use self::files::Databases;
 use self::session::Statement;
-use super::{Context, Work, connections::MAX_CONNECTIONS, define};
+use super::{Calls, Context, Work, connections::MAX_CONNECTIONS, define, define_finished};
 
 pub(super) use self::session::Connection;
 
-/// The names it is imported by. The second stands for 3.0.0 as well.
-const NAMES: [&str; 2] = ["fermyon:spin/sqlite@2.0.0", "spin:sqlite/sqlite@3.1.0"];
+/// The names it is imported by.
+const NAMES: [&str; 2] = ["fermyon:spin/sqlite@2.0.0", LAST];
+
+/// The last version, which stands for all of 3.
+const LAST: &str = "spin:sqlite/sqlite@3.1.0";
 
 /// `sqlite.error`.
-#[expect(
-    dead_code,
-    reason = "handles cannot be invalid, and names that are not allowed are denied"
-)]
-#[derive(Debug, ComponentType, Lower)]
+#[derive(Debug, ComponentType, Lift, Lower)]
 #[component(variant)]
 enum Error {
     #[component(name = "no-such-database")]
@@ -61,7 +62,7 @@ enum Value {
 }
 
 /// `sqlite.row-result`.
-#[derive(Debug, PartialEq, ComponentType, Lower)]
+#[derive(Debug, PartialEq, ComponentType, Lift, Lower)]
 #[component(record)]
 struct Row {
     values: Vec<Value>,
@@ -74,6 +75,9 @@ struct Rows {
     columns: Vec<String>,
     rows: Vec<Row>,
 }
+
+/// Columns, rows, and whether these are all.
+type StreamedRows = (Vec<String>, StreamReader<Row>, FutureReader<Result<(), Error>>);
 
 type Handle = Resource<Connection>;
 
@@ -106,6 +110,21 @@ fn execute(
     Ok(Box::pin(async move { Ok(connection.execute(statement).await) }))
 }
 
+/// What a statement gave, with its rows as a stream. The statement is over by then: what it changed does not hang on
+/// whether the guest takes all rows, and the connection is free for the next one.
+fn streamed(
+    mut store: StoreContextMut<'_, Context>,
+    ran: Result<Rows, Error>,
+) -> Result<Result<StreamedRows, Error>> {
+    let Rows { columns, rows } = match ran {
+        Ok(rows) => rows,
+        Err(error) => return Ok(Err(error)),
+    };
+    let rows = StreamReader::new(&mut store, rows)?;
+    let outcome = async { wasmtime::error::Ok(Ok(())) };
+    Ok(Ok((columns, rows, FutureReader::new(store, outcome)?)))
+}
+
 fn last_insert_rowid(context: &mut Context, (this,): (Handle,)) -> Result<Work<i64>> {
     let connection = context.connections().sqlite.get(&this)?.clone();
     Ok(Box::pin(async move { Ok(connection.last_insert_rowid().await) }))
@@ -131,12 +150,28 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
                 Ok(())
             },
         )?;
-        define(&mut instance, "[static]connection.open", open)?;
-        define(&mut instance, "[method]connection.execute", execute)?;
-        if name.starts_with("spin:") {
-            define(&mut instance, "[method]connection.last-insert-rowid", last_insert_rowid)?;
-            define(&mut instance, "[method]connection.changes", changes)?;
+        let calls = Calls::InTurn;
+        define(&mut instance, calls, "[static]connection.open", open)?;
+        define(&mut instance, calls, "[method]connection.execute", execute)?;
+        if name == LAST {
+            let rowid = "[method]connection.last-insert-rowid";
+            define(&mut instance, calls, rowid, last_insert_rowid)?;
+            define(&mut instance, calls, "[method]connection.changes", changes)?;
         }
     }
     Ok(())
+}
+
+/// Adds the functions that are `async`, which version 3.1 has besides.
+///
+/// # Errors
+/// As for all that is `async`.
+pub(super) fn add_0_3_to_linker(linker: &mut Linker<Context>) -> Result<()> {
+    let (mut instance, calls) = (linker.instance(LAST)?, Calls::AtOnce);
+    define(&mut instance, calls, "[static]connection.open-async", open)?;
+    let name = "[method]connection.execute-async";
+    define_finished(&mut instance, calls, name, execute, streamed)?;
+    let name = "[method]connection.last-insert-rowid-async";
+    define(&mut instance, calls, name, last_insert_rowid)?;
+    define(&mut instance, calls, "[method]connection.changes-async", changes)
 }

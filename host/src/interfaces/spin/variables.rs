@@ -1,4 +1,4 @@
-//! `fermyon:spin/variables`: the guest's settings, as `wasi:config/store` has them.
+//! `fermyon:spin/variables` and `spin:variables`: the guest's settings, as `wasi:config/store` has them.
 
 use wasmtime::{
     Result, StoreContextMut,
@@ -50,6 +50,20 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
         "get",
         |mut store: StoreContextMut<'_, Context>, (name,): (String,)| {
             Ok((get(store.data_mut(), name),))
+        },
+    )
+}
+
+/// Offers version 3 to a linker, which is the same but for `async`.
+///
+/// # Errors
+/// As for all that is `async`.
+pub(super) fn add_0_3_to_linker(linker: &mut Linker<Context>) -> Result<()> {
+    linker.instance("spin:variables/variables@3.0.0")?.func_wrap_concurrent(
+        "get",
+        |store, (name,): (String,)| {
+            let value = store.with(|mut store| get(store.get(), name));
+            Box::pin(async { Ok((value,)) })
         },
     )
 }

@@ -186,3 +186,23 @@ async fn increments_of_wasmcloud_leave_in_one_batch_as_well() {
     assert_eq!(batches(&host).await - before, 1);
     assert_eq!(client.get("/get?n").await.text(), "105");
 }
+
+/// So are those of Spin's key-value store.
+#[tokio::test]
+async fn writes_of_spin_leave_in_one_batch_as_well() {
+    let host = Host::start("probe-spin-p3", "sqlite:tally.db", &["--workers", "1"]);
+    let mut client = Client::connect(host.address).await;
+    client.get("/set?warm=1").await;
+    let before = batches(&host).await;
+    let pairs: Vec<_> = (100..200).map(|number| format!("{number}=x")).collect();
+    let set_many = format!("/set-many?{}", pairs.join(","));
+    assert_eq!(client.get(&set_many).await.text(), "set");
+    assert_eq!(batches(&host).await - before, 1);
+    // With a key, each is applied once.
+    assert_eq!(client.post_with_key(&set_many, "all").await.text(), "set");
+    assert_eq!(client.get("/count-keys").await.text(), "101 Ok(())");
+    client.get("/delete?150").await;
+    let again = client.post_with_key(&set_many, "all").await;
+    assert_eq!(again.headers["idempotent-replayed"], "true");
+    assert_eq!(client.get("/exists?150").await.text(), "false", "it was not set again");
+}

@@ -5,12 +5,15 @@ use wasmtime::{
     component::{HasSelf, Linker},
 };
 
-use super::{Connection, Context, Handle, execute, open, opened, query};
+use super::{Connection, Context, Handle, builder, execute, open, opened, query};
 use crate::interfaces::bindings::{
     spin_postgres_2::fermyon::spin::{postgres as v2, rdbms_types as v2_types},
     spin_postgres_3::spin::postgres::postgres as v3,
     spin_postgres_4::spin::postgres::postgres as v4,
 };
+
+/// The name of the last version, which stands for all of 4.
+pub(super) const LAST: &str = "spin:postgres/postgres@4.0.0";
 
 /// Offers all versions to a linker.
 ///
@@ -20,7 +23,9 @@ pub(in crate::interfaces::spin) fn add_to_linker(linker: &mut Linker<Context>) -
     v2_types::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     v2::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
     v3::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)?;
-    v4::add_to_linker::<_, HasSelf<Context>>(linker, |context| context)
+    let mut last = linker.instance(LAST)?;
+    v4::add_to_linker_instance::<_, HasSelf<Context>>(&mut last, |context| context)?;
+    builder::add(&mut last)
 }
 
 impl v2_types::Host for Context {}
@@ -32,7 +37,7 @@ macro_rules! version {
 
         impl $interface::HostConnection for Context {
             async fn open(&mut self, address: String) -> Result<Result<Handle, $types::Error>> {
-                let connection = open(self, address).await?;
+                let connection = open(self, address, None).await?;
                 Ok(opened(self, connection).map_err(Into::into))
             }
 

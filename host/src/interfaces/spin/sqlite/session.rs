@@ -93,8 +93,6 @@ struct Inner {
     file: Arc<File>,
     /// Bytes that a value may have.
     longest: usize,
-    /// Set when nobody waits for the statement any more.
-    stop: Arc<AtomicBool>,
     /// Held by the statement that runs.
     session: Arc<Mutex<Session>>,
 }
@@ -140,8 +138,7 @@ impl Drop for Inner {
 
 impl Connection {
     pub(super) fn new(file: Arc<File>, longest: usize) -> Self {
-        let (stop, session) = (Arc::default(), Arc::default());
-        Self(Arc::new(Inner { file, longest, stop, session }))
+        Self(Arc::new(Inner { file, longest, session: Arc::default() }))
     }
 
     pub(super) async fn last_insert_rowid(&self) -> i64 {
@@ -152,27 +149,28 @@ impl Connection {
         self.0.session.lock().await.changes
     }
 
-    /// Runs a statement.
+    /// Runs a statement, after those that were begun before on the same handle.
     ///
     /// # Cancel safety
     /// When the future is dropped, the statement is interrupted. A commit that is on its way is
     /// completed, and its effect unknown.
     pub(super) async fn execute(&self, statement: Statement) -> Result<Rows, Error> {
-        let Inner { file, longest, stop, session } = &*self.0;
+        let Inner { file, longest, session } = &*self.0;
         let mut session = Arc::clone(session).lock_owned().await;
         let place = match session.open {
             Some(_) => None,
             // Closed only with the process.
             None => Arc::clone(&file.places).acquire_owned().await.ok(),
         };
-        stop.store(false, Ordering::Relaxed);
-        let _stop = StopOnDrop(Arc::clone(stop));
-        let (file, longest, stop) = (Arc::clone(file), *longest, Arc::clone(stop));
+        // Each statement has its own: the next may begin before this future has learned that it is done.
+        let stop = Arc::new(AtomicBool::new(false));
+        let _stop = StopOnDrop(Arc::clone(&stop));
+        let (file, longest) = (Arc::clone(file), *longest);
         let running = tokio::task::spawn_blocking(move || {
             if let Some(place) = place {
-                session.open = Some(open(&file, longest, &stop, &statement.effects, place)?);
+                session.open = Some(open(&file, longest, &statement.effects, place)?);
             }
-            session.run(statement)
+            session.run(statement, stop)
         });
         running.await.unwrap_or_else(|_| Err(Error::Io("the statement panicked".into())))
     }
@@ -182,7 +180,6 @@ impl Connection {
 fn open(
     file: &File,
     longest: usize,
-    stop: &Arc<AtomicBool>,
     effects: &Effects,
     place: OwnedSemaphorePermit,
 ) -> Result<Open, Error> {
@@ -196,8 +193,6 @@ fn open(
         connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
         connection.set_limit(Limit::SQLITE_LIMIT_WORKER_THREADS, 0)?;
         connection.authorizer(Some(|context: AuthContext<'_>| authorize(&context.action)))?;
-        let stop = Arc::clone(stop);
-        connection.progress_handler(BETWEEN_LOOKS, Some(move || stop.load(Ordering::Relaxed)))?;
         let commits = Arc::new(AtomicBool::new(false));
         let (committing, effects) = (Arc::clone(&commits), effects.clone());
         // Called before a transaction that has written is committed, and then it may be.
@@ -240,10 +235,12 @@ fn authorize(action: &AuthAction<'_>) -> Authorization {
 }
 
 impl Session {
-    fn run(&mut self, statement: Statement) -> Result<Rows, Error> {
-        let Some(Open { connection, commits, .. }) = &self.open else {
+    fn run(&mut self, statement: Statement, stop: Arc<AtomicBool>) -> Result<Rows, Error> {
+        let Some(Open { connection, commits, .. }) = &mut self.open else {
             return Err(Error::Io("the host is stopping".into()));
         };
+        let look = Some(move || stop.load(Ordering::Relaxed));
+        connection.progress_handler(BETWEEN_LOOKS, look).map_err(explain)?;
         let effects = statement.effects.clone();
         let ran = run(connection, statement);
         if commits.swap(false, Ordering::Relaxed) && ran.is_ok() {
@@ -490,5 +487,18 @@ mod tests {
         // It has the connection until it has stopped.
         let next = tokio::time::timeout(Duration::from_secs(10), guest.says("SELECT 1")).await;
         assert_eq!(next.expect("the statement before went on for 10 s"), "[[Integer(1)]]");
+    }
+
+    /// One that is done is not taken for the next one, which may run by then.
+    #[tokio::test]
+    async fn statements_of_one_handle_run_one_after_the_other() {
+        let guest = Guest::new();
+        guest.run("CREATE TABLE t (x)").await.unwrap();
+        let long = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) INSERT INTO t SELECT count(*) FROM n";
+        let ran = futures_util::future::join_all((0..50).map(|_| guest.run(long))).await;
+        for ran in ran {
+            ran.unwrap();
+        }
+        assert_eq!(guest.says("SELECT count(*) FROM t").await, "[[Integer(50)]]");
     }
 }
