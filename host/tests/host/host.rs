@@ -91,8 +91,17 @@ impl Host {
 
     /// Serves what a `tally.toml` says, in a folder that holds further files.
     pub fn start_configured(dir: TempDir, config: &str) -> Self {
+        Self::start_configured_with(dir, config, |_| {})
+    }
+
+    /// As [`Host::start_configured`], with whatever else a command is given.
+    pub fn start_configured_with(
+        dir: TempDir,
+        config: &str,
+        complete: impl FnOnce(&mut Command),
+    ) -> Self {
         std::fs::write(dir.path().join("tally.toml"), config).unwrap();
-        Self::run(dir, |_| {}).unwrap_or_else(|log| panic!("{log}"))
+        Self::run(dir, complete).unwrap_or_else(|log| panic!("{log}"))
     }
 
     /// As [`Host::start`], in a process that may have so much address space.

@@ -46,6 +46,7 @@ mod parking;
 mod proxies;
 mod raw;
 mod readiness;
+mod releases;
 mod routing;
 mod shapes;
 mod slow_clients;
