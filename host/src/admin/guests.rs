@@ -55,7 +55,9 @@ const MAX_DISCARDED: usize = 130 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a component takes of [`UPLOAD_BYTES`], until dropped.
-pub(super) struct Held(#[expect(dead_code, reason = "given back when dropped")] Option<OwnedSemaphorePermit>);
+pub(super) struct Held(
+    #[expect(dead_code, reason = "given back when dropped")] Option<OwnedSemaphorePermit>,
+);
 
 impl Admin {
     pub(super) fn list_guests(&self) -> Response<Full<Bytes>> {

@@ -42,9 +42,7 @@ use self::{
     guests::{MAX_UPLOADS, UPLOAD_BYTES},
     route::Route,
 };
-use crate::{
-    edge::Workers, logging::Logs, registry::Table, releases::Releases, runtime::Runtime,
-};
+use crate::{edge::Workers, logging::Logs, registry::Table, releases::Releases, runtime::Runtime};
 
 /// What the admin listener answers from.
 pub(crate) struct Admin {
@@ -74,7 +72,6 @@ impl Admin {
     pub(crate) fn new(
         registry: Registry,
         runtime: Arc<Runtime>,
-        table: Arc<Table>,
         releases: Arc<Releases>,
         workers: Arc<Workers>,
         store: State,
@@ -82,6 +79,7 @@ impl Admin {
         gate: Gate,
     ) -> prometheus::Result<Self> {
         let gauges = Gauges::register(&registry)?;
+        let table = Arc::clone(releases.table());
         let draining = AtomicBool::new(false);
         let (deploying, uploads) = (Semaphore::new(1), Semaphore::new(MAX_UPLOADS));
         let upload_bytes = Arc::new(Semaphore::new(UPLOAD_BYTES));
@@ -131,9 +129,10 @@ impl Admin {
             }
         };
         match route {
-            Route::Index => {
-                text(StatusCode::OK, "/livez\n/readyz?verbose\n/metrics\n/guests\n/admin/v1/openapi.json\n".into())
-            }
+            Route::Index => text(
+                StatusCode::OK,
+                "/livez\n/readyz?verbose\n/metrics\n/guests\n/admin/v1/openapi.json\n".into(),
+            ),
             Route::Live => text(StatusCode::OK, "ok\n".into()),
             Route::Ready { verbose } => self.ready(verbose).await,
             Route::Metrics => self.metrics(),
@@ -142,7 +141,8 @@ impl Admin {
             Route::V1(v1) => self.answer_v1(v1, request, peer, who).await,
             Route::NotAllowed(allow) => not_allowed(allow),
             Route::Unknown => {
-                let known = "there is /livez, /readyz, /metrics, /guests and /admin/v1/openapi.json\n";
+                let known =
+                    "there is /livez, /readyz, /metrics, /guests and /admin/v1/openapi.json\n";
                 text(StatusCode::NOT_FOUND, known.into())
             }
         }
@@ -178,7 +178,8 @@ impl Admin {
         }
         let record = self.releases.record();
         for (guest, failed) in &record.failed {
-            let _ = writeln!(parts, "release {} of {guest}: failed: {}", failed.release, failed.reason);
+            let _ =
+                writeln!(parts, "release {} of {guest}: failed: {}", failed.release, failed.reason);
         }
         let away = self.releases.away();
         let _ = writeln!(parts, "releases: {}", told(away.as_deref()));

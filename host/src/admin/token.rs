@@ -93,9 +93,7 @@ pub(crate) fn configured(
     let (text, place) = match (variable, file) {
         (None, None) => return Ok(Vec::new()),
         (Some(_), Some(_)) => return Err(TokenError::Twice),
-        (Some(token), None) => {
-            (token.expose().to_owned(), crate::config::ADMIN_TOKEN.to_owned())
-        }
+        (Some(token), None) => (token.expose().to_owned(), crate::config::ADMIN_TOKEN.to_owned()),
         (None, Some(path)) => {
             let failed = |reason| TokenError::File { path: path.to_owned(), reason };
             (read(path).map_err(failed)?, path.display().to_string())

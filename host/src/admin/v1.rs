@@ -121,9 +121,8 @@ impl Admin {
                 let asked: ReleaseRequest = read(request).await?;
                 let settings = match asked.settings {
                     Value::Null => ReleaseSettings::default(),
-                    settings => ReleaseSettings::parse(settings).map_err(|error| {
-                        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error)
-                    })?,
+                    settings => ReleaseSettings::parse(settings)
+                        .map_err(|error| Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error))?,
                 };
                 let (note, base) = (asked.note, asked.base);
                 let deployment = Deployment { settings, who: who.0, note, base };
@@ -160,9 +159,9 @@ impl Admin {
                 Ok(answer(&hosts.iter().map(host).collect()))
             }
             V1::Rollout(revision) => {
-                let revision = revision.parse().map_err(|_| {
-                    Refusal::new(StatusCode::BAD_REQUEST, "a revision is a number")
-                })?;
+                let revision = revision
+                    .parse()
+                    .map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "a revision is a number"))?;
                 match self.releases.rollout(revision).await? {
                     Some(rollout) => Ok(answer(&rollout_value(revision, &rollout))),
                     None => {
@@ -182,9 +181,8 @@ impl Admin {
 
     async fn upload(&self, request: Request<Incoming>, peer: &Peer) -> Answer {
         let _at_work = peer.begin();
-        let (bytes, _held) = self.receive(request).await.map_err(|error| {
-            Refusal::new(error.status(), error)
-        })?;
+        let (bytes, _held) =
+            self.receive(request).await.map_err(|error| Refusal::new(error.status(), error))?;
         let component = self.releases.upload(&bytes).await?;
         let mut response = answer(&json!(component));
         *response.status_mut() = StatusCode::CREATED;
@@ -331,7 +329,8 @@ pub(super) fn answer(value: &Value) -> Response<Full<Bytes>> {
 /// A problem (RFC 9457).
 fn problem(refusal: &Refusal) -> Response<Full<Bytes>> {
     let title = refusal.status.canonical_reason().unwrap_or_default();
-    let value = json!({"title": title, "status": refusal.status.as_u16(), "detail": refusal.detail});
+    let value =
+        json!({"title": title, "status": refusal.status.as_u16(), "detail": refusal.detail});
     let mut response = with_json(refusal.status, format!("{value}\n"));
     let kind = HeaderValue::from_static("application/problem+json");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

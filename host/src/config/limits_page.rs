@@ -11,8 +11,7 @@ use clap::{Args as _, Command};
 use super::options::Options;
 
 /// Flags whose value is a number, size or time that limits nothing.
-const NO_LIMITS: [&str; 4] =
-    ["--workers", "--cpu-weight", "--redirect-to", "--follow-interval"];
+const NO_LIMITS: [&str; 4] = ["--workers", "--cpu-weight", "--redirect-to", "--follow-interval"];
 
 struct Row {
     default: String,

@@ -279,7 +279,7 @@ impl Config {
         let releases = ReleaseConfig {
             follow_interval: span("follow-interval", options.follow_interval)?,
             keep: at_least_one("keep-releases", options.keep_releases)?,
-            dir: releases::folder(&store),
+            dir: releases::folder(options.releases_dir, &store),
             start_empty: options.start_empty.unwrap_or_default(),
             defaults: limits,
             databases: databases.clone(),

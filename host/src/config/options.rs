@@ -355,6 +355,12 @@ pub struct Options {
     #[arg(long, value_name = "N", env = "TALLY_KEEP_RELEASES")]
     pub keep_releases: Option<usize>,
 
+    /// Folder for the releases that run, from which a host starts while the store is away [default: beside
+    /// the compiled guests, in the user's folder for caches]
+    #[arg(long, value_name = "FOLDER", env = "TALLY_RELEASES_DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub releases_dir: Option<PathBuf>,
+
     /// Start without a guest, and serve those that are deployed [default: false]
     #[arg(
         long,
@@ -443,6 +449,7 @@ impl Options {
             swaps_file: Some(SWAPS.into()),
             follow_interval: Some(Span(FOLLOW_INTERVAL)),
             keep_releases: Some(KEEP_RELEASES),
+            releases_dir: None,
             start_empty: Some(false),
             sqlite_dir: None,
             guest_options: GuestOptions::defaults(),
@@ -507,6 +514,7 @@ impl Options {
             sqlite_dir: self.sqlite_dir.or(others.sqlite_dir),
             follow_interval: self.follow_interval.or(others.follow_interval),
             keep_releases: self.keep_releases.or(others.keep_releases),
+            releases_dir: self.releases_dir.or(others.releases_dir),
             start_empty: self.start_empty.or(others.start_empty),
             guest_options: self.guest_options.or(others.guest_options),
             routes: if self.routes.is_empty() { others.routes } else { self.routes },
@@ -658,6 +666,7 @@ mod tests {
             "spin-headers",
             "sqlite",
             "sqlite-dir",
+            "releases-dir",
             "guest-backtraces",
             "rate-limit",
             "rate-burst",

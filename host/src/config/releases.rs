@@ -1,11 +1,6 @@
 //! Settings of guests that are deployed: what a release says, over what the file of settings says of the guest.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -165,17 +160,22 @@ impl ReleaseSettings {
 
 /// The folder for releases that run, beside the compiled code of guests in the user's cache: one for each store that
 /// may be away when the host starts. None where there is no folder for caches.
-pub(super) fn folder(store: &str) -> Option<PathBuf> {
+pub(super) fn folder(configured: Option<PathBuf>, store: &str) -> Option<PathBuf> {
     // A file is there when the host is, and memory is empty.
     if store.starts_with("sqlite:") || store.starts_with("memory:") {
         return None;
     }
-    let of = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = of("XDG_CACHE_HOME").or_else(|| Some(of("HOME")?.join(".cache")))?;
+    let of =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let in_cache = || {
+        let cache = of("XDG_CACHE_HOME").or_else(|| Some(of("HOME")?.join(".cache")))?;
+        Some(cache.join("tally").join("releases"))
+    };
+    let folder = configured.or_else(in_cache)?;
     // The address has no place in a file's name, and may hold a password.
     let digest = Sha256::digest(store.as_bytes());
     let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Some(cache.join("tally").join("releases").join(name))
+    Some(folder.join(name))
 }
 
 /// Puts what `${NAME}` stands for in its place: a variable of this process. `$$` is a dollar.

@@ -1,5 +1,7 @@
 //! Commands for releases: clients of the admin listener of one host, which does for all hosts what it is asked.
 
+#![expect(clippy::indexing_slicing, reason = "in JSON, what is missing is null")]
+
 mod client;
 mod show;
 
@@ -316,7 +318,8 @@ async fn until_everywhere(
             break hosts;
         }
         if started.elapsed() >= changing.timeout.0 {
-            let left = hosts.iter().filter(|host| !["runs", "failed"].contains(&text(host, "state")));
+            let left =
+                hosts.iter().filter(|host| !["runs", "failed"].contains(&text(host, "state")));
             let left: Vec<&str> = left.map(|host| text(host, "host")).collect();
             bail!(
                 "{said}; after {:?} these hosts do not run it yet: {}",
@@ -329,7 +332,9 @@ async fn until_everywhere(
     let failed: Vec<String> = hosts
         .iter()
         .filter(|host| text(host, "state") == "failed")
-        .map(|host| format!("{} ({}): {}", text(host, "host"), text(host, "admin"), text(host, "reason")))
+        .map(|host| {
+            format!("{} ({}): {}", text(host, "host"), text(host, "admin"), text(host, "reason"))
+        })
         .collect();
     if !failed.is_empty() {
         bail!(
@@ -363,7 +368,9 @@ async fn only_guest(host: &Host<'_>) -> Result<String> {
         guests.as_array().into_iter().flatten().map(|guest| text(guest, "name")).collect();
     match names.as_slice() {
         [name] => Ok((*name).to_owned()),
-        [] => bail!("the host has no guest; name the new one with --guest, and say with --prefix, --path or --host which requests it takes"),
+        [] => bail!(
+            "the host has no guest; name the new one with --guest, and say with --prefix, --path or --host which requests it takes"
+        ),
         names => {
             bail!("the host has several guests; choose one with --guest: {}", names.join(", "))
         }

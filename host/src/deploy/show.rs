@@ -79,7 +79,8 @@ pub(super) fn guests(guests: &Value) -> String {
 
 /// `tally hosts`.
 pub(super) fn hosts(hosts: &Value) -> String {
-    let mut rows = vec![head(&["HOST", "ADMIN", "VERSION", "STARTED", "REVISION", "LOADING", "FAILED"])];
+    let mut rows =
+        vec![head(&["HOST", "ADMIN", "VERSION", "STARTED", "REVISION", "LOADING", "FAILED"])];
     for host in list(hosts) {
         let failed: Vec<&str> = list(&host["failed"]).map(|failed| text(failed, "guest")).collect();
         let loading: Vec<&str> = list(&host["loading"]).filter_map(Value::as_str).collect();

@@ -273,7 +273,6 @@ impl Service {
         };
         (answer.await, Arc::clone(guest.name()))
     }
-
 }
 
 /// Checks a request's head, and finds the guest it is for.

@@ -10,8 +10,8 @@ use super::idempotency::{self, Layer};
 use crate::{
     interfaces::{Effects, Settings},
     runtime::{
-        Cause, Failure, Fetch, Limits, LoadError, Loaded, Release, Request, Response, Runtime, Source,
-        Tenant,
+        Cause, Failure, Fetch, Limits, LoadError, Loaded, Release, Request, Response, Runtime,
+        Source, Tenant,
     },
 };
 
@@ -111,8 +111,7 @@ impl Guest {
     ) -> Result<Arc<Self>, LoadError> {
         let (facts, pool) = runtime.look(bytes, &limits)?;
         let release = Release::new(Source::Bytes(bytes.to_vec().into()), Some(facts));
-        let guest =
-            Arc::new(Self::new(runtime, release, pool, limits, settings, true, None));
+        let guest = Arc::new(Self::new(runtime, release, pool, limits, settings, true, None));
         guest.load_now(&guest.release())?;
         Ok(guest)
     }

@@ -251,8 +251,7 @@ impl Releases {
         let (revision, change) = made.await?;
         self.kick.notify_one();
         let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let previous =
-            head.release.as_ref().map(|release| release.component.version().to_owned());
+        let previous = head.release.as_ref().map(|release| release.component.version().to_owned());
         tracing::info!(
             guest = name, revision, number = change.number, %kind, who = change.who,
             release = change.release.as_ref().map_or(0, |release| release.number), "deployed"
@@ -269,7 +268,7 @@ impl Releases {
             .map_err(|error| Error::Refused(error.to_string()))?;
         let routes = self.table.routes();
         clash(&routes, &config).map_err(cannot)?;
-        let stored = Stored::new(self.store.clone(), release.component.clone());
+        let stored = Stored::new(self.store.clone(), release.component.clone(), None);
         let current = routes.named(name);
         let guest = self.guest_of(&config, &stored, current.map(|current| &**current));
         let bytes = stored.read().await?;
@@ -291,9 +290,8 @@ impl Releases {
 }
 
 fn check_name(name: &str) -> Result<(), Error> {
-    let is_fit = !name.is_empty()
-        && name.len() <= MAX_NAME_BYTES
-        && !name.chars().any(char::is_control);
+    let is_fit =
+        !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.chars().any(char::is_control);
     match is_fit {
         true => Ok(()),
         false => Err(Error::Refused(format!(

@@ -11,8 +11,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    future::Future,
     net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -21,6 +21,7 @@ use tally_state::Handle;
 use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
+    disk::{Disk, Running},
     hosts::{Failed, LIFE, Record, Session},
     model::{Change, Head, Release, now},
     store::{Error, Look, Store},
@@ -71,6 +72,8 @@ pub(crate) struct Releases {
     pub(super) files: HashMap<String, GuestConfig>,
     /// What does not change of its record.
     me: Record,
+    /// Where what runs is kept, if it is.
+    disk: Option<Disk>,
     inner: Mutex<Inner>,
     /// Told when there is something to look for.
     pub(super) kick: Notify,
@@ -84,6 +87,8 @@ struct Inner {
     wanted: HashMap<String, (u64, Option<Release>)>,
     /// Releases that run. Other guests are as the file has them.
     running: HashMap<String, Release>,
+    /// Counts changes of what runs.
+    changes: u64,
     /// Guests that may be due: few, of thousands.
     pending: BTreeSet<String>,
     /// Guests that are at work on.
@@ -142,6 +147,16 @@ impl Found {
         Self { revision: 0, heads: Vec::new() }
     }
 
+    /// What ran here last, for a store that is away. `None` where nothing is kept. Blocks.
+    pub(crate) fn kept(dir: Option<&Path>) -> Option<Self> {
+        let heads = Disk::new(dir?).running()?.into_iter().map(|(name, release)| {
+            // Whatever the log says of it comes later.
+            (name, Head { release: Some(release), ..Head::default() })
+        });
+        // The log is read from its beginning, or all heads, when it is back.
+        Some(Self { revision: 0, heads: heads.collect() })
+    }
+
     /// Reads what the store has.
     pub(crate) async fn read(store: &Store) -> Result<Self, Error> {
         let (revision, heads) = store.all().await?;
@@ -151,7 +166,9 @@ impl Found {
     /// Whether a release of this guest runs.
     pub(crate) fn has(&self, guest: &str) -> bool {
         let place = self.heads.binary_search_by(|(name, _)| name.as_str().cmp(guest)).ok();
-        place.and_then(|place| self.heads.get(place)).is_some_and(|(_, head)| head.release.is_some())
+        place
+            .and_then(|place| self.heads.get(place))
+            .is_some_and(|(_, head)| head.release.is_some())
     }
 
     /// Whether any release runs.
@@ -187,9 +204,15 @@ impl Releases {
                 started: now(),
                 ..Record::default()
             },
+            disk: config.releases.dir.as_deref().map(Disk::new),
             inner: Mutex::default(),
             kick: Notify::new(),
         })
+    }
+
+    /// The routes that it exchanges.
+    pub(crate) fn table(&self) -> &Arc<Table> {
+        &self.table
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -239,8 +262,10 @@ impl Releases {
                 Ok(made) => Some(made),
                 Err(cannot) => {
                     tracing::error!(
-                        guest = name, release = release.number,
-                        "the release cannot run here: {}", cannot.reason
+                        guest = name,
+                        release = release.number,
+                        "the release cannot run here: {}",
+                        cannot.reason
                     );
                     self.inner().note_failure(&name, release.number, cannot);
                     self.make_earlier(&name, &head).await
@@ -270,7 +295,11 @@ impl Releases {
             if let Some(release) = change.and_then(|change| change.release)
                 && let Ok(made) = self.make(name, &release, true).await
             {
-                tracing::warn!(guest = name, release = kept.number, "goes on with an earlier release");
+                tracing::warn!(
+                    guest = name,
+                    release = kept.number,
+                    "goes on with an earlier release"
+                );
                 return Some(made);
             }
         }
@@ -285,7 +314,7 @@ impl Releases {
         load: bool,
     ) -> Result<(GuestConfig, Arc<Guest>, Release), CannotRun> {
         let config = self.configure(name, release)?;
-        let stored = Stored::new(self.store.clone(), release.component.clone());
+        let stored = Stored::new(self.store.clone(), release.component.clone(), self.disk.clone());
         let guest = self.guest_of(&config, &stored, None);
         if load {
             self.load(&guest, &stored).await?;
@@ -334,6 +363,7 @@ impl Releases {
         let mut live: Option<Live> = None;
         let mut at_work = JoinSet::new();
         let mut failures = 0_u32;
+        let mut kept = None;
         loop {
             let started = Instant::now();
             let pause = match self.look(&mut live).await {
@@ -360,6 +390,7 @@ impl Releases {
             for name in self.begin(MOST_AT_ONCE.saturating_sub(at_work.len())) {
                 at_work.spawn(Arc::clone(&self).bring(name));
             }
+            self.keep_running(&mut kept).await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.kick.notified() => {}
@@ -369,11 +400,29 @@ impl Releases {
         }
     }
 
+    /// Keeps what runs on the disk, if that has changed.
+    async fn keep_running(&self, kept: &mut Option<u64>) {
+        let Some(disk) = self.disk.clone() else { return };
+        let running: Running = {
+            let inner = self.inner();
+            if *kept == Some(inner.changes) || inner.seen == 0 {
+                return;
+            }
+            *kept = Some(inner.changes);
+            inner.running.iter().map(|(name, release)| (name.clone(), release.clone())).collect()
+        };
+        let keeping = tokio::task::spawn_blocking(move || disk.keep_running(&running));
+        // Logged where it fails.
+        let _ = keeping.await;
+    }
+
     fn go_on_without(&self, error: &Error) {
         // Only what is known to be older has to wait, and that is not known now.
         self.table.is_current_until(None);
         if self.inner().away.replace(error.to_string()).is_none() {
-            tracing::warn!("releases cannot be followed, and this host goes on with what it has: {error}");
+            tracing::warn!(
+                "releases cannot be followed, and this host goes on with what it has: {error}"
+            );
         }
     }
 
@@ -421,7 +470,8 @@ impl Releases {
                 far => {
                     if let Look::Lost { settled } = far {
                         tracing::error!(
-                            seen, settled,
+                            seen,
+                            settled,
                             "the store has lost releases: this host goes on with what it runs; deploy again what is missing"
                         );
                     }
@@ -464,8 +514,14 @@ impl Releases {
         inner.busy.remove(&name);
         match done {
             Ok(()) => {
-                tracing::info!(guest = name, release = number, milliseconds, "runs another release");
+                tracing::info!(
+                    guest = name,
+                    release = number,
+                    milliseconds,
+                    "runs another release"
+                );
                 inner.failed.remove(&name);
+                inner.changes = inner.changes.saturating_add(1);
                 match wanted {
                     Some(release) => inner.running.insert(name.clone(), release),
                     None => inner.running.remove(&name),
@@ -478,8 +534,10 @@ impl Releases {
                 let was = inner.failed.get(&name).map(|failure| failure.reason.as_str());
                 if was != Some(&*cannot.reason) {
                     tracing::error!(
-                        guest = name, release = number,
-                        "the release cannot run here, and the one before goes on: {}", cannot.reason
+                        guest = name,
+                        release = number,
+                        "the release cannot run here, and the one before goes on: {}",
+                        cannot.reason
                     );
                 }
                 inner.note_failure(&name, number, cannot);
@@ -496,7 +554,7 @@ impl Releases {
         let config = self.configure(name, release)?;
         let routes = self.table.routes();
         clash(&routes, &config)?;
-        let stored = Stored::new(self.store.clone(), release.component.clone());
+        let stored = Stored::new(self.store.clone(), release.component.clone(), self.disk.clone());
         let current = routes.named(name);
         let keeps_settings = match before {
             Some(before) => before.settings == release.settings,

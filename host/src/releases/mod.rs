@@ -5,6 +5,7 @@
 //! for. ARCHITECTURE.md has the argument why no answer of an older release comes after a deployment has returned.
 
 mod deploying;
+mod disk;
 mod follower;
 mod hosts;
 mod model;

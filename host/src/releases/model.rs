@@ -143,13 +143,7 @@ impl Head {
             };
             garbage.push(kept.remove(oldest).component);
         }
-        Self {
-            number: change.number,
-            revision,
-            release: change.release.clone(),
-            kept,
-            garbage,
-        }
+        Self { number: change.number, revision, release: change.release.clone(), kept, garbage }
     }
 
     /// The release before the one that runs, among those that are kept; after a removal, the last one.

@@ -14,10 +14,7 @@
 //! | `piece:UPLOAD:I` | a part of a component | never; gone when no kept release names it |
 //! | `host:…`, `hosts` | which hosts there are (see `hosts`) | |
 
-use std::{
-    collections::BTreeSet,
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -47,7 +44,7 @@ const PIECES_AT_ONCE: usize = 4;
 const UPLOAD_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long pieces live after the last kept release that named them.
-const REMOVED_LIFE: Duration = Duration::from_secs(10 * 60);
+const REMOVED_LIFE: Duration = Duration::from_secs(20);
 
 /// How often a write without an answer is tried again, and the pause before: it is the same write each time.
 const MOST_TRIES: u32 = 20;
@@ -68,10 +65,14 @@ pub(crate) enum Error {
         reason: String,
     },
     /// The change was sent, and it is not known whether it was made.
-    #[error("it is not known whether this was done, as the store did not answer; `tally history` shows it once the store is back")]
+    #[error(
+        "it is not known whether this was done, as the store did not answer; `tally history` shows it once the store is back"
+    )]
     Unknown,
     /// Another change of the guest came first.
-    #[error("guest '{guest}' was changed meanwhile, by {who}: entry {number} of its history, {kind}; look at it and try again")]
+    #[error(
+        "guest '{guest}' was changed meanwhile, by {who}: entry {number} of its history, {kind}; look at it and try again"
+    )]
     Conflict {
         /// The guest.
         guest: String,
@@ -274,10 +275,11 @@ impl Store {
             match self.state.set_if_absent(&self.bucket, &key, value.clone(), None).await {
                 Ok(true) => return Ok(true),
                 // Perhaps by this one, the last time.
-                Ok(false) if is_sent => match self.entry(revision).await {
-                    Ok(Some(entry)) => return Ok(entry.id == change.id),
-                    Ok(None) | Err(_) => {}
-                },
+                Ok(false) if is_sent => {
+                    if let Ok(Some(entry)) = self.entry(revision).await {
+                        return Ok(entry.id == change.id);
+                    }
+                }
                 Ok(false) => return Ok(false),
                 Err(StateError::Unknown(_)) => is_sent = true,
                 Err(error) if !is_sent => return Err(error.into()),
@@ -366,9 +368,8 @@ impl Store {
     /// Gives the pieces of a component so long to live; for ever with `None`.
     async fn live(&self, component: &Component, life: Option<Duration>) -> Result<(), Error> {
         let keys = (0..component.pieces()).map(|piece| piece_key(component, piece));
-        let expiring = keys.map(|key| async move {
-            self.state.expire(&self.bucket, &key, life).await.map(drop)
-        });
+        let expiring = keys
+            .map(|key| async move { self.state.expire(&self.bucket, &key, life).await.map(drop) });
         stream::iter(expiring).buffer_unordered(64).try_collect::<()>().await?;
         Ok(())
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle as Main;
 
 use super::{
+    disk::Disk,
     model::Component,
     store::{Error, Store},
 };
@@ -16,19 +17,30 @@ use crate::runtime::Fetch;
 pub(super) struct Stored {
     store: Store,
     component: Component,
+    disk: Option<Disk>,
     /// Where the store's queues are looked after.
     main: Main,
 }
 
 impl Stored {
     /// Must be called on the main runtime.
-    pub(super) fn new(store: Store, component: Component) -> Arc<Self> {
-        Arc::new(Self { store, component, main: Main::current() })
+    pub(super) fn new(store: Store, component: Component, disk: Option<Disk>) -> Arc<Self> {
+        Arc::new(Self { store, component, disk, main: Main::current() })
     }
 
     /// Its bytes.
     pub(super) async fn read(&self) -> Result<Bytes, Error> {
-        self.store.fetch(&self.component).await
+        let Some(disk) = &self.disk else { return self.store.fetch(&self.component).await };
+        let (component, here) = (self.component.clone(), disk.clone());
+        let read = tokio::task::spawn_blocking(move || here.component(&component)).await;
+        if let Ok(Some(bytes)) = read {
+            return Ok(bytes);
+        }
+        let bytes = self.store.fetch(&self.component).await?;
+        let (component, here, copy) = (self.component.clone(), disk.clone(), bytes.clone());
+        // Whether it could be kept or not.
+        let _ = tokio::task::spawn_blocking(move || here.keep(&component, &copy)).await;
+        Ok(bytes)
     }
 }
 

@@ -45,8 +45,7 @@ async fn deploy(
 ) -> Result<(u64, Change), Error> {
     store.settle().await?;
     let head = store.head(guest).await?;
-    let release =
-        Release { number: head.number + 1, component, settings: Default::default() };
+    let release = Release { number: head.number + 1, component, settings: Default::default() };
     let change = made(guest, &head, Kind::Deploy, Some(release), keep);
     store.append(guest, head.number, |_| Ok(change.clone())).await
 }
@@ -167,7 +166,9 @@ async fn contract(url: &str) {
     assert_eq!(check(&store).await.len() as u64, seen + 2);
 
     // A store that has lost its end, and one that is far ahead.
-    assert!(matches!(store.look(seen + 9).await.unwrap(), Look::Lost { settled } if settled == seen + 2));
+    assert!(
+        matches!(store.look(seen + 9).await.unwrap(), Look::Lost { settled } if settled == seen + 2)
+    );
     store.state.set(&store.bucket, "revision", Bytes::from("9999")).await.unwrap();
     assert_eq!(store.look(seen + 2).await.unwrap(), Look::Far);
     let restored = Bytes::from((seen + 2).to_string());

@@ -87,8 +87,7 @@ pub(super) async fn prepare(
 ) -> Result<Vec<(Pattern, Arc<Guest>)>, ServerError> {
     let looked = look_at(guests, runtime).await?;
     let (mut routes, mut first, mut served) = (Vec::new(), None, 0_usize);
-    for (number, (config_of, (guest, mut problem))) in guests.iter().zip(looked).enumerate()
-    {
+    for (number, (config_of, (guest, mut problem))) in guests.iter().zip(looked).enumerate() {
         if problem.is_none() && (config_of.keep_loaded || number < config.load_ahead) {
             problem = load(config_of, &guest, state).await.err();
         }

@@ -194,7 +194,11 @@ pub async fn serve(
     let metrics = tally_state::Metrics::register(&registry)?;
     let prepared = async {
         let (url, options) = (&config.store, &config.state);
-        let state = store::open(url, options, &metrics, config.store_wait).await?;
+        let dir = config.releases.dir.clone();
+        let kept = tokio::task::spawn_blocking(move || Found::kept(dir.as_deref())).await;
+        let kept = kept.ok().flatten();
+        let (state, is_away) =
+            store::open(url, options, &metrics, config.store_wait, kept.is_some()).await?;
         let worker = state.worker();
         // Before they are read, so that no change is missed.
         let watched = match config.watch {
@@ -212,7 +216,8 @@ pub async fn serve(
         // Guests are loaded, and slots made, from here on.
         tokio::spawn(upkeep(Arc::clone(&runtime)));
         let table = Table::new(Routes::new(Vec::new()));
-        let store = Store::new(worker.clone()).map_err(|error| ServerError::Ended(error.to_string()))?;
+        let store =
+            Store::new(worker.clone()).map_err(|error| ServerError::Ended(error.to_string()))?;
         let releases = Releases::new(
             store.clone(),
             Arc::clone(&runtime),
@@ -221,7 +226,10 @@ pub async fn serve(
             &config,
             &admin_addresses,
         );
-        table.fill(all_guests(&config, &store, &releases, &runtime, &worker).await?);
+        table.fill(
+            all_guests(&config, &store, kept.filter(|_| is_away), &releases, &runtime, &worker)
+                .await?,
+        );
         Ok::<_, ServerError>((state, worker, runtime, table, releases, watched))
     };
     let (state, worker, runtime, routes, releases, watched) = tokio::select! {
@@ -246,7 +254,6 @@ pub async fn serve(
     let admin = Admin::new(
         registry,
         Arc::clone(&runtime),
-        Arc::clone(&routes),
         Arc::clone(&releases),
         Arc::clone(&workers),
         state.clone(),
@@ -349,25 +356,26 @@ async fn drain(workers: &Workers, runtime: &Runtime, grace: Duration) {
 async fn all_guests(
     config: &Config,
     store: &Store,
+    kept: Option<Found>,
     releases: &Arc<Releases>,
     runtime: &Arc<Runtime>,
     worker: &tally_state::Handle,
 ) -> Result<Vec<(Pattern, Arc<Guest>)>, ServerError> {
     let longest = config.state.timeout.saturating_add(config.store_wait);
-    let found = match tokio::time::timeout(longest, Found::read(store)).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => nothing_found(&error),
-        Err(_) => nothing_found(&format!("no answer within {longest:?}")),
+    let found = match kept {
+        Some(kept) => kept,
+        None => match tokio::time::timeout(longest, Found::read(store)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => nothing_found(&error),
+            Err(_) => nothing_found(&format!("no answer within {longest:?}")),
+        },
     };
     if config.guests.is_empty() && !config.releases.start_empty && !found.has_any() {
         return Err(ServerError::NoGuest);
     }
     let mut of_file: Vec<GuestConfig> = config.guests.clone();
-    let superseded: HashSet<String> = of_file
-        .iter()
-        .map(|guest| guest.name.clone())
-        .filter(|name| found.has(name))
-        .collect();
+    let superseded: HashSet<String> =
+        of_file.iter().map(|guest| guest.name.clone()).filter(|name| found.has(name)).collect();
     let (mut routes, fallen_back) = releases.start(found, config.load_ahead).await;
     of_file.retain(|guest| !superseded.contains(&guest.name) || fallen_back.contains(&guest.name));
     routes.extend(prepare(config, &of_file, !routes.is_empty(), runtime, worker).await?);
@@ -375,7 +383,9 @@ async fn all_guests(
 }
 
 fn nothing_found(reason: &dyn fmt::Display) -> Found {
-    tracing::error!("releases cannot be read from the store; this host begins with its file: {reason}");
+    tracing::error!(
+        "releases cannot be read from the store; this host begins with its file: {reason}"
+    );
     Found::nothing()
 }
 

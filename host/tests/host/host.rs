@@ -52,6 +52,8 @@ pub fn tally(dir: &Path) -> Command {
             command.env_remove(name);
         }
     }
+    // Not those of a server that had the same port.
+    command.env("TALLY_RELEASES_DIR", dir.join("releases"));
     command
 }
 

@@ -165,8 +165,12 @@ async fn three_hosts(store: &str) {
     assert!(load.stop().await > 100);
     for host in &hosts {
         let history = ask_json(host, &["history", "default", "--limit", "1000"]);
-        let numbers: Vec<u64> =
-            history.as_array().unwrap().iter().map(|entry| entry["number"].as_u64().unwrap()).collect();
+        let numbers: Vec<u64> = history
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| entry["number"].as_u64().unwrap())
+            .collect();
         assert_eq!(numbers, (1..=count).rev().collect::<Vec<_>>());
         let guests = ask_json(host, &["ps"]);
         assert_eq!(guests[0]["release"], count);
@@ -236,7 +240,10 @@ async fn a_host_alone_that_is_killed_comes_back_with_release_and_history() {
     assert_eq!((&back["release"], &back["number"]), (&1.into(), &3.into()));
     assert_eq!(version(&host).await, first);
     let (done, _, error) = ask(&host, &["rollback", "default", "--to", "9"]);
-    assert!(!done && error.contains("release 9 of guest 'default' is not kept; there is 1, 2"), "{error}");
+    assert!(
+        !done && error.contains("release 9 of guest 'default' is not kept; there is 1, 2"),
+        "{error}"
+    );
     ask_json(&host, &["rollback", "default", "--to", "2"]);
     assert_eq!(version(&host).await, second);
     // The file says what runs where nothing is deployed.
@@ -321,7 +328,10 @@ async fn guests_come_and_go_with_their_routes_and_settings() {
     let hosts = [empty(&[]), empty(&[])];
     assert_eq!(get(hosts[0].address, "/report").await.status, 404);
     let error = deploy(&hosts[0], "a", &["--guest", "api"]).unwrap_err();
-    assert!(error.contains("there is no guest named 'api'") && error.contains("--prefix"), "{error}");
+    assert!(
+        error.contains("there is no guest named 'api'") && error.contains("--prefix"),
+        "{error}"
+    );
     let first = deploy(&hosts[0], "a", &["--guest", "api", "--prefix", "/"]).unwrap();
     for host in &hosts {
         assert_eq!(version(host).await, first);
@@ -353,7 +363,7 @@ async fn guests_come_and_go_with_their_routes_and_settings() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hosts_go_on_while_the_store_is_away_and_follow_it_when_it_is_back() {
-    let mut server = Redis::start_with(&["appendonly yes"]).unwrap();
+    let mut server = Redis::start().unwrap();
     let hosts = [start(&server.url(), &[]), start(&server.url(), &[])];
     deploy(&hosts[0], "a", &[]).unwrap();
     server.stop().unwrap();
@@ -382,9 +392,257 @@ async fn nobody_reads_or_changes_releases_from_a_guest_or_by_hand() {
     for bucket in ["tally.releases", "default=tally.releases"] {
         let output = run(
             host.dir(),
-            &["serve", "--store", "memory:", "--bucket", bucket, guest("counter").to_str().unwrap()],
+            &[
+                "serve",
+                "--store",
+                "memory:",
+                "--bucket",
+                bucket,
+                guest("counter").to_str().unwrap(),
+            ],
         );
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(error.contains("are reserved"), "{error}");
+    }
+}
+
+/// Checks a value against a schema of the description.
+fn check_schema(description: &Value, schema: &Value, value: &Value, place: &str) {
+    if let Some(name) = schema["$ref"].as_str() {
+        let name = name.strip_prefix("#/components/schemas/").unwrap();
+        return check_schema(
+            description,
+            &description["components"]["schemas"][name],
+            value,
+            place,
+        );
+    }
+    if let Some(choices) = schema["oneOf"].as_array() {
+        let chosen = choices.iter().find(|choice| (choice["type"] == "null") == value.is_null());
+        return check_schema(description, chosen.expect("one fits"), value, place);
+    }
+    let types: Vec<&str> = match &schema["type"] {
+        Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+        one => vec![one.as_str().unwrap_or_else(|| panic!("{place}: {schema} has no type"))],
+    };
+    let is = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    assert!(types.contains(&is), "{place}: {value} is none of {types:?}");
+    if let Some(choices) = schema["enum"].as_array() {
+        assert!(choices.contains(value), "{place}: {value} is none of {choices:?}");
+    }
+    for (number, item) in value.as_array().into_iter().flatten().enumerate() {
+        check_schema(description, &schema["items"], item, &format!("{place}[{number}]"));
+    }
+    let (Some(object), Some(known)) = (value.as_object(), schema["properties"].as_object()) else {
+        return;
+    };
+    for required in schema["required"].as_array().into_iter().flatten() {
+        assert!(
+            object.contains_key(required.as_str().unwrap()),
+            "{place} has no {required}: {value}"
+        );
+    }
+    for (key, value) in object {
+        assert!(known.contains_key(key), "{place}.{key} is not described");
+        check_schema(description, &known[key], value, &format!("{place}.{key}"));
+    }
+}
+
+/// Each operation is asked for what it does and for what it refuses, and answers as it is described.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_served_is_what_the_description_says() {
+    let host = start("memory:", &[]);
+    deploy(&host, "a", &["--note", "n", "--env", "A=b"]).unwrap();
+    deploy(&host, "b", &[]).unwrap();
+    let description = get(host.admin, "/admin/v1/openapi.json").await.json();
+    assert_eq!(description["openapi"], "3.1.0");
+    let wasm = versioned("counter", "c");
+    let ask = async |method: &str, path: &str, body: Vec<u8>| {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", host.admin.to_string())
+            .header("authorization", format!("Bearer {TOKEN}"))
+            .body(http_body_util::Full::from(body))
+            .unwrap();
+        Client::connect(host.admin).await.try_send(request).await.unwrap()
+    };
+    let uploaded = ask("POST", "/admin/v1/components", wasm.clone()).await.json();
+    let text = |value: Value| value.to_string().into_bytes();
+    let release = |base: u64| {
+        text(serde_json::json!({"component": uploaded, "base": base, "settings": {"pool": 4}}))
+    };
+    let cases: Vec<(&str, &str, &str, Vec<u8>, u16)> = vec![
+        ("describe", "get", "/admin/v1/openapi.json", vec![], 200),
+        ("guests", "get", "/admin/v1/guests", vec![], 200),
+        ("guest", "get", "/admin/v1/guests/default", vec![], 200),
+        ("guest", "get", "/admin/v1/guests/nobody", vec![], 404),
+        ("history", "get", "/admin/v1/guests/default/history?limit=1", vec![], 200),
+        ("history", "get", "/admin/v1/guests/default/history?limit=x", vec![], 400),
+        ("history", "get", "/admin/v1/guests/nobody/history", vec![], 404),
+        ("hosts", "get", "/admin/v1/hosts", vec![], 200),
+        ("rollout", "get", "/admin/v1/rollouts/2", vec![], 200),
+        ("rollout", "get", "/admin/v1/rollouts/99", vec![], 404),
+        ("rollout", "get", "/admin/v1/rollouts/x", vec![], 400),
+        ("upload", "post", "/admin/v1/components", wasm.clone(), 201),
+        ("upload", "post", "/admin/v1/components", vec![0; 66 << 20], 413),
+        ("deploy", "post", "/admin/v1/guests/default/releases", release(0), 409),
+        ("deploy", "post", "/admin/v1/guests/default/releases", release(2), 200),
+        ("deploy", "post", "/admin/v1/guests/nobody/releases", release(0), 404),
+        ("deploy", "post", "/admin/v1/guests/default/releases", b"{}".to_vec(), 400),
+        ("deploy", "post", "/admin/v1/guests/default/releases", vec![b' '; 300 << 10], 413),
+        (
+            "rollBack",
+            "post",
+            "/admin/v1/guests/default/rollback",
+            text(serde_json::json!({"to": 1})),
+            200,
+        ),
+        (
+            "rollBack",
+            "post",
+            "/admin/v1/guests/default/rollback",
+            text(serde_json::json!({"to": 9})),
+            422,
+        ),
+        (
+            "rollBack",
+            "post",
+            "/admin/v1/guests/default/rollback",
+            text(serde_json::json!({"two": 9})),
+            400,
+        ),
+        ("remove", "delete", "/admin/v1/guests/default", vec![], 200),
+        ("remove", "delete", "/admin/v1/guests/default", vec![], 422),
+        ("remove", "delete", "/admin/v1/guests/nobody", vec![], 404),
+    ];
+    let mut asked = std::collections::BTreeSet::new();
+    for (operation, method, path, body, status) in cases {
+        let response = ask(&method.to_uppercase(), path, body).await;
+        assert_eq!(response.status, status, "{method} {path}: {response:?}");
+        let paths = description["paths"].as_object().unwrap();
+        let found = paths.values().find(|path| path[method]["operationId"] == operation);
+        let found = &found.unwrap_or_else(|| panic!("{operation} is not described"))[method];
+        let described = &found["responses"][status.to_string()]["content"];
+        let kind = response.headers["content-type"].to_str().unwrap();
+        let schema = &described[kind]["schema"];
+        assert!(!schema.is_null(), "{operation} {status} {kind} is not described");
+        check_schema(&description, schema, &response.json(), operation);
+        asked.insert(operation);
+    }
+    let described: std::collections::BTreeSet<&str> = description["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|path| path.as_object().unwrap().values())
+        .filter_map(|operation| operation["operationId"].as_str())
+        .collect();
+    assert_eq!(asked, described, "each operation that is described is asked for");
+    // And nothing without the token.
+    for (method, path) in [
+        ("POST", "/admin/v1/components"),
+        ("POST", "/admin/v1/guests/default/releases"),
+        ("POST", "/admin/v1/guests/default/rollback"),
+        ("DELETE", "/admin/v1/guests/default"),
+    ] {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", host.admin.to_string())
+            .body(http_body_util::Full::from(Vec::new()))
+            .unwrap();
+        let response = Client::connect(host.admin).await.try_send(request).await.unwrap();
+        assert_eq!(response.status, 401, "{method} {path}");
+    }
+}
+
+/// Components that are broken in some place: none is served in part, and none ends the host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mutated_components_are_run_or_refused_as_a_whole() {
+    let server = Redis::start().unwrap();
+    let hosts = [start(&server.url(), &[]), start(&server.url(), &[])];
+    let count = deployments(6) * 4;
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut current = deploy(&hosts[0], "good", &[]).unwrap();
+    let mut refused = 0;
+    for number in 0..count {
+        let mut bytes = versioned("counter", &format!("m{number}"));
+        for _ in 0..random.usize(1..8) {
+            let place = random.usize(..bytes.len());
+            bytes[place] = random.u8(..);
+        }
+        std::fs::write(hosts[0].dir().join("mutated.wasm"), &bytes).unwrap();
+        let (done, out, error) = ask(&hosts[0], &["deploy", "mutated.wasm"]);
+        if done {
+            // It can be instantiated, and may do whatever it does.
+            current = deploy(&hosts[1], &format!("good{number}"), &[]).unwrap();
+        } else {
+            refused += 1;
+            assert!(error.contains("guest") && !error.contains("these hosts"), "{out}{error}");
+        }
+        assert_eq!(version(&hosts[1]).await, current);
+    }
+    assert!(refused > 0);
+    for host in &hosts {
+        assert_eq!(version(host).await, current);
+    }
+}
+
+/// Also with a database whose tables it cannot make then: it was there before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_starts_with_what_it_ran_while_the_store_is_away() {
+    let (mut redis, mut postgres) =
+        (Redis::start().unwrap(), Postgres::start(Durability::Unsynced).unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let start = |url: &str, flags: &[&str]| {
+        Host::start_with("counter-http", |command| {
+            command.args(["--store", url, "--store-wait", "100ms"]).args(flags);
+            command.env("TALLY_ADMIN_TOKEN", TOKEN).env("TALLY_RELEASES_DIR", dir.path());
+        })
+    };
+    let urls = [redis.url(), postgres.url()];
+    let mut versions = Vec::new();
+    for url in &urls {
+        let host = start(url, &[]);
+        versions.push(deploy(&host, "a", &[]).unwrap());
+        // Written a moment after the release runs.
+        let enough = Instant::now() + LIMIT;
+        while !std::fs::read_dir(dir.path())
+            .unwrap()
+            .any(|folder| folder.unwrap().path().join("running.json").exists())
+        {
+            assert!(Instant::now() < enough, "what runs is not kept");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        host.signal("KILL");
+    }
+    redis.stop().unwrap();
+    postgres.stop().unwrap();
+    let hosts = [start(&urls[0], &[]), start(&urls[1], &[])];
+    for (host, version) in hosts.iter().zip(&versions) {
+        host.wait_for_log("begins with the releases that it ran last");
+        let guests = get(host.admin, "/guests").await.json();
+        assert_eq!(guests[0]["version"], **version);
+        assert_eq!(get(host.address, "/report").await.status, 503, "without state");
+    }
+    redis.restart().unwrap();
+    postgres.restart().unwrap();
+    for host in &hosts {
+        let enough = Instant::now() + LIMIT;
+        let newest = loop {
+            match deploy(host, "b", &[]) {
+                Ok(version) => break version,
+                Err(error) => assert!(Instant::now() < enough, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        };
+        until_version(host, &newest).await;
     }
 }
