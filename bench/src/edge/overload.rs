@@ -105,21 +105,28 @@ async fn offered(
     busy(server, request.to_owned(), PEAK_CONNECTIONS, WARM_UP).await?;
     let before = clock.used(server.id())?;
     let traffic = busy(server, request.to_owned(), PEAK_CONNECTIONS, window).await?;
-    let peak = rate(traffic.acknowledged(), &traffic);
-    row(name, traffic.rate(), peak, &traffic, clock.used(server.id())? - before);
-    let mut points = Vec::new();
+    let can = rate(traffic.acknowledged(), &traffic);
+    let mut windows =
+        vec![(name.to_owned(), traffic.rate(), traffic, clock.used(server.id())? - before)];
     for times in OFFERED {
         let before = clock.used(server.id())?;
         let (address, requests) = (server.address(), Requests::of(vec![request.to_owned()]));
-        let pace = Pace { rate: peak * times, duration: window, connections: CONNECTIONS };
+        let pace = Pace { rate: can * times, duration: window, connections: CONNECTIONS };
         let run = move || open_loop::run(address, requests, pace);
         let traffic = tokio::task::spawn_blocking(run).await??;
         let name = format!("… {times} × that, at a constant rate");
-        row(&name, pace.rate, peak, &traffic, clock.used(server.id())? - before);
-        let good = rate(traffic.acknowledged(), &traffic) / peak;
-        let refusal = traffic.refusal_p99.map(|time| time.as_secs_f64() * 1e3);
-        points.push(Point { offered: times, good, refusal });
+        windows.push((name, pace.rate, traffic, clock.used(server.id())? - before));
     }
+    // The most that it did is what it can, wherever that was.
+    let good = |traffic: &Traffic| rate(traffic.acknowledged(), traffic);
+    let peak = windows.iter().map(|(_, _, traffic, _)| good(traffic)).fold(0.0, f64::max);
+    let mut points = Vec::new();
+    for (name, offered, traffic, cpu) in &windows {
+        row(name, *offered, peak, traffic, *cpu);
+        let refusal = traffic.refusal_p99.map(|time| time.as_secs_f64() * 1e3);
+        points.push(Point { offered: offered / peak, good: good(traffic) / peak, refusal });
+    }
+    points.remove(0);
     Ok(Plot { title: name, points })
 }
 

@@ -59,7 +59,7 @@ impl Plot {
         for point in &self.points {
             let _ = writeln!(
                 body,
-                "<text x=\"{:.1}\" y=\"388\" text-anchor=\"middle\">{}</text>",
+                "<text x=\"{:.1}\" y=\"388\" text-anchor=\"middle\">{:.1}</text>",
                 across(point.offered),
                 point.offered
             );

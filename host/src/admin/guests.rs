@@ -54,6 +54,9 @@ const MAX_DISCARDED: usize = 130 << 20;
 /// Longest time that a refused body is read on.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The same without a byte of it: whoever has stopped sending can read the answer.
+const DISCARD_PAUSE: Duration = Duration::from_secs(1);
+
 /// What a component takes of [`UPLOAD_BYTES`], until dropped.
 pub(super) struct Held(
     #[expect(dead_code, reason = "given back when dropped")] Option<OwnedSemaphorePermit>,
@@ -216,7 +219,7 @@ impl UploadError {
 pub(super) async fn discard(mut body: Incoming) {
     let reading = async {
         let mut left = MAX_DISCARDED;
-        while let Some(Ok(frame)) = body.frame().await {
+        while let Ok(Some(Ok(frame))) = tokio::time::timeout(DISCARD_PAUSE, body.frame()).await {
             let bytes = frame.data_ref().map_or(0, Bytes::len);
             match left.checked_sub(bytes) {
                 Some(after) => left = after,

@@ -24,7 +24,7 @@ use tokio::{io::AsyncWriteExt as _, sync::watch, time::Instant};
 
 use super::{
     Limits,
-    parking::PARK_AFTER,
+    parking::{LEAST_WAIT, PARK_AFTER, Parked, Parking},
     progress::Progress,
     protocol::Protocol,
     proxies::Peer,
@@ -53,6 +53,10 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The same for one whose client answers pings or takes a few bytes now and then.
 const LONGEST_FAREWELL: Duration = Duration::from_secs(60);
+
+/// How long a connection that is to make room for another has to end in order: what its client still has to hear goes
+/// out at once.
+const MAKING_ROOM: Duration = Duration::from_millis(100);
 
 /// How often a connection is looked at that may have to close.
 const LOOK: Duration = Duration::from_millis(100);
@@ -89,11 +93,15 @@ pub(super) async fn serve(
 ) {
     let patience = Patience::new(service.waiting(), service.limits().head_timeout);
     let opening = transport::open(socket, &protocol, &service, patience.clone());
-    // Opening takes a handshake, which some clients never finish.
+    // What some clients never finish.
+    let has_handshake = matches!(protocol, Protocol::Tls(_)) || service.limits().proxies.protocol;
+    let parked = has_handshake.then(|| service.parking().enter(Instant::now()));
     let opened = tokio::select! {
         opened = opening => opened,
+        () = makes_room(parked.as_ref()) => Err(std::io::ErrorKind::TimedOut.into()),
         () = stopping(draining.clone(), FAREWELL) => Err(std::io::ErrorKind::TimedOut.into()),
     };
+    drop(parked);
     let (transport, peer) = match opened {
         Ok(opened) => opened,
         Err(error) => return lost(&error),
@@ -142,12 +150,12 @@ async fn http1(
     state: &State,
     silence: &mut Silence<'_>,
 ) -> hyper::Result<Option<Wire<Transport>>> {
-    let limits = answers.service.limits().clone();
+    let (limits, parking) = (answers.service.limits(), answers.service.parking());
     let service = hyper::service::service_fn(|request| answers.answer(request));
-    let mut connection = http1_builder(&limits).serve_connection(TokioIo::new(wire), service);
+    let mut connection = http1_builder(limits).serve_connection(TokioIo::new(wire), service);
     let next = tokio::select! {
         ended = Pin::new(&mut connection) => return ended.map(|()| None),
-        next = state.closing(silence, &limits) => next,
+        next = state.closing(silence, limits, parking) => next,
     };
     match next {
         Next::Wait => {
@@ -156,14 +164,14 @@ async fn http1(
             wire.put_back(parts.read_buf);
             Ok(Some(wire))
         }
-        Next::Close => {
+        Next::Close | Next::MakeRoom => {
             // What has been silent finds its end by itself, and says why in the middle of a head.
             if !state.requests.signals().ends_by_itself() {
                 Pin::new(&mut connection).graceful_shutdown();
             }
             tokio::select! {
                 ended = connection => ended.map(|()| None),
-                () = state.done() => Ok(None),
+                () = state.done(next) => Ok(None),
             }
         }
     }
@@ -176,17 +184,19 @@ async fn http2(
     state: &State,
     silence: &mut Silence<'_>,
 ) -> hyper::Result<()> {
-    let limits = answers.service.limits().clone();
-    let service = hyper::service::service_fn(move |request| answers.clone().answer(request));
-    let connection = http2_builder(&limits).serve_connection(TokioIo::new(wire), service);
+    let service = answers.service.clone();
+    let (limits, parking) = (service.limits(), service.parking());
+    let answering = hyper::service::service_fn(move |request| answers.clone().answer(request));
+    let connection = http2_builder(limits).serve_connection(TokioIo::new(wire), answering);
     let mut connection = pin!(connection);
-    tokio::select! {
+    let next = tokio::select! {
         ended = connection.as_mut() => return ended,
-        _ = state.closing(silence, &limits) => connection.as_mut().graceful_shutdown(),
-    }
+        next = state.closing(silence, limits, parking) => next,
+    };
+    connection.as_mut().graceful_shutdown();
     tokio::select! {
         ended = connection => ended,
-        () = state.done() => Ok(()),
+        () = state.done(next) => Ok(()),
     }
 }
 
@@ -251,6 +261,8 @@ enum Next {
     /// It waits for a request, and may do so without what was held for the last one.
     Wait,
     Close,
+    /// The same, at once: another is waiting for its place.
+    MakeRoom,
 }
 
 impl State {
@@ -273,7 +285,7 @@ impl State {
         let mut draining = self.draining.clone();
         let over = async {
             tokio::select! {
-                () = parked.is_to_close() => {}
+                () = makes_room(Some(&parked)) => return Next::MakeRoom,
                 () = sleep_until_after(silence.since(), longest) => {}
                 grace = stop(&mut draining) => {
                     // As in `say_goodbye`, and no longer than without it.
@@ -284,11 +296,17 @@ impl State {
                     }
                 }
             }
+            Next::Close
         };
-        tokio::select! {
+        let next = tokio::select! {
             biased;
             arrival = poll_fn(|context| wire.poll_arrival(context)) => return arrival,
-            () = over => {}
+            next = over => next,
+        };
+        if next == Next::MakeRoom {
+            // It is dropped then.
+            let _ = tokio::time::timeout(MAKING_ROOM, wire.shutdown()).await;
+            return Ok(Arrival::End);
         }
         if wire.has_unread() {
             // The beginning of what might have been HTTP/2: hyper says that it came to no end.
@@ -300,15 +318,15 @@ impl State {
     }
 
     /// Waits until there is something to do about a connection which hyper does not do by itself.
-    async fn closing(&self, silence: &mut Silence<'_>, limits: &Limits) -> Next {
+    async fn closing(&self, silence: &mut Silence<'_>, limits: &Limits, parking: &Parking) -> Next {
         let mut draining = self.draining.clone();
         tokio::select! {
             grace = stop(&mut draining) => {
                 self.say_goodbye(grace).await;
                 Next::Close
             }
-            next = self.idle(silence, limits.idle_timeout, limits.head_timeout) => {
-                if next == Next::Close {
+            next = self.idle(silence, limits.idle_timeout, limits.head_timeout, Some(parking)) => {
+                if next != Next::Wait {
                     self.requests.signals().expire();
                 }
                 next
@@ -318,19 +336,37 @@ impl State {
 
     /// Waits until for `longest` no request has been under way, none has begun, and all that there was to
     /// send has been taken; or a head has been arriving for `head`. The first request has the time of a head,
-    /// whether it begins or not. Of HTTP/1, only until it is clear that a connection waits.
-    async fn idle(&self, silence: &mut Silence<'_>, longest: Duration, head: Duration) -> Next {
+    /// whether it begins or not. Of HTTP/1, only until it is clear that a connection waits. Without a request under
+    /// way for some time, it is one of those `parking` that may have to make room.
+    async fn idle(
+        &self,
+        silence: &mut Silence<'_>,
+        longest: Duration,
+        head: Duration,
+        parking: Option<&Parking>,
+    ) -> Next {
         let shortest = longest.min(head).min(4 * PARK_AFTER);
         let look = shortest.min(LOOK.max(shortest.checked_div(8).unwrap_or_default()));
         let signals = self.requests.signals();
+        let mut parked = None;
         loop {
-            tokio::time::sleep(look).await;
+            tokio::select! {
+                () = tokio::time::sleep(look) => {}
+                () = makes_room_unless(parked.as_ref(), || signals.is_active()) => {
+                    return Next::MakeRoom;
+                }
+            }
             self.requests.end_stalled(self.patience.longest());
             if silence.has_lasted(self.progress.is_blocked(), longest, head) {
                 return Next::Close;
             }
             if silence.since().elapsed() >= PARK_AFTER && signals.is_between_requests() {
                 return Next::Wait;
+            }
+            if silence.since().elapsed() < LEAST_WAIT {
+                parked = None;
+            } else if parked.is_none() {
+                parked = parking.map(|parking| parking.enter(silence.since()));
             }
         }
     }
@@ -351,14 +387,20 @@ impl State {
             () = told_by_connection => {}
             () = async {
                 // For nothing else: it closes as soon as it is idle.
-                while self.idle(&mut silence, grace, grace).await == Next::Wait {}
+                while self.idle(&mut silence, grace, grace, None).await == Next::Wait {}
             } => {}
         }
     }
 
     /// Waits until a connection that is to close has nothing more to do, and its client has had time to read the
-    /// last of it.
-    async fn done(&self) {
+    /// last of it. One that makes room has little time, unless a request has come that it has to answer.
+    async fn done(&self, next: Next) {
+        if next == Next::MakeRoom {
+            tokio::time::sleep(MAKING_ROOM).await;
+            if !self.requests.signals().is_active() {
+                return;
+            }
+        }
         let began = Instant::now();
         let (mut since, mut written) = (began, self.progress.written());
         loop {
@@ -367,13 +409,31 @@ impl State {
             // What is left of the last response over HTTP/2 is seen only as it is written.
             let now = self.progress.written();
             let is_busy = self.requests.signals().is_active() || self.progress.is_blocked();
-            if is_busy || (now != written && began.elapsed() < LONGEST_FAREWELL) {
+            // Where no request was, it is answers to pings.
+            let is_more = now != written && self.requests.signals().begun() > 0;
+            if is_busy || (is_more && began.elapsed() < LONGEST_FAREWELL) {
                 (since, written) = (Instant::now(), now);
             } else if since.elapsed() >= FAREWELL {
                 return;
             }
         }
     }
+}
+
+/// Waits until a connection is to make room for another, if it is one of those that may, and counts it.
+async fn makes_room(parked: Option<&Parked<'_>>) {
+    makes_room_unless(parked, || false).await;
+}
+
+/// The same, unless it is at work when it is asked.
+async fn makes_room_unless(parked: Option<&Parked<'_>>, is_at_work: impl Fn() -> bool) {
+    if let Some(parked) = parked {
+        parked.is_to_close().await;
+        if !is_at_work() {
+            return parked.closes();
+        }
+    }
+    std::future::pending().await
 }
 
 /// Waits until the host stops: how long idle connections stay open then for a last request.

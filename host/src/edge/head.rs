@@ -24,7 +24,9 @@ pub(super) fn check(parts: &mut Parts) -> Result<(), Problem> {
         Method::OPTIONS => is_path || parts.uri.path() == "*",
         _ => is_path,
     };
-    if !is_target {
+    // Another scheme is another server's (RFC 9110, 7.4); `uri` has it in lower case.
+    let is_http = parts.uri.scheme_str().is_none_or(|scheme| matches!(scheme, "http" | "https"));
+    if !is_target || !is_http {
         return Err(Problem::Target);
     }
     if parts.version == Version::HTTP_2 {
@@ -68,12 +70,8 @@ pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// Checks what `h2` leaves to others: a scheme that is not empty (RFC 3986, 3.1), and values without
-/// spaces around them (RFC 9113, 8.2.1).
+/// Checks what `h2` leaves to others: values without spaces around them (RFC 9113, 8.2.1).
 fn check_http2(parts: &Parts) -> Result<(), Problem> {
-    if parts.uri.scheme_str() == Some("") {
-        return Err(Problem::Target);
-    }
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     let has_blanks = |value: &HeaderValue| {
         is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last())
@@ -107,10 +105,17 @@ fn join_cookies(headers: &mut HeaderMap) {
 fn name_host_once(parts: &mut Parts) -> Result<(), Problem> {
     let mut names = parts.headers.get_all(header::HOST).iter();
     let (first, second) = (names.next(), names.next());
-    if second.is_some() || (first.is_none() && parts.version == Version::HTTP_11) {
+    if second.is_some() {
         return Err(Problem::Host);
     }
-    let Some(authority) = parts.uri.authority() else { return Ok(()) };
+    let Some(authority) = parts.uri.authority() else {
+        // HTTP/1.0 has no need of it (RFC 9110, 7.2; RFC 9113, 8.3.1).
+        let may_be_without = matches!(parts.version, Version::HTTP_09 | Version::HTTP_10);
+        return if first.is_some() || may_be_without { Ok(()) } else { Err(Problem::Host) };
+    };
+    if first.is_none() && parts.version == Version::HTTP_11 {
+        return Err(Problem::Host);
+    }
     let Ok(host) = HeaderValue::from_str(authority.as_str()) else { return Err(Problem::Host) };
     if let Some(first) = first {
         let agree = first.as_bytes().eq_ignore_ascii_case(host.as_bytes());
@@ -120,7 +125,11 @@ fn name_host_once(parts: &mut Parts) -> Result<(), Problem> {
         }
     }
     parts.headers.insert(header::HOST, host);
-    let target = parts.uri.path_and_query().map(|target| target.as_str().parse());
+    let target = parts.uri.path_and_query().map(|target| match target.as_str() {
+        // Without a path, it is the root (RFC 9110, 4.2.3).
+        query if query.starts_with('?') => format!("/{query}").parse(),
+        target => target.parse(),
+    });
     if let Some(Ok(target)) = target {
         parts.uri = target;
     }
@@ -141,6 +150,27 @@ mod tests {
         }
         join_cookies(&mut headers);
         assert_eq!(headers.get_all(header::COOKIE).iter().collect::<Vec<_>>(), ["a=b; c=d; e=f"]);
+    }
+
+    #[test]
+    fn a_target_with_a_host_becomes_its_path() {
+        for (target, expected) in [
+            ("http://a/b?c", "/b?c"),
+            ("http://a", "/"),
+            ("http://a?c", "/?c"),
+            ("https://a:1/?c", "/?c"),
+            ("HTTP://a/b", "/b"),
+        ] {
+            let request = http::Request::builder().uri(target).header("host", "a");
+            let mut parts = request.body(()).unwrap().into_parts().0;
+            check(&mut parts).unwrap();
+            assert_eq!(parts.uri.to_string(), expected, "{target}");
+        }
+        for target in ["ftp://a/b", "httpx://a/b", "ws://a/"] {
+            let request = http::Request::builder().uri(target).header("host", "a");
+            let mut parts = request.body(()).unwrap().into_parts().0;
+            assert_eq!(check(&mut parts), Err(Problem::Target), "{target}");
+        }
     }
 
     #[test]

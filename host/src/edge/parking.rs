@@ -1,5 +1,6 @@
-//! Connections that wait for a request, the first or a next one: hyper holds nothing for them meanwhile, and where
-//! there is no place for a new connection, the one that has waited longest makes room.
+//! Connections that wait for their clients: for a handshake, or for a request, the first or a next one. Where there is
+//! no place for a new connection, the one that has waited longest makes room. Of HTTP/1, hyper holds nothing for those
+//! between two requests.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +19,7 @@ use tokio::{sync::Notify, time::Instant};
 pub(super) const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// For how long a connection has waited at least that makes room. A new one has to have time for its first request.
-const LEAST_WAIT: Duration = Duration::from_secs(1);
+pub(super) const LEAST_WAIT: Duration = Duration::from_secs(1);
 
 /// All connections that wait, on all workers.
 pub(super) struct Parking {
@@ -54,15 +55,17 @@ impl Parking {
         Parked { parking: self, place, to_close }
     }
 
-    /// Has the connection that has waited longest close, if one has waited for some time.
+    /// Asks the connection that has waited longest to close, if one has waited for some time.
     pub(super) fn make_room(&self) {
         let mut waiting = self.lock();
         let Some(longest) = waiting.1.first_entry() else { return };
-        if longest.key().0.elapsed() < LEAST_WAIT {
-            return;
+        if longest.key().0.elapsed() >= LEAST_WAIT {
+            longest.remove().notify_one();
         }
-        longest.remove().notify_one();
-        drop(waiting);
+    }
+
+    /// One does close.
+    fn closes(&self) {
         self.closed.inc();
         if !self.is_logged.swap(true, Relaxed) {
             tracing::warn!(
@@ -82,6 +85,11 @@ impl Parked<'_> {
     /// Waits until this one is to make room.
     pub(super) async fn is_to_close(&self) {
         self.to_close.notified().await;
+    }
+
+    /// It does make room, and is counted.
+    pub(super) fn closes(&self) {
+        self.parking.closes();
     }
 }
 
@@ -116,7 +124,9 @@ mod tests {
         tokio::time::advance(LEAST_WAIT).await;
         parking.make_room();
         assert!(short.is_to_close().now_or_never().is_some());
-        assert_eq!(parking.closed.get(), 2);
+        assert_eq!(parking.closed.get(), 0, "none has closed");
+        long.closes();
+        assert_eq!(parking.closed.get(), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -128,6 +138,6 @@ mod tests {
         parking.make_room();
         assert!(stays.is_to_close().now_or_never().is_some(), "it is the only one");
         parking.make_room();
-        assert_eq!(parking.closed.get(), 1);
+        assert!(stays.is_to_close().now_or_never().is_none(), "it has been asked");
     }
 }

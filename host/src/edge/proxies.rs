@@ -18,7 +18,7 @@ const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// The fields that speak of a proxy's client. Guests see none of them but as this host sets it.
+/// The fields that speak of a proxy's client, and that guests see only as this host sets them.
 const FIELDS: [HeaderName; 7] = [
     header::FORWARDED,
     FOR,
@@ -130,8 +130,15 @@ impl Peer {
     /// Who a request comes from. Its fields become what guests may trust.
     pub(super) fn identify(&self, headers: &mut HeaderMap, proxies: &Proxies) -> Client {
         let told = if self.is_trusted { self.told(headers, proxies) } else { None };
-        if headers.keys().any(|name| FIELDS.contains(name)) {
-            for name in &FIELDS {
+        if headers.keys().any(|name| is_told(name.as_str())) {
+            let told: Vec<HeaderName> = headers
+                .keys()
+                .filter(|name| is_told(name.as_str()))
+                // Of others with such a name, `X-Forwarded-Prefix` for one, guests see what a proxy sets.
+                .filter(|name| !self.is_trusted || FIELDS.contains(name) || has_underscore(name))
+                .cloned()
+                .collect();
+            for name in &told {
                 headers.remove(name);
             }
         }
@@ -187,6 +194,24 @@ impl Peer {
     }
 }
 
+/// Whether a field speaks of a proxy's client, by its name: those that are known, all that begin as the common ones do,
+/// and the same with underscores, which gateways of the CGI kind take for hyphens.
+fn is_told(name: &str) -> bool {
+    // Most names are told apart by their first letter.
+    match name.as_bytes() {
+        [b'f', ..] => name == "forwarded",
+        [b'x', b'-' | b'_', rest @ ..] => {
+            rest.starts_with(b"forwarded") || matches!(rest, b"real-ip" | b"real_ip")
+        }
+        _ => false,
+    }
+}
+
+/// Whether a name is written as no proxy writes it.
+fn has_underscore(name: &HeaderName) -> bool {
+    name.as_str().contains('_')
+}
+
 /// The last member of a field's list: what the nearest proxy has added.
 fn last<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let value = headers.get_all(name).iter().next_back()?.to_str().ok()?;
@@ -236,6 +261,11 @@ mod tests {
                     ("x-forwarded-proto", "https"),
                     ("x-forwarded-host", "evil.example"),
                     ("x-real-ip", "1.1.1.1"),
+                    ("x_real_ip", "1.1.1.1"),
+                    ("x-forwarded-prefix", "/evil"),
+                    ("x-forwarded", "1.1.1.1"),
+                    ("x_forwarded_for", "1.1.1.1"),
+                    ("x-forwarded_proto", "https"),
                     ("forwarded", "for=1.1.1.1"),
                     ("accept", "*/*"),
                 ],
@@ -291,6 +321,31 @@ mod tests {
                 "x-forwarded-proto: https",
             ]
         );
+    }
+
+    #[test]
+    fn what_else_a_trusted_proxy_sets_is_seen() {
+        let fields = [
+            ("x-forwarded-for", "192.0.2.7"),
+            ("x-forwarded-prefix", "/shop"),
+            ("x-forwarded-port", "8443"),
+            ("x_forwarded_for", "1.1.1.1"),
+        ];
+        let (_, seen) = identify("10.0.0.1", ProxyHeader::XForwarded, &fields);
+        assert_eq!(
+            seen,
+            [
+                "forwarded: for=192.0.2.7;proto=http",
+                "x-forwarded-for: 192.0.2.7",
+                "x-forwarded-prefix: /shop",
+                "x-forwarded-proto: http",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_field_that_is_set_here_is_known_by_its_name() {
+        assert!(FIELDS.iter().all(|name| is_told(name.as_str())));
     }
 
     #[test]

@@ -1,12 +1,9 @@
 //! Listeners that answer nothing themselves, and send clients to the one with TLS.
 
 use bytes::Bytes;
-use http::{
-    HeaderValue, Request, Response, StatusCode, header,
-    uri::{Authority, PathAndQuery},
-};
+use http::{HeaderValue, Request, Response, StatusCode, header, uri::PathAndQuery};
 
-use super::{head, problem::Problem, request_id::RequestId};
+use super::{authority, head, problem::Problem, request_id::RequestId};
 use crate::runtime::Body;
 
 /// The port that `https` has by itself (RFC 9110, 4.2.2).
@@ -19,20 +16,17 @@ const HTTPS: u16 = 443;
 pub(super) fn to_https<B>(request: Request<B>, port: u16) -> Response<Body> {
     let mut parts = request.into_parts().0;
     let id = RequestId::of(&parts.headers);
-    if let Err(problem) = head::check(&mut parts).and_then(|()| head::host(&parts).map(|_| ())) {
+    if let Err(problem) = head::check(&mut parts) {
         return problem.into_response(&id, false);
     }
-    let request = Request::from_parts(parts, ());
-    let mut names = request.headers().get_all(header::HOST).iter();
-    let (name, second) = (names.next(), names.next());
-    let name = name.and_then(|name| Authority::try_from(name.as_bytes()).ok());
-    let name = request.uri().authority().cloned().or(name).filter(|_| second.is_none());
-    let location = name.and_then(|name| {
-        let target = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    // Only HTTP/1.0 may do without.
+    let host = parts.headers.get(header::HOST).and_then(|host| authority::host(host.as_bytes()));
+    let location = host.and_then(|host| {
+        let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         // The one of OPTIONS for the server as a whole.
         let target = if target == "*" { "/" } else { target };
         let port = if port == HTTPS { String::new() } else { format!(":{port}") };
-        HeaderValue::from_str(&format!("https://{}{port}{target}", name.host())).ok()
+        HeaderValue::from_str(&format!("https://{host}{port}{target}")).ok()
     });
     let Some(location) = location else {
         return Problem::Host.into_response(&id, false);

@@ -4,10 +4,7 @@ use std::{io, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::timeout,
-};
+use tokio::{sync::Semaphore, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::{progress::Watched, socket::Socket};
@@ -16,22 +13,13 @@ use super::{progress::Watched, socket::Socket};
 #[derive(Debug)]
 pub(crate) struct Tls {
     config: ArcSwap<ServerConfig>,
-    /// Handshakes that may be under way.
-    handshakes: Semaphore,
     longest: Duration,
 }
 
 impl Tls {
-    /// With a configuration, where so many connections may be open, and a handshake may take so long.
-    /// Handshakes take half of the connections at most: clients that never finish theirs leave the others
-    /// to those that do.
-    pub(crate) fn new(config: ServerConfig, connections: usize, longest: Duration) -> Self {
-        let handshakes = (connections / 2).clamp(1, Semaphore::MAX_PERMITS);
-        Self {
-            config: ArcSwap::from_pointee(config),
-            handshakes: Semaphore::new(handshakes),
-            longest,
-        }
+    /// With a configuration, where a handshake may take so long.
+    pub(crate) fn new(config: ServerConfig, longest: Duration) -> Self {
+        Self { config: ArcSwap::from_pointee(config), longest }
     }
 
     /// Uses another configuration for handshakes from now on. Connections that are open keep theirs.
@@ -46,11 +34,7 @@ impl Tls {
         socket: Watched<Socket>,
         turn: &Semaphore,
     ) -> io::Result<TlsStream<Watched<Socket>>> {
-        let handshake = self.handshakes.try_acquire().map_err(|_| {
-            io::Error::new(io::ErrorKind::ConnectionRefused, "too many TLS handshakes at once")
-        })?;
         let accepted = timeout(self.longest, self.shake_hands(socket, turn)).await;
-        drop::<SemaphorePermit<'_>>(handshake);
         accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 

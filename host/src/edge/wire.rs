@@ -262,6 +262,10 @@ impl<S: AsyncRead + AsyncWrite + Socket + Unpin> Wire<S> {
     pub(super) fn put_back(&mut self, bytes: Bytes) {
         // Copied even if there are none: they would keep all of the buffer that they were read into.
         self.unread = [bytes, self.unread.clone()].concat().into();
+        if self.has_unread() {
+            // It came with the request before, and so was none of a head then.
+            self.signals.note_head();
+        }
     }
 }
 

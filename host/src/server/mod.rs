@@ -163,8 +163,7 @@ pub async fn serve(
     let tls_files = config.tls.as_ref().map(certificates::look_at);
     let tls = match &config.tls {
         Some(files) => {
-            let (connections, timeout) = (config.edge.connections, files.handshake_timeout);
-            Some(Arc::new(Tls::new(certificates::read(files)?, connections, timeout)))
+            Some(Arc::new(Tls::new(certificates::read(files)?, files.handshake_timeout)))
         }
         None => None,
     };

@@ -17,7 +17,7 @@ use crate::client::{Client, Response};
 
 /// Longest time the program may take to say that it serves; a loaded machine is slow, and a guest
 /// may have to be compiled.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(180);
 
 /// Longest time the program may take to end.
 const END_LIMIT: Duration = Duration::from_secs(120);

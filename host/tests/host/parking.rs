@@ -42,6 +42,9 @@ fn metric(metrics: &str, name: &str) -> u64 {
     line.unwrap_or_else(|| panic!("no {name} in {metrics}")).trim().parse().unwrap()
 }
 
+/// Most of the time that a new connection waits for its first answer, on a machine that is busy.
+const LONGEST: Duration = Duration::from_secs(30);
+
 const CLOSED: &str = "tally_connections_closed_for_others_total ";
 
 /// The kernel's and the allocator's shares are in it as well, and a program that is not optimized.
@@ -198,4 +201,39 @@ async fn the_longest_idle_connection_makes_room_for_a_new_one() {
     exchange(&mut later, report, "}");
     assert_eq!(busy.get("/report").await.status, 200);
     assert_eq!(host.log().matches("longest idle one is closed").count(), 1, "{}", host.log());
+}
+
+/// Every kind of connection on which no request is under way, each with the only place.
+#[tokio::test]
+async fn whatever_a_client_leaves_undone_makes_room() {
+    let flags = ["--max-connections", "1", "--head-timeout", "1h", "--idle-timeout", "1h"];
+    let host = Host::start("counter", "memory:", &flags);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let silent = [
+        ("nothing", b"".as_slice()),
+        ("half a head", b"GET /report HTTP/1.1\r\nho"),
+        ("half a preface", b"PRI * HTTP/2.0\r\n"),
+        ("HTTP/2 without a request", preface),
+        ("a request, and half of the next", b"GET /report HTTP/1.1\r\nhost: x\r\n\r\nGET /"),
+    ];
+    for (number, (name, bytes)) in (1..).zip(silent) {
+        let mut stream = connect(host.address);
+        stream.write_all(bytes).unwrap();
+        let answer = tokio::time::timeout(LONGEST, get(host.address, "/report")).await;
+        assert_eq!(answer.unwrap_or_else(|_| panic!("{name} keeps its place")).status, 200);
+        let mut rest = Vec::new();
+        // Ends by itself, in order or not.
+        if let Err(error) = stream.read_to_end(&mut rest) {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{name}");
+        }
+        let metrics = get(host.admin, "/metrics").await;
+        assert_eq!(metric(metrics.text(), CLOSED), number, "{name}");
+    }
+    // Of HTTP/2, one that has had its answer, and still answers pings.
+    let mut idle = Client::connect_http2(host.address).await;
+    assert_eq!(idle.get("/report").await.status, 200);
+    let answer = tokio::time::timeout(LONGEST, get(host.address, "/report")).await;
+    assert_eq!(answer.expect("an idle connection of HTTP/2 makes room").status, 200);
+    let request = idle.request(http::Method::GET, "/report");
+    assert!(idle.try_send(request).await.is_err(), "it was closed");
 }

@@ -150,6 +150,11 @@ const CHUNK_BYTES: usize = 64 << 10;
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 impl WasiHttpHooks for Hooks {
+    /// Asked for each header of each request: the crate's own answer allocates memory each time.
+    fn is_forbidden_header(&mut self, name: &http::HeaderName) -> bool {
+        is_forbidden_header(name.as_str())
+    }
+
     fn send_request(
         &mut self,
         request: http::Request<WasiBody>,
@@ -181,9 +186,39 @@ impl WasiHttpHooks for Hooks {
     }
 }
 
+/// Whether neither a guest nor who is asked by it sees this header: those of one connection alone, and `host`, which
+/// `wasi:http` has as the authority. The same as [`wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS`].
+fn is_forbidden_header(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "upgrade"
+            | "host"
+            | "http2-settings"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_forbidden_is_what_the_crate_forbids() {
+        let theirs = wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS;
+        for name in &theirs {
+            assert!(is_forbidden_header(name.as_str()), "{name}");
+        }
+        let hop_by_hop =
+            ["te", "trailer", "close", "content-length", "x-request-id", "cookie", "expect"];
+        for name in hop_by_hop.map(http::HeaderName::from_static) {
+            assert_eq!(is_forbidden_header(name.as_str()), theirs.contains(&name), "{name}");
+        }
+    }
 
     #[test]
     fn nobody_is_allowed_unless_named() {
