@@ -94,6 +94,11 @@ impl Guest {
     ) -> Arc<Self> {
         let release = Release::new(Source::Elsewhere(component), None);
         let pool = limits.pool.unwrap_or(1);
+        let mut settings = settings;
+        if let Some(before) = before {
+            // Metrics know a guest by this very text.
+            settings.name = Arc::clone(before.name());
+        }
         let before = before.map(|before| &*before.tenant);
         Arc::new(Self::new(runtime, release, pool, limits, settings, is_kept, before))
     }

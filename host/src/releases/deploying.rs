@@ -189,7 +189,12 @@ impl Releases {
                 _ => Where::Runs,
             }
         };
-        let hosts = self.store.hosts().await?;
+        let mut hosts = self.store.hosts().await?;
+        let own = self.record();
+        // Whose session may just have ended.
+        if !hosts.iter().any(|host| (&host.host, &host.admin) == (&own.host, &own.admin)) {
+            hosts.push(own);
+        }
         let hosts = hosts.into_iter().map(|record| (place(&record), record));
         Ok(Some(Rollout { hosts: hosts.map(|(place, record)| (record, place)).collect() }))
     }

@@ -10,9 +10,8 @@
 //! what the log says, or finds that the store is away: then it goes on with what it has.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     net::SocketAddr,
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -28,8 +27,8 @@ use super::{
     stored::Stored,
 };
 use crate::{
-    config::{Config, GuestConfig, ReleaseConfig},
-    registry::{Guest, Pattern, Table},
+    config::{Config, GuestConfig, ReleaseConfig, ReleaseSettings},
+    registry::{Guest, Path, Pattern, Routes, Table},
     runtime::{Fetch, Runtime, Source},
 };
 
@@ -83,8 +82,8 @@ pub(crate) struct Releases {
 struct Inner {
     /// The last entry of the log that was seen.
     seen: u64,
-    /// What each guest is to run, by the number of the entry that says so.
-    wanted: HashMap<String, (u64, Option<Release>)>,
+    /// What each guest is to run.
+    wanted: HashMap<String, Wanted>,
     /// Releases that run. Other guests are as the file has them.
     running: HashMap<String, Release>,
     /// Counts changes of what runs.
@@ -98,6 +97,21 @@ struct Inner {
     away: Option<String>,
     /// The session that may be listed.
     session: Option<String>,
+}
+
+/// What a guest is to run.
+#[derive(Clone, Debug, Default)]
+struct Wanted {
+    /// The number of the entry that says so, and its revision.
+    number: u64,
+    revision: u64,
+    release: Option<Release>,
+}
+
+impl Wanted {
+    fn of(head: Head) -> Self {
+        Self { number: head.number, revision: head.revision, release: head.release }
+    }
 }
 
 /// Why a release does not run.
@@ -126,6 +140,9 @@ impl CannotRun {
     }
 }
 
+/// A guest that was made for a release.
+type Made = (GuestConfig, Arc<Guest>, Release);
+
 /// A session, and what is known of it.
 struct Live {
     session: Session,
@@ -148,7 +165,7 @@ impl Found {
     }
 
     /// What ran here last, for a store that is away. `None` where nothing is kept. Blocks.
-    pub(crate) fn kept(dir: Option<&Path>) -> Option<Self> {
+    pub(crate) fn kept(dir: Option<&std::path::Path>) -> Option<Self> {
         let heads = Disk::new(dir?).running()?.into_iter().map(|(name, release)| {
             // Whatever the log says of it comes later.
             (name, Head { release: Some(release), ..Head::default() })
@@ -254,11 +271,16 @@ impl Releases {
     ) -> (Vec<(Pattern, Arc<Guest>)>, Vec<String>) {
         let (mut routes, mut fallen_back) = (Vec::new(), Vec::new());
         self.inner().seen = found.revision;
-        for (name, head) in found.heads {
-            self.inner().wanted.insert(name.clone(), (head.number, head.release.clone()));
+        // Of two that take the same requests, the one that was there first.
+        let mut others = Taken::of(&self.files, &found);
+        let mut heads = found.heads;
+        heads.sort_by_key(|(_, head)| head.revision);
+        for (name, head) in heads {
+            self.inner().wanted.insert(name.clone(), Wanted::of(head.clone()));
             let Some(release) = &head.release else { continue };
             let is_loaded = routes.len() < load_ahead;
-            let made = match self.make(&name, release, is_loaded).await {
+            let made = self.make(&name, release, is_loaded).await;
+            let made = match made.and_then(|made| others.check(made)) {
                 Ok(made) => Some(made),
                 Err(cannot) => {
                     tracing::error!(
@@ -268,7 +290,8 @@ impl Releases {
                         cannot.reason
                     );
                     self.inner().note_failure(&name, release.number, cannot);
-                    self.make_earlier(&name, &head).await
+                    let earlier = self.make_earlier(&name, &head).await;
+                    earlier.and_then(|made| others.check(made).ok())
                 }
             };
             match made {
@@ -283,11 +306,7 @@ impl Releases {
     }
 
     /// The last release before the current one that can run.
-    async fn make_earlier(
-        self: &Arc<Self>,
-        name: &str,
-        head: &Head,
-    ) -> Option<(GuestConfig, Arc<Guest>, Release)> {
+    async fn make_earlier(self: &Arc<Self>, name: &str, head: &Head) -> Option<Made> {
         let current = head.release.as_ref().map_or(0, |release| release.number);
         let earlier = head.kept.iter().rev().filter(|kept| kept.number < current);
         for kept in earlier.take(MOST_FALLBACKS) {
@@ -312,7 +331,7 @@ impl Releases {
         name: &str,
         release: &Release,
         load: bool,
-    ) -> Result<(GuestConfig, Arc<Guest>, Release), CannotRun> {
+    ) -> Result<Made, CannotRun> {
         let config = self.configure(name, release)?;
         let stored = Stored::new(self.store.clone(), release.component.clone(), self.disk.clone());
         let guest = self.guest_of(&config, &stored, None);
@@ -479,7 +498,7 @@ impl Releases {
                     let mut inner = self.inner();
                     for (name, head) in heads {
                         inner.pending.insert(name.clone());
-                        inner.wanted.insert(name, (head.number, head.release));
+                        inner.wanted.insert(name, Wanted::of(head));
                     }
                     inner.seen = revision;
                 }
@@ -490,7 +509,19 @@ impl Releases {
     /// Guests that are to be brought to another release, which are at work on from here on.
     fn begin(&self, most: usize) -> Vec<String> {
         let mut inner = self.inner();
-        let due = inner.pending.iter().filter(|name| inner.is_due(name));
+        let revision = |name: &&String| inner.wanted.get(*name).map(|wanted| wanted.revision);
+        let mut due: Vec<&String> =
+            inner.pending.iter().filter(|name| inner.is_due(name)).collect();
+        due.sort_by_key(revision);
+        // Those that may change routes come one at a time, in the order of the log: all hosts have the same winner
+        // where two want the same requests.
+        let mut is_routing = inner.busy.iter().any(|name| inner.changes_settings(name));
+        let due = due.into_iter().filter(|name| {
+            let changes = inner.changes_settings(name);
+            let waits = changes && is_routing;
+            is_routing |= changes;
+            !waits
+        });
         let due: Vec<String> = due.take(most).cloned().collect();
         inner.busy.extend(due.iter().cloned());
         due
@@ -500,7 +531,7 @@ impl Releases {
     async fn bring(self: Arc<Self>, name: String) {
         let (wanted, before) = {
             let inner = self.inner();
-            let wanted = inner.wanted.get(&name).and_then(|(_, release)| release.clone());
+            let wanted = inner.wanted.get(&name).and_then(|wanted| wanted.release.clone());
             (wanted, inner.running.get(&name).cloned())
         };
         let started = Instant::now();
@@ -556,21 +587,20 @@ impl Releases {
         clash(&routes, &config)?;
         let stored = Stored::new(self.store.clone(), release.component.clone(), self.disk.clone());
         let current = routes.named(name);
-        let keeps_settings = match before {
-            Some(before) => before.settings == release.settings,
-            None => release.settings == Default::default(),
-        };
+        let keeps_settings = release.settings == settings_of(before);
+        let is_used = current.is_some_and(|current| current.release().is_loaded());
+        let loads = is_used || config.keep_loaded || routes.iter().count() <= FEW;
         if let Some(current) = current.filter(|_| keeps_settings) {
-            let is_used = current.release().is_loaded() || config.keep_loaded;
-            if is_used || routes.iter().count() <= FEW {
-                self.load(current, &stored).await?;
-            } else {
-                current.exchange(Source::Elsewhere(stored)).await;
+            match loads {
+                true => self.load(current, &stored).await?,
+                false => current.exchange(Source::Elsewhere(stored)).await,
             }
             return Ok(());
         }
         let guest = self.guest_of(&config, &stored, current.map(|current| &**current));
-        self.load(&guest, &stored).await?;
+        if loads {
+            self.load(&guest, &stored).await?;
+        }
         self.table.exchange(name, Some((config.pattern, guest)));
         Ok(())
     }
@@ -600,21 +630,58 @@ impl Releases {
     }
 }
 
+/// What a release says of settings; nothing where there is none.
+fn settings_of(release: Option<&Release>) -> ReleaseSettings {
+    release.map(|release| release.settings.clone()).unwrap_or_default()
+}
+
+/// Routes that guests have at the start.
+struct Taken(HashMap<(Option<String>, bool, String), String>);
+
+impl Taken {
+    /// Those of guests of the file that are not deployed.
+    fn of(files: &HashMap<String, GuestConfig>, found: &Found) -> Self {
+        let guests = files.values().filter(|guest| !found.has(&guest.name));
+        let guests = guests.filter(|guest| guest.pattern.path != Path::Nothing);
+        Self(guests.map(|guest| (identity(&guest.pattern), guest.name.clone())).collect())
+    }
+
+    /// Takes the route of a guest, unless another has it.
+    fn check(&mut self, made: Made) -> Result<Made, CannotRun> {
+        let pattern = &made.0.pattern;
+        if pattern.path == Path::Nothing {
+            return Ok(made);
+        }
+        match self.0.entry(identity(pattern)) {
+            Entry::Vacant(free) => {
+                free.insert(made.0.name.clone());
+                Ok(made)
+            }
+            Entry::Occupied(other) => Err(takes_the_same(other.get(), pattern)),
+        }
+    }
+}
+
+fn identity(pattern: &Pattern) -> (Option<String>, bool, String) {
+    let (host, is_exact, path) = pattern.identity();
+    (host.map(str::to_owned), is_exact, path)
+}
+
+fn takes_the_same(other: &str, pattern: &Pattern) -> CannotRun {
+    // It may go away.
+    CannotRun::for_now(format!(
+        "guest '{other}' takes the same requests, {pattern}; give one of them another route"
+    ))
+}
+
 /// Two guests cannot take the same requests.
-pub(super) fn clash(
-    routes: &crate::registry::Routes,
-    config: &GuestConfig,
-) -> Result<(), CannotRun> {
-    let is_internal = config.pattern.path == crate::registry::Path::Nothing;
+pub(super) fn clash(routes: &Routes, config: &GuestConfig) -> Result<(), CannotRun> {
+    let is_internal = config.pattern.path == Path::Nothing;
     let other = routes.iter().find(|(pattern, guest)| {
         **guest.name() != config.name && pattern.identity() == config.pattern.identity()
     });
     match other.filter(|_| !is_internal) {
-        // It may go away.
-        Some((pattern, other)) => Err(CannotRun::for_now(format!(
-            "guest '{}' takes the same requests, {pattern}; give one of them another route",
-            other.name()
-        ))),
+        Some((pattern, other)) => Err(takes_the_same(other.name(), pattern)),
         None => Ok(()),
     }
 }
@@ -623,9 +690,10 @@ impl Inner {
     fn note(&mut self, change: Change) {
         self.seen = self.seen.saturating_add(1);
         self.pending.insert(change.guest.clone());
+        let (number, revision) = (change.number, self.seen);
         let entry = self.wanted.entry(change.guest).or_default();
-        if entry.0 < change.number {
-            *entry = (change.number, change.release);
+        if entry.number < number {
+            *entry = Wanted { number, revision, release: change.release };
         }
     }
 
@@ -636,10 +704,17 @@ impl Inner {
         self.failed.insert(name.to_owned(), Failure { release, reason: cannot.reason, retry });
     }
 
+    /// Whether a guest is to have other settings than it has, its route among them.
+    fn changes_settings(&self, name: &str) -> bool {
+        let wanted = self.wanted.get(name).and_then(|wanted| wanted.release.as_ref());
+        let running = self.running.get(name);
+        wanted.is_some() != running.is_some() || settings_of(wanted) != settings_of(running)
+    }
+
     /// Whether a guest is to run another release than it does, and nothing keeps it from that.
     fn is_due(&self, name: &str) -> bool {
-        let Some((_, wanted)) = self.wanted.get(name) else { return false };
-        let wanted = wanted.as_ref().map_or(0, |release| release.number);
+        let Some(wanted) = self.wanted.get(name) else { return false };
+        let wanted = wanted.release.as_ref().map_or(0, |release| release.number);
         let running = self.running.get(name).map_or(0, |release| release.number);
         if self.busy.contains(name) {
             return false;

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
-use tally_state::{Bucket, Error as StateError, Handle, Swapped};
+use tally_state::{Bucket, Error as StateError, Handle, Owner, Swapped};
 
 use super::model::{Change, Component, Head, PIECE_BYTES, Release, random_id};
 
@@ -133,7 +133,8 @@ pub(super) enum Look {
 
 impl Store {
     pub(crate) fn new(state: Handle) -> Result<Self, StateError> {
-        Ok(Self { state, bucket: Bucket::new(BUCKET)? })
+        // No guest's operations keep these waiting.
+        Ok(Self { state: state.of(Owner::another()), bucket: Bucket::new(BUCKET)? })
     }
 
     /// Looks for the entry after one that was seen. One small exchange with the store.

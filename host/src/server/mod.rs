@@ -238,7 +238,7 @@ pub async fn serve(
     };
     // Until the store has said so.
     routes.is_current_until(Some(Instant::now()));
-    let following = tokio::spawn(Arc::clone(&releases).follow());
+    let mut following = tokio::spawn(Arc::clone(&releases).follow());
     let metrics = edge::Metrics::register(&registry)?;
     let workers = Workers::start(
         config.workers,
@@ -301,6 +301,7 @@ pub async fn serve(
         // One that goes on without them would look alive.
         part = workers.ended() => return Err(ServerError::Ended(part)),
         _ = &mut admin_task => return Err(ServerError::Ended("the admin listener".into())),
+        _ = &mut following => return Err(ServerError::Ended("following releases".into())),
     };
     tracing::info!(connections = workers.connections(), "stopping; a second signal ends at once");
     if let Some(watching) = watching {

@@ -646,3 +646,70 @@ async fn a_host_starts_with_what_it_ran_while_the_store_is_away() {
         until_version(host, &newest).await;
     }
 }
+
+/// Guests that were deployed long ago cost little until they are asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_starts_with_ten_thousand_guests_and_follows_a_change_of_one() {
+    const GUESTS: u64 = 10_000;
+    let server = Redis::start().unwrap();
+    let flags = ["--store", &server.url(), "--start-empty"];
+    let empty = || {
+        Host::start_configured_with(tempfile::tempdir().unwrap(), "", |command| {
+            command.args(flags).env("TALLY_ADMIN_TOKEN", TOKEN);
+        })
+    };
+    let mut first = empty();
+    deploy(&first, "a", &["--guest", "g0", "--host", "g0.example"]).unwrap();
+    first.signal("TERM");
+    assert!(first.wait().success());
+    // As if each had been deployed as that one was.
+    let metrics = tally_state::Metrics::register(&prometheus::Registry::new()).unwrap();
+    let state = tally_state::State::open(&server.url(), Default::default(), metrics).await.unwrap();
+    let (handle, bucket) = (state.worker(), tally_state::Bucket::new("tally.releases").unwrap());
+    let head = handle.get(&bucket, "guest:g0").await.unwrap().unwrap();
+    let mut head: Value = serde_json::from_slice(&head).unwrap();
+    let (mut heads, mut names) = (Vec::new(), HashMap::<u8, Vec<String>>::new());
+    for number in 0..GUESTS {
+        let name = format!("g{number}");
+        head["release"]["settings"]["host"] = format!("{name}.example").into();
+        head["revision"] = (number + 1).into();
+        heads.push((format!("guest:{name}"), head.to_string().into()));
+        let digest = <sha2::Sha256 as sha2::Digest>::digest(name.as_bytes());
+        names.entry(digest[0] % 64).or_default().push(name);
+    }
+    for heads in heads.chunks(500) {
+        handle.set_many(&bucket, heads.to_vec()).await.unwrap();
+    }
+    for (part, names) in names {
+        let names = serde_json::to_vec(&names).unwrap();
+        handle.set(&bucket, &format!("names:{part}"), names.into()).await.unwrap();
+    }
+    let revision = GUESTS.to_string().into();
+    handle.set(&bucket, "revision", revision).await.unwrap();
+
+    let started = Instant::now();
+    let hosts = [empty(), empty()];
+    let took = started.elapsed() / 2;
+    let version_of = async |host: &Host, name: &str| {
+        let request = http::Request::get("/report")
+            .header("host", format!("{name}.example"))
+            .body(http_body_util::Full::default())
+            .unwrap();
+        let response = Client::connect(host.address).await.try_send(request).await.unwrap();
+        assert_eq!(response.status, 200, "{response:?}");
+        response.json()["guest_version"].as_str().unwrap().to_owned()
+    };
+    let old = version_of(&hosts[1], "g777").await;
+    let started = Instant::now();
+    let new = deploy(&hosts[0], "b", &["--guest", "g777"]).unwrap();
+    println!("a start took {took:?}, a change of one {:?}", started.elapsed());
+    assert_ne!(old, new);
+    for host in &hosts {
+        assert_eq!(version_of(host, "g777").await, new);
+        assert_eq!(version_of(host, "g778").await, old);
+        let metrics = get(host.admin, "/metrics").await.text().to_owned();
+        let loaded = metrics.lines().find_map(|line| line.strip_prefix("tally_loaded_guests "));
+        let loaded: u64 = loaded.unwrap().parse().unwrap();
+        assert!(loaded < 100, "{loaded} are loaded, of which few were asked for");
+    }
+}
