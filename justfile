@@ -6,7 +6,7 @@ set ignore-comments := true
 shipped := "guest/target/wasm32-wasip2/release/counter.wasm"
 
 # Guests in Rust that tests run. Built one by one, as they want different features of one crate.
-test_guests := "counter counter-http counter-p3 probe probe-files probe-http probe-imports probe-p3 probe-draft probe-draft2 probe-spin probe-spin-data probe-spin-kv probe-blobstore probe-labels probe-wasmcloud stuck"
+test_guests := "counter counter-http counter-p3 probe probe-files probe-files-p3 probe-http probe-imports probe-p3 probe-draft probe-draft2 probe-spin probe-spin-data probe-spin-kv probe-blobstore probe-labels probe-labels-p3 probe-wasmcloud stuck"
 
 # What `serve` serves, and over which store
 export STORE := env("STORE", "sqlite:tally.db")
@@ -18,12 +18,13 @@ export RUST_BACKTRACE := "0"
 _default:
     @{{ just_executable() }} --list --unsorted
 
-# Build a guest: counter (the default); the same in http, p3, js or py; or another folder of guest/
+# Build a guest: counter (the default); the same in http, p3, js, py or py-p3; or another folder of guest/
 build-guest name="counter": _target
     #!/bin/sh
     set -eu
     case '{{ name }}' in
         js | py) exec guest/counter-{{ name }}/build.sh ;;
+        py-p3) exec guest/counter-py/build.sh p3 ;;
         http | p3) package='counter-{{ name }}' ;;
         *) package='{{ name }}' ;;
     esac
@@ -67,7 +68,7 @@ build-test-guests: _target
     cd guest && cargo build --locked --release --target wasm32-wasip1 -p counter-http
 
 # The suite of the counter on all guests, in JavaScript and Python as well
-test-guests: setup (build-guest "js") (build-guest "py") build-test-guests
+test-guests: setup (build-guest "js") (build-guest "py") (build-guest "py-p3") build-test-guests
     host/tests/languages/fastapi/setup.sh
     cargo test --locked -p tally --test languages
     cargo test --locked -p tally --test host -- _counter::

@@ -1,12 +1,16 @@
 #!/bin/sh
-# Builds dist/counter-py.wasm, and installs what that takes (Python is expected). Does nothing where
-# all is up to date.
+# Builds dist/counter-py.wasm of the plugin world, or with `p3` dist/counter-py-p3.wasm of WASI 0.3. Installs
+# what that takes (Python is expected, and cargo for WASI 0.3). Does nothing where all is up to date.
 set -eu
 cd "$(dirname "$0")"
 
-component=dist/counter-py.wasm
+case ${1-} in
+    '') module=app world=plugin component=dist/counter-py.wasm ;;
+    p3) module=service world=service component=dist/counter-py-p3.wasm ;;
+    *) echo "usage: $0 [p3]" >&2 && exit 2 ;;
+esac
 if [ -e "$component" ]; then
-    changed=$(find app.py build.sh requirements.txt ../../wit -newer "$component")
+    changed=$(find ./*.py service.wit build.sh requirements.txt ../../wit ../Cargo.lock -newer "$component")
     [ -n "$changed" ] || exit 0
 fi
 
@@ -20,7 +24,21 @@ if ! [ "$installed" -nt requirements.txt ]; then
 fi
 
 mkdir -p dist
-.venv/bin/componentize-py --quiet -d ../../wit -w plugin componentize app -o "$component.new"
+wit=../../wit
+if [ "$module" = service ]; then
+    # In one folder, as the tool wants them: the world, this repository's interfaces, and those of WASI 0.3, which
+    # the crate `wasip3` of the Rust guests has in the version of Cargo.lock.
+    wit=dist/wit
+    rm -rf "$wit"
+    mkdir -p "$wit"
+    cp -r service.wit ../../wit/deps "$wit"
+    cp ../../wit/plugin.wit "$wit/deps/tally-plugin.wit"
+    wasip3=$(cargo metadata --locked --format-version 1 --manifest-path ../Cargo.toml | python3 -c '
+import json, sys
+print(next(found["manifest_path"] for found in json.load(sys.stdin)["packages"] if found["name"] == "wasip3"))')
+    cp "$(dirname "$wasip3")"/wit/deps/*.wit "$wit/deps"
+fi
+.venv/bin/componentize-py --quiet -d "$wit" -w "$world" componentize "$module" -o "$component.new"
 # In one step, so that nobody meets half a component.
 mv "$component.new" "$component"
 size=$(wc -c <"$component")

@@ -8,11 +8,16 @@ use wasip2::{
     http::types::{IncomingRequest, ResponseOutparam},
 };
 
-use self::bindings::{team_a, team_b, wasi::keyvalue::store};
+use self::bindings::{team_a, team_b, team_draft, team_spin, wasi::keyvalue0_2_0_draft2::store};
 
 mod bindings {
     wit_bindgen::generate!({
-        path: ["../../wit/deps/keyvalue", "wit"],
+        path: [
+            "../../wit/deps/keyvalue",
+            "../../host/wit/keyvalue-draft",
+            "../../host/wit/spin-key-value",
+            "wit",
+        ],
         world: "tally:probe-labels/imports",
         generate_all,
     });
@@ -63,6 +68,20 @@ fn operate(path: &str, argument: &str) -> Answer {
             Ok("set".into())
         }
         "/b/get" => Ok(show(team_b::open(&bucket)?.get(&key)?)),
+        "/draft/open" => team_draft::open(&bucket).map(|_| "opened".into()).map_err(Failure::from),
+        "/draft/set" => {
+            team_draft::open(&bucket)?.set(&key, value.as_bytes())?;
+            Ok("set".into())
+        }
+        "/draft/get" => Ok(show(team_draft::open(&bucket)?.get(&key)?)),
+        "/spin/open" => {
+            team_spin::Store::open(&bucket).map(|_| "opened".into()).map_err(Failure::from)
+        }
+        "/spin/set" => {
+            team_spin::Store::open(&bucket)?.set(&key, value.as_bytes())?;
+            Ok("set".into())
+        }
+        "/spin/get" => Ok(show(team_spin::Store::open(&bucket)?.get(&key)?)),
         _ => Err(Failure::NoSuchPath),
     }
 }

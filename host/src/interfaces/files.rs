@@ -4,6 +4,8 @@
 //! `wasmtime-wasi` keeps guests within a directory, symbolic links included, and does its work with files on threads
 //! for that: those that serve requests do not wait for a disk.
 
+pub(super) mod concurrent;
+
 use std::{
     io,
     path::PathBuf,

@@ -192,7 +192,7 @@ pub(crate) fn add_to_linker(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
 
     use tally_state::{Metrics, Options, State};
     use wasmtime::component::Resource;
@@ -216,7 +216,7 @@ mod tests {
     }
 
     /// A request's context over an empty store, and its effects.
-    pub(super) async fn fresh() -> (Context, Effects) {
+    pub(crate) async fn fresh() -> (Context, Effects) {
         let state = State::open("memory:", Options::default(), Metrics::default()).await.unwrap();
         let buckets = Buckets::parse(["default"]).unwrap();
         let settings = Arc::new(Settings { buckets, ..Settings::default() });

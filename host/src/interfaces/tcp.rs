@@ -4,6 +4,8 @@
 //! A guest gets addresses only for names that it may connect to, so it cannot ask the network for others, and may
 //! connect only to those and to addresses that are configured themselves. It listens to nobody, and has no UDP.
 
+pub(super) mod concurrent;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -105,31 +107,66 @@ impl Pollable for Addresses {
     async fn ready(&mut self) {}
 }
 
-async fn resolve(context: &mut Context, name: &str) -> Result<Vec<IpAddr>, ErrorCode> {
-    let settings = Arc::clone(&context.settings);
-    if !settings.tcp.allows_name(name) {
-        denied::name(&settings, name);
-        return Err(ErrorCode::AccessDenied);
+/// Why a guest gets no addresses for a name.
+enum Unresolved {
+    Denied,
+    NotFound,
+    /// It has learnt as many as it may.
+    TooMany,
+}
+
+impl From<Unresolved> for ErrorCode {
+    fn from(reason: Unresolved) -> Self {
+        match reason {
+            Unresolved::Denied => Self::AccessDenied,
+            Unresolved::NotFound => Self::NameUnresolvable,
+            Unresolved::TooMany => Self::OutOfMemory,
+        }
     }
-    context.look_outside();
+}
+
+/// Looks a name up for a guest that may connect to it.
+async fn resolve(settings: &Settings, name: &str) -> Result<Vec<IpAddr>, Unresolved> {
+    if !settings.tcp.allows_name(name) {
+        denied::name(settings, name);
+        return Err(Unresolved::Denied);
+    }
     let addresses = match name.parse::<IpAddr>() {
         Ok(address) => vec![address],
         Err(_) => {
             let found = tally_net::resolve(name, 0).await.map_err(|error| {
                 tracing::debug!(guest = %settings.name, %error, "a name has no address");
-                ErrorCode::NameUnresolvable
+                Unresolved::NotFound
             })?;
             found.into_iter().map(|address| address.ip().to_canonical()).collect()
         }
     };
     // All of them, as for outgoing requests.
     if !addresses.iter().all(|address| settings.tcp.may_reach(*address)) {
-        denied::private(&settings, name);
-        return Err(ErrorCode::AccessDenied);
+        denied::private(settings, name);
+        return Err(Unresolved::Denied);
     }
-    match context.resolved().is_some_and(|resolved| resolved.learn(name, &addresses)) {
-        true => Ok(addresses),
-        false => Err(ErrorCode::OutOfMemory),
+    Ok(addresses)
+}
+
+impl Context {
+    /// Notes the addresses that the guest has learnt.
+    fn learn(&mut self, name: &str, addresses: &[IpAddr]) -> Result<(), Unresolved> {
+        match self.resolved().is_some_and(|resolved| resolved.learn(name, addresses)) {
+            true => Ok(()),
+            false => Err(Unresolved::TooMany),
+        }
+    }
+
+    /// Counts a socket that the guest makes; `false` if it may have no more. Where it may connect to nobody, it gets
+    /// none anyway.
+    fn may_make_socket(&mut self) -> bool {
+        !self.settings.tcp.allows_any() || self.may_open()
+    }
+
+    fn sockets(&mut self) -> WasiSocketsCtxView<'_> {
+        let WasiCtxView { ctx, table } = self.ctx();
+        WasiSocketsCtxView { ctx: ctx.sockets(), table }
     }
 }
 
@@ -143,11 +180,10 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
         "create-tcp-socket",
         |mut store: StoreContextMut<'_, Context>, (family,): (IpAddressFamily,)| {
             let context = store.data_mut();
-            if context.settings.tcp.allows_any() && !context.may_open() {
+            if !context.may_make_socket() {
                 return Ok((Err(ErrorCode::NewSocketLimit),));
             }
-            let WasiCtxView { ctx, table } = context.ctx();
-            let mut sockets = WasiSocketsCtxView { ctx: ctx.sockets(), table };
+            let mut sockets = context.sockets();
             Ok((match sockets.create_tcp_socket(family) {
                 Ok(socket) => Ok(socket),
                 Err(error) => Err(sockets.convert_error_code(error)?),
@@ -165,9 +201,13 @@ pub(super) fn add_to_linker(linker: &mut Linker<Context>) -> Result<()> {
         |mut store: StoreContextMut<'_, Context>, (_, name): (Resource<Network>, String)| {
             Box::new(async move {
                 let context = store.data_mut();
-                Ok((match resolve(context, &name).await {
+                context.look_outside();
+                let settings = Arc::clone(&context.settings);
+                let found = resolve(&settings, &name).await;
+                let found = found.and_then(|found| context.learn(&name, &found).map(|()| found));
+                Ok((match found {
                     Ok(found) => Ok(context.table().push(Addresses(found.into_iter()))?),
-                    Err(code) => Err(code),
+                    Err(reason) => Err(ErrorCode::from(reason)),
                 },))
             })
         },

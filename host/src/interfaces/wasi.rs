@@ -129,7 +129,8 @@ pub(super) fn add_0_3_to_linker(linker: &mut Linker<Context>) -> wasmtime::Resul
     cli::stdout::add_to_linker::<_, WasiCli>(linker, printing)?;
     cli::stderr::add_to_linker::<_, WasiCli>(linker, printing)?;
     linker.allow_shadowing(false);
-    Ok(())
+    files::concurrent::add_to_linker(linker)?;
+    tcp::concurrent::add_to_linker(linker)
 }
 
 fn printing(context: &mut Context) -> WasiCliCtxView<'_> {

@@ -9,6 +9,12 @@ use crate::{
     host::{Host, guest},
 };
 
+/// Clients that count at the same time.
+const CLIENTS: usize = 64;
+
+/// Increments of each of them: few, as interpreters take long. Compiled guests make more in `counting`.
+const EACH: usize = 20;
+
 /// The tests of one guest, in a module of its own. All counters pass the same, whatever their
 /// language and world.
 #[macro_export]
@@ -17,6 +23,7 @@ macro_rules! counter_suite {
         mod $module {
             $crate::counter_suite! { @tests $guest
                 it_counts_reports_and_resets
+                many_clients_count_exactly
                 resets_and_increments_at_once_add_up
                 a_time_to_live_is_that_of_what_is_created
                 a_counter_begins_anew_when_its_time_is_over
@@ -59,6 +66,34 @@ pub async fn it_counts_reports_and_resets(host: Host) {
     assert_eq!(report.count(), 0, "still a number after a reset");
     assert_eq!(report.json()["current_process_id"], host.id());
     assert_eq!(report.headers["content-type"], "application/json");
+}
+
+/// Those that a host refuses, because interpreters take long, are sent again.
+pub async fn many_clients_count_exactly(host: Host) {
+    let address = host.address;
+    let count = move || async move {
+        let mut client = Client::connect(address).await;
+        let mut values = Vec::new();
+        while values.len() < EACH {
+            let response = client.post("/increment").await;
+            if response.status == 200 {
+                values.push(response.count());
+            } else {
+                response.problem(503, "busy");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        values
+    };
+    let clients: Vec<_> = (0..CLIENTS).map(|_| tokio::spawn(count())).collect();
+    let counted = futures_util::future::try_join_all(clients);
+    let counted = tokio::time::timeout(Duration::from_secs(300), counted).await;
+    let counted = counted.expect("all clients get through").unwrap();
+    let mut values = counted.concat();
+    values.sort_unstable();
+    let all = i64::try_from(CLIENTS * EACH).unwrap();
+    assert_eq!(values, (1..=all).collect::<Vec<_>>(), "each increment has a value of its own");
+    assert_eq!(get(address, "/report").await.count(), all);
 }
 
 pub async fn a_time_to_live_is_that_of_what_is_created(host: Host) {

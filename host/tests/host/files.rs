@@ -13,6 +13,69 @@ use crate::{
     host::{Host, guest},
 };
 
+/// A guest that uses files and sockets.
+#[derive(Clone, Copy)]
+pub struct Probe {
+    name: &'static str,
+    /// The version of WASI whose interfaces it takes.
+    interfaces: &'static str,
+}
+
+impl Probe {
+    pub const OF_0_2: Self = Self { name: "probe-files", interfaces: "0.2" };
+    pub const OF_0_3: Self = Self { name: "probe-files-p3", interfaces: "0.3" };
+    /// As the standard library of a guest of 0.3 has it.
+    pub const OF_0_3_BY_0_2: Self = Self { name: "probe-files-p3", interfaces: "0.2" };
+
+    /// What it takes of a guest's configuration.
+    fn configured(self) -> String {
+        let (file, interfaces) = (guest(self.name), self.interfaces);
+        format!("guest = \"{}\"\nenv = {{ INTERFACES = \"{interfaces}\" }}\n", file.display())
+    }
+
+    /// What it takes on the command line besides its file.
+    fn flags(self) -> [String; 2] {
+        ["--env".into(), format!("INTERFACES={}", self.interfaces)]
+    }
+
+    /// Serves it, with further flags.
+    pub fn serve(self, flags: &[&str]) -> Host {
+        Host::start_with(self.name, |command| {
+            command.args(["--store", "memory:"]).args(self.flags()).args(flags);
+        })
+    }
+}
+
+/// The tests of each probe, in a module of its own.
+#[macro_export]
+macro_rules! of_each_probe {
+    ($($test:ident)*) => {
+        $crate::of_each_probe! { @module of_0_2 OF_0_2 $($test)* }
+        $crate::of_each_probe! { @module of_0_3 OF_0_3 $($test)* }
+        $crate::of_each_probe! { @module of_0_3_by_0_2 OF_0_3_BY_0_2 $($test)* }
+    };
+    (@module $module:ident $probe:ident $($test:ident)*) => {
+        mod $module {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test($crate::files::Probe::$probe).await;
+                }
+            )*
+        }
+    };
+}
+
+of_each_probe! {
+    a_mapped_directory_is_read_and_never_written_to_or_left
+    a_guest_has_no_files_unless_they_are_its_own
+    a_scratch_directory_is_one_requests_own_and_bounded
+    a_request_opens_and_makes_no_more_files_than_it_may
+    guests_hold_a_quarter_of_the_files_that_the_process_may_open
+    a_file_that_hangs_keeps_nobody_waiting_but_its_reader_and_that_not_for_long
+    a_directory_that_is_not_there_is_told_and_the_guest_fails_when_it_asks_for_it
+}
+
 /// A folder with a site, and a file beside it.
 fn site(dir: &Path) {
     std::fs::create_dir_all(dir.join("site/inner")).unwrap();
@@ -26,11 +89,10 @@ fn site(dir: &Path) {
 }
 
 /// Serves the probe with files, in a folder with a site and a place for scratch directories.
-fn host(config: &str) -> Host {
+fn host(probe: Probe, config: &str) -> Host {
     let dir = tempfile::tempdir().unwrap();
     site(dir.path());
-    let guest = guest("probe-files");
-    let config = format!("store = \"memory:\"\nguest = \"{}\"\n{config}", guest.display());
+    let config = format!("store = \"memory:\"\n{}{config}", probe.configured());
     Host::start_configured(dir, &config)
 }
 
@@ -41,9 +103,8 @@ fn refused(response: &Response) {
     assert_eq!(response.headers["content-type"], "text/plain; charset=utf-8", "by the guest");
 }
 
-#[tokio::test]
-async fn a_mapped_directory_is_read_and_never_written_to_or_left() {
-    let host = host("files = [\"/www=site\"]\n");
+pub async fn a_mapped_directory_is_read_and_never_written_to_or_left(probe: Probe) {
+    let host = host(probe, "files = [\"/www=site\"]\n");
     let mut client = Client::connect(host.address).await;
     assert_eq!(client.get("/site/index.html").await.text(), "welcome");
     assert_eq!(client.get("/site/inner/page").await.text(), "a page");
@@ -87,17 +148,15 @@ async fn a_mapped_directory_is_read_and_never_written_to_or_left() {
     assert_eq!(client.get("/site/index.html").await.text(), "another");
 }
 
-#[tokio::test]
-async fn a_guest_has_no_files_unless_they_are_its_own() {
+pub async fn a_guest_has_no_files_unless_they_are_its_own(probe: Probe) {
     let dir = tempfile::tempdir().unwrap();
     site(dir.path());
-    let probe = guest("probe-files");
-    let probe = probe.display();
+    let probe = probe.configured();
     let host = Host::start_configured(
         dir,
         &format!(
-            "store = \"memory:\"\nfiles = [\"/www=site\"]\nscratch = \"1MiB\"\nguest = \"{probe}\"\n\
-             [[route]]\nname = \"other\"\nhost = \"other\"\nguest = \"{probe}\"\n"
+            "store = \"memory:\"\nfiles = [\"/www=site\"]\nscratch = \"1MiB\"\n{probe}\
+             [[route]]\nname = \"other\"\nhost = \"other\"\n{probe}"
         ),
     );
     let mut client = Client::connect(host.address).await;
@@ -107,13 +166,12 @@ async fn a_guest_has_no_files_unless_they_are_its_own() {
     assert_eq!(client.try_send(request).await.unwrap().text(), "");
 }
 
-#[tokio::test]
-async fn a_scratch_directory_is_one_requests_own_and_bounded() {
+pub async fn a_scratch_directory_is_one_requests_own_and_bounded(probe: Probe) {
     let dir = tempfile::tempdir().unwrap();
     let temporary = tempfile::tempdir().unwrap();
     site(dir.path());
-    let host = Host::start_with("probe-files", |command| {
-        command.args(["--store", "memory:", "--scratch", "64KiB"]);
+    let host = Host::start_with(probe.name, |command| {
+        command.args(["--store", "memory:", "--scratch", "64KiB"]).args(probe.flags());
         command.env("TMPDIR", temporary.path());
     });
     let mut client = Client::connect(host.address).await;
@@ -141,11 +199,10 @@ async fn a_scratch_directory_is_one_requests_own_and_bounded() {
     }
 }
 
-#[tokio::test]
-async fn a_request_opens_and_makes_no_more_files_than_it_may() {
+pub async fn a_request_opens_and_makes_no_more_files_than_it_may(probe: Probe) {
     let temporary = tempfile::tempdir().unwrap();
-    let host = Host::start_with("probe-files", |command| {
-        command.args(["--store", "memory:", "--scratch", "64MiB"]);
+    let host = Host::start_with(probe.name, |command| {
+        command.args(["--store", "memory:", "--scratch", "64MiB"]).args(probe.flags());
         command.env("TMPDIR", temporary.path());
     });
     let mut client = Client::connect(host.address).await;
@@ -162,10 +219,10 @@ async fn a_request_opens_and_makes_no_more_files_than_it_may() {
     }
 }
 
-#[tokio::test]
-async fn guests_hold_a_quarter_of_the_files_that_the_process_may_open() {
-    let flags = ["--scratch", "64MiB", "--workers", "1"];
-    let host = Host::start_limited("-n 400", "probe-files", "memory:", &flags);
+pub async fn guests_hold_a_quarter_of_the_files_that_the_process_may_open(probe: Probe) {
+    let [env, interfaces] = probe.flags();
+    let flags = ["--scratch", "64MiB", "--workers", "1", &env, &interfaces];
+    let host = Host::start_limited("-n 400", probe.name, "memory:", &flags);
     let mut client = Client::connect(host.address).await;
     for _ in 0..2 {
         let full = client.get("/entries?/tmp").await;
@@ -175,9 +232,10 @@ async fn guests_hold_a_quarter_of_the_files_that_the_process_may_open() {
 }
 
 /// A pipe that nobody writes to is a file on a disk that hangs.
-#[tokio::test]
-async fn a_file_that_hangs_keeps_nobody_waiting_but_its_reader_and_that_not_for_long() {
-    let host = host("files = [\"/www=site\"]\nworkers = 1\nwall-limit = \"500ms\"\n");
+pub async fn a_file_that_hangs_keeps_nobody_waiting_but_its_reader_and_that_not_for_long(
+    probe: Probe,
+) {
+    let host = host(probe, "files = [\"/www=site\"]\nworkers = 1\nwall-limit = \"500ms\"\n");
     let pipe = host.dir().join("site/pipe");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let address = host.address;
@@ -210,9 +268,10 @@ fn files_that_cannot_be_are_explained() {
     }
 }
 
-#[tokio::test]
-async fn a_directory_that_is_not_there_is_told_and_the_guest_fails_when_it_asks_for_it() {
-    let host = host("files = [\"/www=nowhere\"]\n");
+pub async fn a_directory_that_is_not_there_is_told_and_the_guest_fails_when_it_asks_for_it(
+    probe: Probe,
+) {
+    let host = host(probe, "files = [\"/www=nowhere\"]\n");
     host.wait_for_log("the directory nowhere of its files cannot be read");
     let mut client = Client::connect(host.address).await;
     client.get("/site/index.html").await.problem(500, "trap");

@@ -28,6 +28,7 @@ pub fn guest(name: &str) -> PathBuf {
     let (path, recipe) = match name {
         // Not compiled by cargo.
         "counter-js" | "counter-py" => (format!("{name}/dist/{name}.wasm"), "test-guests"),
+        "counter-py-p3" => (format!("counter-py/dist/{name}.wasm"), "test-guests"),
         // The standard counter, built for WASI preview 1.
         "counter-module" => {
             ("target/wasm32-wasip1/release/counter_http.wasm".into(), "build-test-guests")

@@ -78,12 +78,14 @@ fn is_of(import: &str, name: &str, version: &str) -> bool {
         }
 }
 
-/// The text of all files of tests beside this one.
-fn tests() -> String {
+/// The text of all files of tests in a folder, and in those below it.
+fn tests(folder: &Path) -> String {
     let mut tests = String::new();
-    for entry in fs::read_dir(root().join("host/tests/host")).unwrap() {
+    for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
+        if path.is_dir() {
+            tests.push_str(&self::tests(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             tests.push_str(&fs::read_to_string(path).unwrap());
         }
     }
@@ -92,7 +94,7 @@ fn tests() -> String {
 
 #[test]
 fn each_row_of_the_table_is_held_by_guests_or_tests() {
-    let tests = tests();
+    let tests = tests(&root().join("host/tests/host"));
     let mut faults = Vec::new();
     for Row { line, names, versions, held_by } in rows() {
         let (mut imported, mut is_held_by_guests) = (BTreeSet::new(), false);

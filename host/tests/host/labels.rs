@@ -10,10 +10,14 @@ use crate::{
     host::{Host, guest, tally},
 };
 
-/// A folder with the probe in it. Its component is made here, as the linker of the guests' toolchain knows no
-/// labels.
+/// A folder with the probe in it.
 fn probe() -> TempDir {
-    let module = std::fs::read(guest("probe-labels")).unwrap();
+    component_of("probe-labels")
+}
+
+/// A folder with a guest in it. Its component is made here, as the linker of the guests' toolchain knows no labels.
+fn component_of(name: &str) -> TempDir {
+    let module = std::fs::read(guest(name)).unwrap();
     let encoder = wit_component::ComponentEncoder::default().module(&module).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let component = encoder.validate(true).encode().unwrap();
@@ -43,6 +47,42 @@ async fn labels_are_names_of_buckets(store: &str) {
         assert_eq!(refused.status, 500, "{path}");
         assert!(refused.text().contains("NoSuchStore"), "{path}: {refused:?}");
     }
+}
+
+/// What a guest sees of its label `team-NAME`, below `/NAME`, and the error for a bucket that it may not open.
+async fn is_the_name_of_a_bucket(client: &mut Client, name: &str, denied: &str) {
+    let mut ask = async |target: String| client.get(&target).await.text().to_owned();
+    assert_eq!(ask(format!("/{name}/set?,key={name}")).await, "set");
+    for bucket in ["", "default"] {
+        assert_eq!(ask(format!("/{name}/get?{bucket},key")).await, name);
+        assert_eq!(ask(format!("/get?{bucket},key")).await, "(none)", "it is not the guest's own");
+    }
+    assert_eq!(ask(format!("/get?team-{name},key")).await, name, "it is the bucket of that name");
+    assert_eq!(ask(format!("/{name}/set?sessions,key=2")).await, "set");
+    assert_eq!(ask(format!("/get?team-{name}/sessions,key")).await, "2");
+    for bucket in ["elsewhere", "labels"] {
+        let told = ask(format!("/{name}/open?{bucket}")).await;
+        assert!(told.contains(denied), "{name}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn stores_of_every_shape_can_have_labels() {
+    let buckets = "['default=labels', 'team-draft', 'team-draft/sessions', 'team-spin', 'team-spin/sessions']";
+    let host = serve("memory:", buckets);
+    let mut client = Client::connect(host.address).await;
+    is_the_name_of_a_bucket(&mut client, "draft", "NoSuchStore").await;
+    is_the_name_of_a_bucket(&mut client, "spin", "AccessDenied").await;
+}
+
+#[tokio::test]
+async fn stores_of_wasmcloud_can_have_labels() {
+    let dir = component_of("probe-labels-p3");
+    let buckets = "['default=labels', 'team-a', 'team-a/sessions']";
+    let config = format!("guest = 'probe.wasm'\nstore = 'memory:'\nbuckets = {buckets}\n");
+    let host = Host::start_configured(dir, &config);
+    let mut client = Client::connect(host.address).await;
+    is_the_name_of_a_bucket(&mut client, "a", "NoSuchStore").await;
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod connections;
 mod counter;
 mod counting;
 mod crashes;
+mod documents;
 mod effects;
 mod extensions;
 mod files;

@@ -7,15 +7,19 @@ use tally_testkit::Redis;
 
 use crate::{
     client::{Client, get},
-    host::Host,
+    files::Probe,
+    of_each_probe,
 };
 
-fn host(flags: &[&str]) -> Host {
-    Host::start("probe-files", "memory:", flags)
+of_each_probe! {
+    a_guest_speaks_to_a_server_that_is_named_and_to_no_other
+    a_guest_has_no_sockets_by_default_and_never_listens
+    a_request_opens_no_more_sockets_than_it_may
+    a_server_that_says_nothing_is_waited_for_as_long_as_the_request_may_take
+    a_request_with_a_key_reaches_the_server_once
 }
 
-#[tokio::test]
-async fn a_guest_speaks_to_a_server_that_is_named_and_to_no_other() {
+pub async fn a_guest_speaks_to_a_server_that_is_named_and_to_no_other(probe: Probe) {
     let redis = Redis::start().unwrap();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let (port, other) = (redis.port(), other.local_addr().unwrap().port());
@@ -23,7 +27,7 @@ async fn a_guest_speaks_to_a_server_that_is_named_and_to_no_other() {
 
     // By its address.
     let named = format!("127.0.0.1:{port}");
-    let allowed = host(&["--tcp", &named, "--outgoing-private"]);
+    let allowed = probe.serve(&["--tcp", &named, "--outgoing-private"]);
     for count in 1..=3 {
         let answer = get(allowed.address, &incr("127.0.0.1", port)).await;
         assert_eq!(answer.text(), format!(":{count}"));
@@ -41,7 +45,7 @@ async fn a_guest_speaks_to_a_server_that_is_named_and_to_no_other() {
 
     // By its name, which gives the guest an address of that server and none of others.
     let named = format!("localhost:{port}");
-    let allowed = host(&["--tcp", &named, "--outgoing-private"]);
+    let allowed = probe.serve(&["--tcp", &named, "--outgoing-private"]);
     let answer = get(allowed.address, &incr("localhost", port)).await;
     assert_eq!(answer.text(), ":4");
     let found = get(allowed.address, "/lookup?localhost").await;
@@ -54,7 +58,7 @@ async fn a_guest_speaks_to_a_server_that_is_named_and_to_no_other() {
 
     // At a private address, which takes leave of its own.
     for named in [format!("localhost:{port}"), format!("127.0.0.1:{port}"), "*".into()] {
-        let public = host(&["--tcp", &named]);
+        let public = probe.serve(&["--tcp", &named]);
         for server in ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]"] {
             let answer = get(public.address, &incr(server, port)).await;
             assert_eq!(answer.status, 500, "{server} with {named}: {answer:?}");
@@ -63,15 +67,14 @@ async fn a_guest_speaks_to_a_server_that_is_named_and_to_no_other() {
     }
 }
 
-#[tokio::test]
-async fn a_guest_has_no_sockets_by_default_and_never_listens() {
+pub async fn a_guest_has_no_sockets_by_default_and_never_listens(probe: Probe) {
     let redis = Redis::start().unwrap();
-    let none = host(&["--outgoing-private", "--outgoing-host", "*"]);
+    let none = probe.serve(&["--outgoing-private", "--outgoing-host", "*"]);
     let to_redis = format!("/redis?127.0.0.1:{}=k", redis.port());
     for target in [&to_redis, "/lookup?localhost", "/listen?127.0.0.1:0", "/udp?127.0.0.1:0"] {
         assert_eq!(get(none.address, target).await.status, 500, "{target}");
     }
-    let all = host(&["--tcp", "*", "--outgoing-private"]);
+    let all = probe.serve(&["--tcp", "*", "--outgoing-private"]);
     assert_eq!(get(all.address, &to_redis).await.text(), ":1");
     for target in
         ["/listen?127.0.0.1:0", "/listen?0.0.0.0:0", "/listen?0.0.0.0:1234", "/udp?0.0.0.0:0"]
@@ -81,8 +84,7 @@ async fn a_guest_has_no_sockets_by_default_and_never_listens() {
     }
 }
 
-#[tokio::test]
-async fn a_request_opens_no_more_sockets_than_it_may() {
+pub async fn a_request_opens_no_more_sockets_than_it_may(probe: Probe) {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap();
     let accepting = std::thread::spawn(move || {
@@ -91,7 +93,7 @@ async fn a_request_opens_no_more_sockets_than_it_may() {
             connections.push(server.accept().unwrap());
         }
     });
-    let host = host(&["--tcp", &address.to_string(), "--outgoing-private"]);
+    let host = probe.serve(&["--tcp", &address.to_string(), "--outgoing-private"]);
     let mut client = Client::connect(host.address).await;
     for _ in 0..2 {
         let answer = client.get(&format!("/connect?{address}=300")).await;
@@ -100,12 +102,13 @@ async fn a_request_opens_no_more_sockets_than_it_may() {
     accepting.join().unwrap();
 }
 
-#[tokio::test]
-async fn a_server_that_says_nothing_is_waited_for_as_long_as_the_request_may_take() {
+pub async fn a_server_that_says_nothing_is_waited_for_as_long_as_the_request_may_take(
+    probe: Probe,
+) {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = silent.local_addr().unwrap().to_string();
     let flags = ["--tcp", &server, "--outgoing-private", "--workers", "1", "--wall-limit", "500ms"];
-    let host = host(&flags);
+    let host = probe.serve(&flags);
     let target = format!("/wait?{server}");
     let (address, waiting) = (host.address, target.clone());
     let waiting = tokio::spawn(async move { get(address, &waiting).await });
@@ -129,11 +132,10 @@ async fn a_server_that_says_nothing_is_waited_for_as_long_as_the_request_may_tak
     answering.join().unwrap();
 }
 
-#[tokio::test]
-async fn a_request_with_a_key_reaches_the_server_once() {
+pub async fn a_request_with_a_key_reaches_the_server_once(probe: Probe) {
     let redis = Redis::start().unwrap();
     let server = format!("127.0.0.1:{}", redis.port());
-    let host = host(&["--tcp", &server, "--outgoing-private"]);
+    let host = probe.serve(&["--tcp", &server, "--outgoing-private"]);
     let mut client = Client::connect(host.address).await;
     for _ in 0..3 {
         let mut request = client.request(Method::POST, &format!("/redis-and-count?{server}=k"));

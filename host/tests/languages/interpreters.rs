@@ -9,7 +9,7 @@ use crate::{client::get, host::Host};
 
 #[tokio::test]
 async fn they_get_larger_slots_by_themselves() {
-    for name in ["counter-js", "counter-py"] {
+    for name in ["counter-js", "counter-py", "counter-py-p3"] {
         let host = Host::start(name, "memory:", &[]);
         assert!(host.banner.contains("pool of 100"), "{}", host.banner);
     }

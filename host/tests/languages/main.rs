@@ -26,3 +26,4 @@ mod interpreters;
 
 counter_suite!(javascript_counter, "counter-js");
 counter_suite!(python_counter, "counter-py");
+counter_suite!(python_p3_counter, "counter-py-p3");

@@ -14,7 +14,7 @@ use std::{
 
 use fastrand::Rng;
 use rusqlite::Connection;
-use tally_state::Options;
+use tally_state::{Handle, Options};
 use tally_testkit::{Durability, Postgres, Proxy, Redis};
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     histories,
     keyed::{self, open_unlike},
     open,
+    request::{AtOnce, Host},
     run::{Hosts, Summary, counter, many},
     seed,
 };
@@ -80,11 +81,16 @@ fn postgres_is_linearizable_through_cuts_stalls_and_delays() {
 
 /// Histories of requests with a key, from unlike hosts through a proxy whose weather has lulls:
 /// faults come with bytes, and a handler needs several answers in a row.
-fn check_requests_behind(name: &str, proxy: &Proxy, url: &str) {
+fn check_requests_behind<H: Host + 'static>(
+    name: &str,
+    proxy: &Proxy,
+    url: &str,
+    host: fn(Handle) -> H,
+) {
     let seed = seed(name);
     block_on(async {
         let options = Options { connect_timeout: Duration::from_millis(500), ..impatient() };
-        let hosts = open_unlike(url, &options).await;
+        let hosts = open_unlike(url, &options).await.into_iter().map(host).collect();
         let mut faults = 0;
         let storm = async {
             for spell in 0.. {
@@ -103,20 +109,39 @@ fn check_requests_behind(name: &str, proxy: &Proxy, url: &str) {
     });
 }
 
-#[test]
-fn redis_applies_requests_once_through_cuts_stalls_and_delays() {
+fn check_requests_of_redis<H: Host + 'static>(name: &str, host: fn(Handle) -> H) {
     let server = Redis::start().unwrap();
     let proxy = Proxy::start(server.port()).unwrap();
     let url = format!("redis://127.0.0.1:{}", proxy.port());
-    check_requests_behind("requests, redis in a storm", &proxy, &url);
+    check_requests_behind(name, &proxy, &url, host);
+}
+
+#[test]
+fn redis_applies_requests_once_through_cuts_stalls_and_delays() {
+    check_requests_of_redis("requests, redis in a storm", |handle| handle);
+}
+
+/// Handlers that make all their writes at once, each time in another order.
+#[test]
+fn redis_applies_requests_at_once_through_cuts_stalls_and_delays() {
+    check_requests_of_redis("requests, redis in a storm, at once", AtOnce);
+}
+
+fn check_requests_of_postgres<H: Host + 'static>(name: &str, host: fn(Handle) -> H) {
+    let server = Postgres::start(Durability::Unsynced).unwrap();
+    let proxy = Proxy::start(server.port()).unwrap();
+    let url = server.url_at(proxy.port());
+    check_requests_behind(name, &proxy, &url, host);
 }
 
 #[test]
 fn postgres_applies_requests_once_through_cuts_stalls_and_delays() {
-    let server = Postgres::start(Durability::Unsynced).unwrap();
-    let proxy = Proxy::start(server.port()).unwrap();
-    let url = server.url_at(proxy.port());
-    check_requests_behind("requests, postgres in a storm", &proxy, &url);
+    check_requests_of_postgres("requests, postgres in a storm", |handle| handle);
+}
+
+#[test]
+fn postgres_applies_requests_at_once_through_cuts_stalls_and_delays() {
+    check_requests_of_postgres("requests, postgres in a storm, at once", AtOnce);
 }
 
 /// Another program that takes the write lock of a file for random moments.
@@ -171,16 +196,25 @@ fn sqlite_is_linearizable_while_another_program_locks_the_file() {
     });
 }
 
-#[test]
-fn sqlite_applies_requests_once_while_another_program_locks_the_file() {
+fn check_requests_of_sqlite<H: Host + 'static>(name: &str, host: fn(Handle) -> H) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tally.db");
-    let (name, url) = ("requests, sqlite locked", format!("sqlite:{}", path.display()));
+    let url = format!("sqlite:{}", path.display());
     let seed = seed(name);
     block_on(async {
-        let hosts = open_unlike(&url, &impatient()).await;
+        let hosts = open_unlike(&url, &impatient()).await.into_iter().map(host).collect();
         let locker = Locker::start(&path, seed);
         keyed::check(name, hosts, seed, histories()).await;
         assert!(locker.end() > 0);
     });
+}
+
+#[test]
+fn sqlite_applies_requests_once_while_another_program_locks_the_file() {
+    check_requests_of_sqlite("requests, sqlite locked", |handle| handle);
+}
+
+#[test]
+fn sqlite_applies_requests_at_once_while_another_program_locks_the_file() {
+    check_requests_of_sqlite("requests, sqlite locked, at once", AtOnce);
 }
