@@ -6,7 +6,7 @@
 //!
 //! Each room knows only the next one. [`config`] is what all of it is told, [`server`] starts the
 //! rooms in order and stops them again, `admin` shows what they do, and [`logging`] writes what they
-//! report. [`kv`] reaches the state from
+//! report. `releases` keeps the registry at what was deployed, on this host or another. [`kv`] reaches the state from
 //! outside, without a server; [`import`] makes a configuration from another host's.
 
 #![forbid(unsafe_code)]
@@ -30,5 +30,6 @@ mod interfaces;
 pub mod kv;
 pub mod logging;
 pub mod registry;
+mod releases;
 pub mod runtime;
 pub mod server;

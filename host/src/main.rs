@@ -47,22 +47,10 @@ enum Command {
         #[arg(long, value_name = "FILE", env = "TALLY_MIDDLEWARE", value_delimiter = ',')]
         middleware: Vec<PathBuf>,
     },
-    /// Replace a guest of a running host, without a failed request
-    Deploy {
-        /// The component
-        #[arg(value_name = "GUEST.wasm")]
-        guest: PathBuf,
-        /// Name of the guest to replace [default: the only one]
-        #[arg(long, value_name = "NAME")]
-        route: Option<String>,
-        /// The host's admin listener
-        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:3001")]
-        admin: String,
-        /// File with the host's admin token; the token itself can be in TALLY_ADMIN_TOKEN [default:
-        /// that of a host of the same user on this machine]
-        #[arg(long, value_name = "FILE", env = "TALLY_ADMIN_TOKEN_FILE")]
-        admin_token_file: Option<PathBuf>,
-    },
+    /// Have all hosts run another component of a guest, or a new guest, without a failed request
+    Deploy(Box<deploy::Deploy>),
+    #[command(flatten)]
+    Releases(deploy::Command),
     /// Make a tally.toml from the manifest of an application for Spin
     Import {
         /// The manifest
@@ -146,10 +134,12 @@ fn run(command: Command) -> Result<ExitCode> {
             served?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Deploy { guest, route, admin, admin_token_file } => {
-            let token = deploy::token(&environment, admin_token_file.as_deref())?;
-            let deploying = deploy::deploy(&guest, route.as_deref(), &admin, token);
-            say(&main_runtime()?.block_on(deploying)?);
+        Command::Deploy(arguments) => {
+            say(&main_runtime()?.block_on(deploy::deploy(*arguments, &environment))?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Releases(command) => {
+            say(&main_runtime()?.block_on(deploy::run(command, &environment))?);
             Ok(ExitCode::SUCCESS)
         }
         Command::Kv(arguments) => {

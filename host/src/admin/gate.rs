@@ -11,12 +11,19 @@ use http::{HeaderMap, Request, Response, StatusCode, header, uri::Authority};
 use http_body_util::Full;
 use hyper::body::Bytes;
 
-use super::{route::Route, text, token};
-use crate::config::Secret;
+use super::{
+    route::Route,
+    text,
+    token::{self, Named},
+};
+
+/// The name of the token that a request has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Who(pub(crate) String);
 
 /// What is asked for before a request is answered.
 pub(crate) struct Gate {
-    token: Option<Secret>,
+    tokens: Vec<Named>,
     /// Other machines can reach the listener, so that reading needs the token as well.
     is_reachable: bool,
     /// Further names of this host.
@@ -25,11 +32,11 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// A gate for a listener that other machines can reach or not.
-    pub(crate) fn new(token: Option<Secret>, is_reachable: bool, hosts: Vec<String>) -> Self {
-        Self { token, is_reachable, hosts }
+    pub(crate) fn new(tokens: Vec<Named>, is_reachable: bool, hosts: Vec<String>) -> Self {
+        Self { tokens, is_reachable, hosts }
     }
 
-    /// Checks a request that came to one of this machine's addresses.
+    /// Checks a request that came to one of this machine's addresses, and says whose it is.
     ///
     /// # Errors
     /// The response that refuses it.
@@ -38,13 +45,14 @@ impl Gate {
         request: &Request<B>,
         route: &Route<'_>,
         local: IpAddr,
-    ) -> Result<(), Box<Response<Full<Bytes>>>> {
+    ) -> Result<Who, Box<Response<Full<Bytes>>>> {
         if request.headers().contains_key(header::ORIGIN) {
             return Err(text(StatusCode::FORBIDDEN, "not for web pages\n".into()).into());
         }
         // Probes come by whatever name, and learn what any port scan does.
+        let nobody = || Ok(Who(String::new()));
         if route.is_probe() {
-            return Ok(());
+            return nobody();
         }
         if !self.is_for_this_host(request, local) {
             let reason =
@@ -52,17 +60,16 @@ impl Gate {
             return Err(text(StatusCode::FORBIDDEN, reason.into()).into());
         }
         if !(self.is_reachable || route.changes()) {
-            return Ok(());
+            return nobody();
         }
-        let Some(token) = &self.token else {
+        if self.tokens.is_empty() {
             let reason =
                 format!("this host takes no deployments, as it has no token: {}\n", token::ADVICE);
             return Err(text(StatusCode::FORBIDDEN, reason).into());
-        };
-        match bearer(request.headers()) {
-            Some(sent) if token::is_token(token, sent) => Ok(()),
-            sent => Err(unauthorized(sent.is_some()).into()),
         }
+        let sent = bearer(request.headers());
+        let who = sent.and_then(|sent| token::who(&self.tokens, sent));
+        who.map(Who).ok_or_else(|| unauthorized(sent.is_some()).into())
     }
 
     /// Whether the request names this host, and no other (RFC 9110, 7.2).
@@ -132,7 +139,7 @@ mod tests {
         let route = Route::of(request.method(), request.uri());
         let local = "10.0.0.5".parse().unwrap();
         match gate.check(&request, &route, local) {
-            Ok(()) => 200,
+            Ok(_) => 200,
             Err(response) => response.status().as_u16(),
         }
     }
@@ -140,7 +147,8 @@ mod tests {
     fn gate(listener: &str, token: Option<&str>) -> Gate {
         let hosts = vec!["tally.internal".into()];
         let is_reachable = !is_loopback(listener.parse().unwrap());
-        Gate::new(token.and_then(Secret::new), is_reachable, hosts)
+        let token = token.and_then(crate::config::Secret::new);
+        Gate::new(token.map(Named::only).into_iter().collect(), is_reachable, hosts)
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::{
     edge::Workers,
     logging::{Lines, Logs},
     registry::{Guest, Routes},
+    releases::Record,
     runtime::Runtime,
 };
 
@@ -35,6 +36,8 @@ pub(super) struct Gauges {
     refused: IntCounterVec,
     is_loaded: IntGaugeVec,
     weight: GaugeVec,
+    revision: IntGauge,
+    failed_releases: IntGauge,
     log_dropped: IntCounter,
     access_log_dropped: IntCounter,
 }
@@ -126,6 +129,14 @@ impl Gauges {
                 "Requests that were refused before the guest ran, by reason",
                 &["guest", "reason"],
             )?,
+            revision: gauge(
+                "tally_releases_revision",
+                "The last change of any guest that this host has seen in the store",
+            )?,
+            failed_releases: gauge(
+                "tally_releases_failed",
+                "Guests whose current release this host cannot run",
+            )?,
             log_dropped: total(
                 "tally_log_dropped_lines_total",
                 "Lines of the log that were lost, because its reader was too slow or gone",
@@ -160,6 +171,11 @@ impl Gauges {
         {
             counter.inc_by(total.saturating_sub(counter.get()));
         }
+    }
+
+    pub(super) fn of_releases(&self, record: &Record) {
+        self.revision.set(i64::try_from(record.seen).unwrap_or(i64::MAX));
+        set(&self.failed_releases, record.failed.len());
     }
 
     pub(super) fn of_guests(&self, runtime: &Runtime, routes: &Routes) {

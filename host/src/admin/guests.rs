@@ -2,28 +2,38 @@
 //!
 //! - `GET /guests`: a JSON array of `{"name","route","version","world","pool","loaded","failure"}`;
 //!   `failure` is why it cannot be loaded, or null.
-//! - `PUT /guests/NAME`, the name percent-encoded, with a component as its body: replaces the guest
-//!   while requests run, and answers `{"name","version","previous","milliseconds","notes"}`, where `notes` lists, for
-//!   example, imports that this host does not offer; 422 with a reason for one that cannot be run, and then nothing
-//!   has changed. The file it was started from stays, and the next start loads that.
+//! - `PUT /guests/NAME`, the name percent-encoded, with a component as its body: deploys it as a release with the
+//!   settings that the guest has, waits until every host runs it, and answers
+//!   `{"name","version","previous","milliseconds","notes",…}`, where `notes` lists, for example, imports that this host
+//!   does not offer; 422 with a reason for one that cannot be run, and then nothing has changed.
+//!
+//! Both are for people with `curl`; `v1` is for programs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
 use percent_encoding::percent_decode_str;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Admin, connections::Peer, text};
-use crate::runtime::World;
+use super::{
+    Admin, Who,
+    connections::Peer,
+    text,
+    v1::{Refusal, answer, made_value},
+};
+use crate::{
+    releases::{Deployment, Error, Where},
+    runtime::World,
+};
 
 /// Bytes of a component that are taken: more than any that can be loaded.
 const MAX_BYTES: usize = 65 << 20;
-
-/// Guests that are named to who asks for one that there is not.
-const MOST_NAMED: usize = 20;
 
 /// Bytes of all components that are arriving or waiting to be loaded: four of the largest.
 pub(super) const UPLOAD_BYTES: usize = 4 * MAX_BYTES;
@@ -33,7 +43,7 @@ pub(super) const UPLOAD_BYTES: usize = 4 * MAX_BYTES;
 pub(super) const MAX_UPLOADS: usize = 32;
 
 /// Longest time without a byte of a component that is arriving.
-const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest time that a component may take to arrive.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,11 +58,14 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 const DISCARD_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a component takes of [`UPLOAD_BYTES`], until dropped.
-struct Held(#[expect(dead_code, reason = "given back when dropped")] Option<OwnedSemaphorePermit>);
+pub(super) struct Held(
+    #[expect(dead_code, reason = "given back when dropped")] Option<OwnedSemaphorePermit>,
+);
 
 impl Admin {
     pub(super) fn list_guests(&self) -> Response<Full<Bytes>> {
-        let guests = self.routes.iter().map(|(pattern, guest)| {
+        let routes = self.table.routes();
+        let guests = routes.iter().map(|(pattern, guest)| {
             let release = guest.release();
             json!({
                 "name": **guest.name(),
@@ -64,7 +77,7 @@ impl Admin {
                 "failure": release.failure().as_deref(),
             })
         });
-        answer(StatusCode::OK, &guests.collect())
+        answer(&guests.collect())
     }
 
     /// Reads a component. Each part is charged as it arrives: a slow client holds little, and keeps
@@ -93,70 +106,84 @@ impl Admin {
         Ok((bytes.into(), Held(held)))
     }
 
+    /// Reads a component before anything else is done, so that a client that is slow to send keeps no other from
+    /// deploying, and gets to read an answer.
+    pub(super) async fn receive(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<(Bytes, Held), UploadError> {
+        let Ok(_upload) = self.uploads.try_acquire() else {
+            discard(request.into_body()).await;
+            return Err(UploadError::TooMany);
+        };
+        let mut body = request.into_body();
+        let reading = tokio::time::timeout(UPLOAD_TIMEOUT, self.read(&mut body)).await;
+        let read = reading.unwrap_or(Err(UploadError::Timeout));
+        if let Err(UploadError::TooLarge | UploadError::TooMany) = read {
+            discard(body).await;
+        }
+        read
+    }
+
+    /// Deploys a component with the settings that the guest has, and answers when every host runs it, or has said
+    /// why it cannot.
     pub(super) async fn deploy(
         &self,
         name: &str,
         request: Request<Incoming>,
         peer: &Peer,
+        who: Who,
     ) -> Response<Full<Bytes>> {
-        let Ok(_upload) = self.uploads.try_acquire() else {
-            discard(request.into_body()).await;
-            return UploadError::TooMany.into_response();
-        };
         let _at_work = peer.begin();
-        // Read first, so that a client that is slow to send keeps no other from deploying, and gets
-        // to read an answer.
-        let mut body = request.into_body();
-        let reading = tokio::time::timeout(UPLOAD_TIMEOUT, self.read(&mut body)).await;
-        let (bytes, _held) = match reading.unwrap_or(Err(UploadError::Timeout)) {
+        let (bytes, _held) = match self.receive(request).await {
             Ok(read) => read,
-            Err(error) => {
-                if matches!(error, UploadError::TooLarge | UploadError::TooMany) {
-                    discard(body).await;
-                }
-                return error.into_response();
-            }
+            Err(error) => return error.into_response(),
         };
         let name = percent_decode_str(name).decode_utf8_lossy();
-        let Some(guest) = self.routes.named(&name) else {
-            let names = self.routes.iter().map(|(_, guest)| &**guest.name());
-            let known = names.take(MOST_NAMED).collect::<Vec<_>>().join("', '");
-            let more = if self.routes.iter().count() > MOST_NAMED { " and others" } else { "" };
-            let reason = format!("there is no guest named '{name}'; there is '{known}'{more}\n");
-            return text(StatusCode::NOT_FOUND, reason);
-        };
         // One at a time: a component takes memory, and compiling it all cores.
         let Ok(_turn) = self.deploying.acquire().await else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into());
         };
-        match guest.deploy(bytes.into(), None, self.state.clone()).await {
-            Ok(done) => {
-                tracing::info!(
-                    guest = %name, version = %done.version, previous = %done.previous, "deployed"
-                );
-                let milliseconds = u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX);
-                answer(
-                    StatusCode::OK,
-                    &json!({
-                        "name": name,
-                        "version": *done.version,
-                        "previous": *done.previous,
-                        "milliseconds": milliseconds,
-                        "notes": done.notes,
-                    }),
-                )
-            }
+        let started = Instant::now();
+        let before = self.table.routes().named(&name).map(|guest| guest.release().version());
+        let deployment = Deployment { who: who.0, ..Deployment::default() };
+        let deploying = async {
+            let component = self.releases.upload(&bytes).await?;
+            let made = self.releases.deploy(&name, component, deployment).await?;
+            let rollout = self.releases.wait(made.revision).await?;
+            Ok::<_, Error>((made, rollout))
+        };
+        let (made, rollout) = match deploying.await {
+            Ok(done) => done,
             Err(error) => {
                 tracing::warn!(guest = %name, "a new version was refused: {error}");
-                text(StatusCode::UNPROCESSABLE_ENTITY, format!("{error}\n"))
+                let refusal = Refusal::from(error);
+                return text(refusal.status, format!("{}\n", refusal.detail));
             }
+        };
+        let failed = rollout.hosts.iter().find_map(|(record, place)| match place {
+            Where::Failed(reason) => Some(format!("host {}: {reason}", record.host)),
+            Where::Behind | Where::Loading => Some(format!("host {} is still at it", record.host)),
+            Where::Runs => None,
+        });
+        if let Some(reason) = failed {
+            let reason = format!("deployed, and not every host can run it: {reason}\n");
+            return text(StatusCode::INTERNAL_SERVER_ERROR, reason);
         }
+        let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut value = made_value(&made);
+        if let Some(object) = value.as_object_mut() {
+            object.insert("name".into(), json!(name));
+            object.insert("previous".into(), json!(before.as_deref()));
+            object.insert("milliseconds".into(), json!(milliseconds));
+        }
+        answer(&value)
     }
 }
 
 /// Why a component could not be read.
 #[derive(Debug, thiserror::Error)]
-enum UploadError {
+pub(super) enum UploadError {
     #[error("a component has at most {MAX_BYTES} bytes")]
     TooLarge,
     #[error("too many components are arriving at once; try again")]
@@ -168,13 +195,17 @@ enum UploadError {
 }
 
 impl UploadError {
-    fn into_response(self) -> Response<Full<Bytes>> {
-        let status = match self {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooMany => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::Broken(_) => StatusCode::BAD_REQUEST,
-        };
+        }
+    }
+
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let status = self.status();
         let mut response = text(status, format!("{self}\n"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             let after = HeaderValue::from_static("1");
@@ -198,12 +229,4 @@ pub(super) async fn discard(mut body: Incoming) {
     };
     // The connection is closed then.
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
-}
-
-fn answer(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(format!("{value}\n")));
-    *response.status_mut() = status;
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, json);
-    response
 }

@@ -6,6 +6,7 @@
 //!   is in use takes writes; 503 as soon as draining starts. With `?verbose`, each part by itself.
 //! - `GET /metrics`: Prometheus' text format.
 //! - `/guests`: the guests, and replacing one (see `guests`).
+//! - `/admin/v1/…`: releases, for programs (see `v1`).
 //!
 //! Who may ask for what is decided in `gate`: strangers get nothing, and what changes something needs
 //! the `token`.
@@ -16,6 +17,7 @@ mod gauges;
 mod guests;
 mod route;
 pub(crate) mod token;
+mod v1;
 
 use std::{
     fmt::Write as _,
@@ -30,26 +32,26 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use prometheus::{Encoder as _, Registry, TextEncoder};
-use tally_state::{Handle, Part, State};
+use tally_state::{Part, State};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 
-pub(crate) use self::gate::{Gate, is_loopback};
+pub(crate) use self::gate::{Gate, Who, is_loopback};
 use self::{
     connections::Peer,
     gauges::Gauges,
     guests::{MAX_UPLOADS, UPLOAD_BYTES},
     route::Route,
 };
-use crate::{edge::Workers, logging::Logs, registry::Routes, runtime::Runtime};
+use crate::{edge::Workers, logging::Logs, registry::Table, releases::Releases, runtime::Runtime};
 
 /// What the admin listener answers from.
 pub(crate) struct Admin {
     registry: Registry,
     runtime: Arc<Runtime>,
-    routes: Arc<Routes>,
+    table: Arc<Table>,
+    releases: Arc<Releases>,
     workers: Arc<Workers>,
     store: State,
-    state: Handle,
     draining: AtomicBool,
     /// Held by the one component that is being loaded.
     deploying: Semaphore,
@@ -70,24 +72,24 @@ impl Admin {
     pub(crate) fn new(
         registry: Registry,
         runtime: Arc<Runtime>,
-        routes: Arc<Routes>,
+        releases: Arc<Releases>,
         workers: Arc<Workers>,
         store: State,
         logs: Logs,
         gate: Gate,
     ) -> prometheus::Result<Self> {
         let gauges = Gauges::register(&registry)?;
+        let table = Arc::clone(releases.table());
         let draining = AtomicBool::new(false);
         let (deploying, uploads) = (Semaphore::new(1), Semaphore::new(MAX_UPLOADS));
         let upload_bytes = Arc::new(Semaphore::new(UPLOAD_BYTES));
-        let state = store.worker();
         Ok(Self {
             registry,
             runtime,
-            routes,
+            table,
+            releases,
             workers,
             store,
-            state,
             draining,
             deploying,
             uploads,
@@ -116,25 +118,31 @@ impl Admin {
     async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Full<Bytes>> {
         let (uri, method) = (request.uri().clone(), request.method().clone());
         let route = Route::of(&method, &uri);
-        if let Err(refusal) = self.gate.check(&request, &route, peer.local) {
-            // A client that asks first whether it may send its body needs no more than the answer.
-            if !request.headers().contains_key(header::EXPECT) {
-                guests::discard(request.into_body()).await;
+        let who = match self.gate.check(&request, &route, peer.local) {
+            Ok(who) => who,
+            Err(refusal) => {
+                // A client that asks first whether it may send its body needs no more than the answer.
+                if !request.headers().contains_key(header::EXPECT) {
+                    guests::discard(request.into_body()).await;
+                }
+                return *refusal;
             }
-            return *refusal;
-        }
+        };
         match route {
-            Route::Index => {
-                text(StatusCode::OK, "/livez\n/readyz?verbose\n/metrics\n/guests\n".into())
-            }
+            Route::Index => text(
+                StatusCode::OK,
+                "/livez\n/readyz?verbose\n/metrics\n/guests\n/admin/v1/openapi.json\n".into(),
+            ),
             Route::Live => text(StatusCode::OK, "ok\n".into()),
             Route::Ready { verbose } => self.ready(verbose).await,
             Route::Metrics => self.metrics(),
             Route::Guests => self.list_guests(),
-            Route::Deploy(name) => self.deploy(name, request, peer).await,
+            Route::Deploy(name) => self.deploy(name, request, peer, who).await,
+            Route::V1(v1) => self.answer_v1(v1, request, peer, who).await,
             Route::NotAllowed(allow) => not_allowed(allow),
             Route::Unknown => {
-                let known = "there is /livez, /readyz, /metrics and /guests\n";
+                let known =
+                    "there is /livez, /readyz, /metrics, /guests and /admin/v1/openapi.json\n";
                 text(StatusCode::NOT_FOUND, known.into())
             }
         }
@@ -159,7 +167,7 @@ impl Admin {
         };
         let mut parts = String::new();
         // Writing to a string does not fail.
-        for (_, guest) in self.routes.iter() {
+        for (_, guest) in self.table.routes().iter() {
             let release = guest.release();
             let _ = match release.failure() {
                 Some(failure) => writeln!(parts, "guest {}: failed: {failure}", guest.name()),
@@ -168,6 +176,13 @@ impl Admin {
                 }
             };
         }
+        let record = self.releases.record();
+        for (guest, failed) in &record.failed {
+            let _ =
+                writeln!(parts, "release {} of {guest}: failed: {}", failed.release, failed.reason);
+        }
+        let away = self.releases.away();
+        let _ = writeln!(parts, "releases: {}", told(away.as_deref()));
         let first = failed.first().and_then(|part| part.failure.as_deref());
         let _ = writeln!(parts, "store: {}", told(first));
         for Part { name, failure, .. } in &store {
@@ -180,7 +195,8 @@ impl Admin {
     fn metrics(&self) -> Response<Full<Bytes>> {
         self.gauges.of_workers(&self.workers);
         self.gauges.of_logs(&self.logs);
-        self.gauges.of_guests(&self.runtime, &self.routes);
+        self.gauges.of_guests(&self.runtime, &self.table.routes());
+        self.gauges.of_releases(&self.releases.record());
         let mut body = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut body) {
             Ok(()) => {

@@ -19,6 +19,9 @@ const MIN_LENGTH: usize = 16;
 /// Bytes of a file that are read: a token fits in many times over.
 const MAX_FILE: u64 = 4 << 10;
 
+/// The name of a token that has none.
+const ONLY: &str = "admin";
+
 /// Bytes of chance in a token that is made.
 const RANDOM_BYTES: usize = 32;
 
@@ -42,6 +45,14 @@ pub enum TokenError {
         /// What the operating system says.
         reason: io::Error,
     },
+    /// Two tokens have one name.
+    #[error("{place}: two tokens are named '{name}'; write a line for each, as in: alice TOKEN")]
+    SameName {
+        /// Where they are from.
+        place: String,
+        /// The name.
+        name: String,
+    },
     /// It is no token.
     #[error(
         "{place}: a token has at least {MIN_LENGTH} characters, of printable ASCII without spaces; `openssl rand -hex 32` makes one"
@@ -52,27 +63,53 @@ pub enum TokenError {
     },
 }
 
-/// The token that the configuration gives, if it gives one.
+/// A token with the name of whoever has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    name: String,
+    token: Secret,
+}
+
+impl Named {
+    /// The token of a host that has but one.
+    pub(crate) fn only(token: Secret) -> Self {
+        Self { name: ONLY.into(), token }
+    }
+
+    /// The token.
+    pub(crate) fn token(&self) -> &Secret {
+        &self.token
+    }
+}
+
+/// Tokens that the configuration gives: one, or lines of a file with a name before each.
 ///
 /// # Errors
 /// [`TokenError`]. Blocks on the file.
 pub(crate) fn configured(
     variable: Option<&Secret>,
     file: Option<&Path>,
-) -> Result<Option<Secret>, TokenError> {
-    let (token, place) = match (variable, file) {
-        (None, None) => return Ok(None),
+) -> Result<Vec<Named>, TokenError> {
+    let (text, place) = match (variable, file) {
+        (None, None) => return Ok(Vec::new()),
         (Some(_), Some(_)) => return Err(TokenError::Twice),
-        (Some(token), None) => (Some(token.clone()), crate::config::ADMIN_TOKEN.to_owned()),
+        (Some(token), None) => (token.expose().to_owned(), crate::config::ADMIN_TOKEN.to_owned()),
         (None, Some(path)) => {
             let failed = |reason| TokenError::File { path: path.to_owned(), reason };
-            (Secret::new(&read(path).map_err(failed)?), path.display().to_string())
+            (read(path).map_err(failed)?, path.display().to_string())
         }
     };
-    match token.filter(|token| is_fit(token.expose())) {
-        Some(token) => Ok(Some(token)),
-        None => Err(TokenError::Unfit { place }),
+    let mut tokens = Vec::<Named>::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (name, token) = line.split_once(char::is_whitespace).unwrap_or((ONLY, line));
+        let token = Secret::new(token).filter(|token| is_fit(token.expose()));
+        let token = token.ok_or_else(|| TokenError::Unfit { place: place.clone() })?;
+        if tokens.iter().any(|other| other.name == name) {
+            return Err(TokenError::SameName { place, name: name.to_owned() });
+        }
+        tokens.push(Named { name: name.to_owned(), token });
     }
+    if tokens.is_empty() { Err(TokenError::Unfit { place }) } else { Ok(tokens) }
 }
 
 /// Whether a text can be a token, and a header's value as it is.
@@ -80,9 +117,16 @@ fn is_fit(text: &str) -> bool {
     text.len() >= MIN_LENGTH && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Whether what a client sent is the token; takes as long wherever they differ.
-pub(super) fn is_token(token: &Secret, sent: &[u8]) -> bool {
-    token.expose().as_bytes().ct_eq(sent).into()
+/// The name of the token that a client sent; takes as long wherever they differ.
+pub(super) fn who(tokens: &[Named], sent: &[u8]) -> Option<String> {
+    let mut who = None;
+    // All of them, whichever it is.
+    for Named { name, token } in tokens {
+        if token.expose().as_bytes().ct_eq(sent).into() {
+            who = Some(name.clone());
+        }
+    }
+    who
 }
 
 /// A token that was made for this process, in a file that goes with it.
@@ -190,10 +234,10 @@ mod tests {
 
     #[test]
     fn tokens_are_compared_whole() {
-        let token = Secret::new("0123456789abcdef").unwrap();
-        assert!(is_token(&token, b"0123456789abcdef"));
+        let tokens = [Named::only(Secret::new("0123456789abcdef").unwrap())];
+        assert_eq!(who(&tokens, b"0123456789abcdef").as_deref(), Some("admin"));
         for other in ["", "0", "0123456789abcdeF", "0123456789abcdef0", "1123456789abcdef"] {
-            assert!(!is_token(&token, other.as_bytes()), "{other}");
+            assert_eq!(who(&tokens, other.as_bytes()), None, "{other}");
         }
     }
 
@@ -202,10 +246,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         fs::write(&path, "0123456789abcdef\n").unwrap();
-        let from_file = configured(None, Some(&path)).unwrap().unwrap();
-        assert_eq!(from_file.expose(), "0123456789abcdef");
-        assert!(matches!(configured(Some(&from_file), Some(&path)), Err(TokenError::Twice)));
-        assert!(configured(None, None).unwrap().is_none());
+        let from_file = configured(None, Some(&path)).unwrap();
+        let [Named { name, token }] = from_file.as_slice() else { panic!("{from_file:?}") };
+        assert_eq!((name.as_str(), token.expose()), ("admin", "0123456789abcdef"));
+        assert!(matches!(configured(Some(token), Some(&path)), Err(TokenError::Twice)));
+        assert!(configured(None, None).unwrap().is_empty());
+        fs::write(&path, "ann 0123456789abcdef\n\nbob\t0123456789abcdeg\n").unwrap();
+        let several = configured(None, Some(&path)).unwrap();
+        assert_eq!(who(&several, b"0123456789abcdeg").as_deref(), Some("bob"));
+        fs::write(&path, "ann 0123456789abcdef\nann 0123456789abcdeg\n").unwrap();
+        let error = configured(None, Some(&path)).unwrap_err().to_string();
+        assert!(error.contains("two tokens are named 'ann'"), "{error}");
         for (text, part) in
             [("short", "at least 16"), ("", "at least 16"), ("0123456789 abcdef", "spaces")]
         {

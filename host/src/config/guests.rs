@@ -14,7 +14,7 @@ use super::{
     units::{Size, Span},
 };
 use crate::{
-    interfaces::{Buckets, Databases, Files, Known, Outgoing},
+    interfaces::{Buckets, Databases, Files, Known, Outgoing, Settings},
     registry::{Path as Paths, Pattern},
     runtime::{Limits, Rate, Recordings},
 };
@@ -294,6 +294,8 @@ pub struct GuestConfig {
     pub name: String,
     /// Its file.
     pub file: PathBuf,
+    /// As it is written, with what it takes over from the file as a whole.
+    pub(super) written: RouteOptions,
     /// What it may use.
     pub limits: Limits,
     /// Its environment variables.
@@ -318,6 +320,23 @@ pub struct GuestConfig {
 }
 
 impl GuestConfig {
+    /// What the guest is given by it.
+    pub(crate) fn for_guest(&self) -> Settings {
+        Settings {
+            name: self.name.as_str().into(),
+            buckets: self.buckets.clone(),
+            environment: self.env.clone().into_iter().collect(),
+            variables: self.settings.clone(),
+            outgoing: self.outgoing.clone(),
+            host: self.pattern.host.clone(),
+            databases: self.databases.clone(),
+            spin_headers: self.spin_headers,
+            blob_limit: self.blob_limit,
+            tcp: self.tcp.clone(),
+            files: self.files.clone(),
+        }
+    }
+
     /// Whether it may open files or sockets of its own.
     pub(super) fn opens_files(&self) -> bool {
         self.tcp.allows_any() || !self.files.are_none()
@@ -346,7 +365,7 @@ impl GuestOptions {
     }
 
     /// These, and where they leave something open, the others.
-    pub(super) fn or(self, others: Self) -> Self {
+    pub(crate) fn or(self, others: Self) -> Self {
         let merge = |ours: BTreeMap<String, String>, flags: Vec<_>, mut all: BTreeMap<_, _>| {
             all.extend(ours);
             all.extend(flags);
@@ -387,7 +406,7 @@ impl GuestOptions {
 
     /// The limits alone: what a route takes over from the file as a whole. What a guest may reach
     /// is its own.
-    fn limits_only(&self) -> Self {
+    pub(super) fn limits_only(&self) -> Self {
         Self {
             pool: self.pool,
             queue: self.queue,
@@ -444,6 +463,7 @@ impl GuestOptions {
         name: String,
         file: PathBuf,
         pattern: Pattern,
+        written: RouteOptions,
     ) -> Result<GuestConfig, ConfigError> {
         let strings = |list: Option<Vec<String>>| list.unwrap_or_default();
         let buckets = Buckets::parse(strings(self.buckets.clone()).iter().map(String::as_str))
@@ -475,6 +495,7 @@ impl GuestOptions {
         Ok(GuestConfig {
             name,
             file,
+            written,
             limits,
             env,
             settings,
@@ -532,9 +553,16 @@ pub(super) fn resolve(
     if let Some(file) = guest {
         let mut options = options;
         options.keep_loaded = options.keep_loaded.or(Some(true));
-        guests.push(options.guest("default".into(), file.to_owned(), Pattern::everything())?);
+        let written = RouteOptions {
+            prefix: Some("/".into()),
+            options: options.clone(),
+            ..RouteOptions::default()
+        };
+        let everything = Pattern::everything();
+        guests.push(options.guest("default".into(), file.to_owned(), everything, written)?);
     } else {
-        options.guest(String::new(), PathBuf::new(), Pattern::everything())?;
+        let written = RouteOptions::default();
+        options.guest(String::new(), PathBuf::new(), Pattern::everything(), written)?;
     }
     for (number, route) in routes.into_iter().enumerate() {
         let place = format!("route {}", number.saturating_add(1));
@@ -545,9 +573,11 @@ pub(super) fn resolve(
         let name = route.name.clone().or_else(of_file).unwrap_or_else(|| pattern.to_string());
         // A route's guest has a bucket of its own, unless it is told to share one.
         let own = vec![format!("default={name}")];
-        let mut options = route.options.or(limits.clone());
+        let mut options = route.options.clone().or(limits.clone());
         options.buckets = options.buckets.or(Some(own));
-        let guest = options.guest(name, route.guest, pattern);
+        let file = route.guest.clone();
+        let written = RouteOptions { options: options.clone(), ..route };
+        let guest = options.guest(name, file, pattern, written);
         guests.push(guest.map_err(|error| failed(error.0))?);
     }
     let (mut patterns, mut names) = (HashMap::new(), HashSet::new());
@@ -569,15 +599,44 @@ pub(super) fn resolve(
             )));
         }
     }
-    // A guest that asks for another's bucket is told that it may not have it.
-    let names = guests.iter().flat_map(|guest| guest.buckets.names()).map(str::to_owned);
-    let stored = guests.iter().flat_map(|guest| guest.buckets.stored());
-    let stored = stored.map(|bucket| bucket.as_str().to_owned()).collect();
-    let known = Arc::new(Known { names: names.collect(), stored });
+    let known = known(&guests);
     for guest in &mut guests {
         guest.buckets.know(&known);
     }
     Ok(guests)
+}
+
+/// What guests list. One that asks for another's bucket is told that it may not have it.
+pub(super) fn known(guests: &[GuestConfig]) -> Arc<Known> {
+    let names = guests.iter().flat_map(|guest| guest.buckets.names()).map(str::to_owned);
+    let stored = guests.iter().flat_map(|guest| guest.buckets.stored());
+    let stored = stored.map(|bucket| bucket.as_str().to_owned()).collect();
+    Arc::new(Known { names: names.collect(), stored })
+}
+
+impl RouteOptions {
+    /// The guest of this name.
+    ///
+    /// # Errors
+    /// For a route that is incomplete, or a wrong value.
+    pub(super) fn resolve(self, name: String) -> Result<GuestConfig, ConfigError> {
+        let pattern = pattern(&self).map_err(ConfigError)?;
+        let (options, file) = (self.options.clone(), self.guest.clone());
+        options.guest(name, file, pattern, self)
+    }
+}
+
+/// Checks keys of the settings of a release.
+pub(super) fn check_release_keys<'a>(
+    mut keys: impl Iterator<Item = &'a String>,
+) -> Result<(), ConfigError> {
+    let mut known = super::options::route_keys();
+    // The component comes by itself, and the name is that of the guest.
+    known.retain(|key| key != "guest" && key != "name");
+    match keys.find(|key| !known.contains(key)) {
+        Some(key) => Err(ConfigError(super::options::unknown("key of settings", key, &known))),
+        None => Ok(()),
+    }
 }
 
 fn pattern(route: &RouteOptions) -> Result<Pattern, String> {

@@ -11,7 +11,7 @@ use clap::{Args as _, Command};
 use super::options::Options;
 
 /// Flags whose value is a number, size or time that limits nothing.
-const NO_LIMITS: [&str; 3] = ["--workers", "--cpu-weight", "--redirect-to"];
+const NO_LIMITS: [&str; 4] = ["--workers", "--cpu-weight", "--redirect-to", "--follow-interval"];
 
 struct Row {
     default: String,
@@ -142,13 +142,17 @@ fn the_help_tells_the_defaults_that_there_are() {
 }
 
 /// Constants that are named as limits and are none of a user's business.
-const INTERNAL: [&str; 13] = [
-    "host/src/admin/guests.rs MOST_NAMED",
+const INTERNAL: [&str; 17] = [
     "host/src/edge/limits.rs MOST_CONNECTIONS",
     "host/src/edge/metrics.rs MOST_USED",
     "host/src/interfaces/blobstore/upload.rs MOST_IDS",
     "host/src/interfaces/spin/postgres/numeric.rs MOST_DIGITS",
     "host/src/interfaces/spin/redis.rs MAX_DEPTH",
+    "host/src/releases/follower.rs MOST_AT_ONCE",
+    "host/src/releases/follower.rs MOST_FAILURES",
+    "host/src/releases/follower.rs MOST_FALLBACKS",
+    "host/src/releases/store.rs MOST_BEHIND",
+    "host/src/releases/store.rs MOST_TRIES",
     "host/src/runtime/turns.rs MOST_SEEN",
     "host/src/server/mod.rs MOST_TOLD",
     "host/src/server/orphans.rs MOST_NAMED",

@@ -10,6 +10,7 @@ mod limits_page;
 mod listen;
 mod options;
 mod proxies;
+mod releases;
 mod store;
 mod tls;
 mod units;
@@ -24,6 +25,7 @@ pub use self::{
     guests::{GuestConfig, GuestOptions, RouteOptions},
     listen::ListenAddress,
     options::{ADMIN_TOKEN, AccessFormat, LogFormat, Options, TrustedHeader},
+    releases::{ReleaseConfig, ReleaseSettings},
     store::StoreOptions,
     tls::TlsConfig,
     units::{Mode, Size, Span},
@@ -43,6 +45,8 @@ pub struct ConfigError(pub(crate) String);
 pub struct Config {
     /// The guests, each with its route; none where a command needs none.
     pub guests: Vec<GuestConfig>,
+    /// What is done with guests that are deployed.
+    pub releases: ReleaseConfig,
     /// Whether guests are loaded again when their files change.
     pub watch: bool,
     /// How much loaded code there may be.
@@ -215,6 +219,7 @@ impl Config {
             idempotency_window: window(options.idempotency_window)?,
             ..tally_state::Options::default()
         };
+        let limits = options.guest_options.limits_only();
         let mut guests =
             guests::resolve(options.guest.as_deref(), options.guest_options, options.routes)?;
         if options.access_log_file.is_some() && options.access_log == Some(AccessFormat::Off) {
@@ -226,7 +231,7 @@ impl Config {
         let guests_at_most = at_least_one("max-loaded", options.max_loaded)?;
         let room = Room {
             // Each has an open file, and connections have most of them.
-            guests: guests_at_most.min((edge::open_files() / 4).max(1)).min(guests.len().max(1)),
+            guests: guests_at_most.min((edge::open_files() / 4).max(1)),
             bytes: size("max-loaded-size", options.max_loaded_size)?,
         };
         let listen = options.listen.unwrap_or_default();
@@ -243,7 +248,9 @@ impl Config {
         listen::check_unique(all.clone().chain([("admin", &admin)]))?;
         let theirs =
             if guests.iter().any(GuestConfig::opens_files) { descriptors_for_guests() } else { 0 };
-        edge.leave_files_for(room.guests.saturating_add(theirs), workers, all.count());
+        // Those that are deployed later have theirs out of what connections leave.
+        let of_guests = room.guests.min(guests.len().max(1));
+        edge.leave_files_for(of_guests.saturating_add(theirs), workers, all.count());
         if !redirect_listen.is_empty() && tls_listen.is_empty() && options.redirect_to.is_none() {
             let text = "redirect-listen: clients would be sent to --tls-listen, which is not given; give it, or the port with --redirect-to";
             return Err(ConfigError(text.into()));
@@ -269,6 +276,18 @@ impl Config {
             path
         });
         let databases = options.sqlite_dir.or(beside_the_store);
+        let releases = ReleaseConfig {
+            follow_interval: span("follow-interval", options.follow_interval)?,
+            keep: at_least_one("keep-releases", options.keep_releases)?,
+            dir: releases::folder(options.releases_dir, &store),
+            start_empty: options.start_empty.unwrap_or_default(),
+            defaults: limits,
+            databases: databases.clone(),
+            known: guests::known(&guests),
+            bodies,
+            responses,
+            window: state.idempotency_window,
+        };
         for guest in &mut guests {
             guest.find_databases(databases.as_deref())?;
             // The file of one that is watched may be half written when it would be loaded again.
@@ -280,6 +299,7 @@ impl Config {
         }
         Ok(Self {
             guests,
+            releases,
             watch: options.watch.unwrap_or_default(),
             room,
             load_ahead: options.load_ahead.unwrap_or_default(),

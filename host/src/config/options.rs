@@ -23,6 +23,12 @@ use crate::{
 /// Guests that are loaded at the start: all of a small configuration, and some of a large one.
 const LOAD_AHEAD: usize = 32;
 
+/// Soon enough for people, and four small reads a second for the store.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Enough to go back a day or two; each is a component in the store.
+const KEEP_RELEASES: usize = 10;
+
 pub(super) const ADMIN: ListenAddress = ListenAddress::local(3_001);
 
 /// A few round trips, of clients far away and slow.
@@ -341,6 +347,31 @@ pub struct Options {
     #[arg(long, value_name = "FILE", env = "TALLY_SWAPS_FILE")]
     pub swaps_file: Option<PathBuf>,
 
+    /// How often the host asks the store for deployments [default: 250ms]
+    #[arg(long, value_name = "TIME", env = "TALLY_FOLLOW_INTERVAL")]
+    pub follow_interval: Option<Span>,
+
+    /// Releases of each guest that are kept in the store [default: 10]
+    #[arg(long, value_name = "N", env = "TALLY_KEEP_RELEASES")]
+    pub keep_releases: Option<usize>,
+
+    /// Folder for the releases that run, from which a host starts while the store is away [default: beside
+    /// the compiled guests, in the user's folder for caches]
+    #[arg(long, value_name = "FOLDER", env = "TALLY_RELEASES_DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub releases_dir: Option<PathBuf>,
+
+    /// Start without a guest, and serve those that are deployed [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "TALLY_START_EMPTY",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub start_empty: Option<bool>,
+
     /// What the guest may have.
     #[command(flatten)]
     #[serde(flatten)]
@@ -416,6 +447,10 @@ impl Options {
             strict: Some(false),
             guest_backtraces: None,
             swaps_file: Some(SWAPS.into()),
+            follow_interval: Some(Span(FOLLOW_INTERVAL)),
+            keep_releases: Some(KEEP_RELEASES),
+            releases_dir: None,
+            start_empty: Some(false),
             sqlite_dir: None,
             guest_options: GuestOptions::defaults(),
             routes: Vec::new(),
@@ -477,6 +512,10 @@ impl Options {
             guest_backtraces: self.guest_backtraces.or(others.guest_backtraces),
             swaps_file: self.swaps_file.or(others.swaps_file),
             sqlite_dir: self.sqlite_dir.or(others.sqlite_dir),
+            follow_interval: self.follow_interval.or(others.follow_interval),
+            keep_releases: self.keep_releases.or(others.keep_releases),
+            releases_dir: self.releases_dir.or(others.releases_dir),
+            start_empty: self.start_empty.or(others.start_empty),
             guest_options: self.guest_options.or(others.guest_options),
             routes: if self.routes.is_empty() { others.routes } else { self.routes },
         }
@@ -572,13 +611,13 @@ fn keys() -> Vec<String> {
 }
 
 /// The keys of a route.
-fn route_keys() -> Vec<String> {
+pub(super) fn route_keys() -> Vec<String> {
     let mut keys = names(&GuestOptions::augment_args(Command::new("route")));
     keys.extend(ROUTE_KEYS.map(str::to_owned));
     keys
 }
 
-fn unknown(what: &str, name: &str, known: &[String]) -> String {
+pub(super) fn unknown(what: &str, name: &str, known: &[String]) -> String {
     let nearest = known
         .iter()
         .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
@@ -627,6 +666,7 @@ mod tests {
             "spin-headers",
             "sqlite",
             "sqlite-dir",
+            "releases-dir",
             "guest-backtraces",
             "rate-limit",
             "rate-burst",

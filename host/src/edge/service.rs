@@ -29,7 +29,7 @@ use super::{
 use crate::{
     interfaces::guest_of,
     logging::{Access, AccessLog},
-    registry::{self, Guest, Path, Pattern, Routes},
+    registry::{self, Guest, Local, Path, Pattern, Routes, Table},
     runtime::{self, Body, BodyError, Cause, Failure, Refused},
 };
 
@@ -52,7 +52,7 @@ type Answered = (runtime::Response, Option<Held>);
 pub(super) struct Service(Arc<Inner>);
 
 struct Inner {
-    routes: Arc<Routes>,
+    routes: Local,
     state: Handle,
     limits: Limits,
     metrics: Metrics,
@@ -87,7 +87,7 @@ pub(super) struct Shared {
 
 impl Service {
     pub(super) fn new(
-        routes: Arc<Routes>,
+        routes: Arc<Table>,
         state: Handle,
         limits: Limits,
         metrics: Metrics,
@@ -97,7 +97,7 @@ impl Service {
         let rules = Arc::new(Rules { limit: limits.body, timeout: limits.body_timeout, draining });
         let Shared { access, bodies, waiting, parking } = shared;
         Self(Arc::new(Inner {
-            routes,
+            routes: Local::of(routes),
             state,
             limits,
             metrics,
@@ -123,7 +123,7 @@ impl Service {
 
     /// Whether there is a guest of this name.
     pub(super) fn has_guest(&self, name: &str) -> bool {
-        self.0.routes.named(name).is_some()
+        self.0.routes.routes().named(name).is_some()
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -206,7 +206,8 @@ impl Service {
         on_connection: &responses::Active,
     ) -> (Result<Answered, Problem>, Arc<str>) {
         let (mut parts, body) = request.into_parts();
-        let (pattern, guest) = match self.route(&mut parts, peer.is_internal) {
+        let routes = self.0.routes.current(started).await;
+        let (pattern, guest) = match route(&routes, &mut parts, peer.is_internal) {
             Ok(route) => route,
             Err(problem) => return (Err(problem), Arc::clone(&self.0.nowhere)),
         };
@@ -302,24 +303,24 @@ impl Service {
             }
         }
     }
+}
 
-    /// Checks a request's head, and finds the guest it is for.
-    fn route(
-        &self,
-        parts: &mut http::request::Parts,
-        is_internal: bool,
-    ) -> Result<(&Pattern, &Arc<Guest>), Problem> {
-        head::check(parts)?;
-        let host = head::host(parts)?;
-        // Only guests are told apart by their names: clients have routes.
-        if is_internal && let Some(name) = host.and_then(guest_of) {
-            let guest = self.0.routes.named(name).ok_or(Problem::NoRoute)?;
-            return Ok((&ALL, guest));
-        }
-        // CONNECT has none.
-        let path = if parts.method == Method::CONNECT { "/" } else { parts.uri.path() };
-        self.0.routes.find(host, path).ok_or(Problem::NoRoute)
+/// Checks a request's head, and finds the guest it is for.
+fn route<'a>(
+    routes: &'a Routes,
+    parts: &mut http::request::Parts,
+    is_internal: bool,
+) -> Result<(&'a Pattern, &'a Arc<Guest>), Problem> {
+    head::check(parts)?;
+    let host = head::host(parts)?;
+    // Only guests are told apart by their names: clients have routes.
+    if is_internal && let Some(name) = host.and_then(guest_of) {
+        let guest = routes.named(name).ok_or(Problem::NoRoute)?;
+        return Ok((&ALL, guest));
     }
+    // CONNECT has none.
+    let path = if parts.method == Method::CONNECT { "/" } else { parts.uri.path() };
+    routes.find(host, path).ok_or(Problem::NoRoute)
 }
 
 /// The answer to `HEAD`: the length that `GET` would have, and no body (RFC 9110, 9.3.2). hyper does

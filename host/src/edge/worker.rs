@@ -37,7 +37,7 @@ use super::{
 use crate::{
     interfaces::{Neighbours, offer},
     logging::{self, AccessLog},
-    registry::Routes,
+    registry::Table,
     runtime::take_seat,
 };
 
@@ -106,7 +106,7 @@ impl Workers {
     pub(crate) fn start(
         count: usize,
         places_to_listen: Vec<Listening>,
-        routes: &Arc<Routes>,
+        routes: &Arc<Table>,
         state: &State,
         limits: &Limits,
         metrics: &Metrics,
@@ -418,8 +418,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let (routes, metrics) = (Routes::new(Vec::new()), Metrics::register(&registry).unwrap());
-        let routes = Arc::new(routes);
+        let routes = Table::new(crate::registry::Routes::new(Vec::new()));
+        let metrics = Metrics::register(&registry).unwrap();
         let sockets = vec![StdListener::Tcp(listener)];
         let listening = vec![Listening { sockets, protocol: Protocol::Plain }];
         let workers =

@@ -10,8 +10,8 @@ use super::idempotency::{self, Layer};
 use crate::{
     interfaces::{Effects, Settings},
     runtime::{
-        Cause, Failure, Limits, LoadError, Loaded, Release, Request, Response, Runtime, Source,
-        Tenant,
+        Cause, Failure, Fetch, Limits, LoadError, Loaded, Release, Request, Response, Runtime,
+        Source, Tenant,
     },
 };
 
@@ -79,7 +79,28 @@ impl Guest {
         if let Some(problem) = &problem {
             release.set_failure(problem);
         }
-        (Self::new(runtime, release, pool.unwrap_or(1), limits, settings, is_kept), problem)
+        (Self::new(runtime, release, pool.unwrap_or(1), limits, settings, is_kept, None), problem)
+    }
+
+    /// A guest whose component is elsewhere, and is read when it is loaded. It may take the place of another guest of
+    /// its name, and what was counted of that one goes on.
+    pub(crate) fn from_elsewhere(
+        runtime: &Arc<Runtime>,
+        component: Arc<dyn Fetch>,
+        limits: Limits,
+        settings: Settings,
+        is_kept: bool,
+        before: Option<&Self>,
+    ) -> Arc<Self> {
+        let release = Release::new(Source::Elsewhere(component), None);
+        let pool = limits.pool.unwrap_or(1);
+        let mut settings = settings;
+        if let Some(before) = before {
+            // Metrics know a guest by this very text.
+            settings.name = Arc::clone(before.name());
+        }
+        let before = before.map(|before| &*before.tenant);
+        Arc::new(Self::new(runtime, release, pool, limits, settings, is_kept, before))
     }
 
     /// A guest from a component's bytes, loaded.
@@ -95,7 +116,7 @@ impl Guest {
     ) -> Result<Arc<Self>, LoadError> {
         let (facts, pool) = runtime.look(bytes, &limits)?;
         let release = Release::new(Source::Bytes(bytes.to_vec().into()), Some(facts));
-        let guest = Arc::new(Self::new(runtime, release, pool, limits, settings, true));
+        let guest = Arc::new(Self::new(runtime, release, pool, limits, settings, true, None));
         guest.load_now(&guest.release())?;
         Ok(guest)
     }
@@ -107,7 +128,9 @@ impl Guest {
         limits: Limits,
         settings: Settings,
         is_kept: bool,
+        before: Option<&Tenant>,
     ) -> Self {
+        let tenant = Tenant::new(limits.clone(), settings, pool, runtime.workers(), before);
         Self {
             runtime: Arc::clone(runtime),
             is_kept,
@@ -115,7 +138,7 @@ impl Guest {
             deploying: tokio::sync::Mutex::new(()),
             loading: Arc::default(),
             idempotency: Layer::new(limits.recordings, limits.window),
-            tenant: Arc::new(Tenant::new(limits, settings, pool, runtime.workers())),
+            tenant: Arc::new(tenant),
         }
     }
 
@@ -140,6 +163,11 @@ impl Guest {
     /// See [`tally_state::Error`].
     pub(crate) async fn report_records(&self, state: &Handle) -> Result<(), tally_state::Error> {
         self.idempotency.report(self.tenant.settings(), state).await
+    }
+
+    /// Whether what answers is from a file, and was not deployed.
+    pub(crate) fn is_from_file(&self) -> bool {
+        matches!(self.current.load().source, Source::File(_))
     }
 
     /// The release that new requests are given to.

@@ -1,7 +1,6 @@
 //! Loading releases of a guest when they are asked for, exchanging and trying them.
 
 use std::{
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -116,7 +115,14 @@ impl Guest {
         let before = self.current.compare_and_swap(release, next);
         if Arc::ptr_eq(&before, release) {
             self.tenant().fit(loaded.instances());
-            tracing::info!(guest = %self.name(), %version, %previous, "its file has changed and was loaded");
+            match release.source {
+                Source::Elsewhere(_) => {
+                    tracing::info!(guest = %self.name(), %version, "its release was loaded");
+                }
+                Source::File(_) | Source::Bytes(_) => {
+                    tracing::info!(guest = %self.name(), %version, %previous, "its file has changed and was loaded");
+                }
+            }
         }
         Ok(loaded)
     }
@@ -134,28 +140,51 @@ impl Guest {
     /// [`LoadError`], and then nothing has changed.
     pub(crate) async fn deploy(
         self: &Arc<Self>,
-        bytes: Vec<u8>,
-        file: Option<PathBuf>,
-        state: Handle,
+        bytes: Bytes,
+        source: Source,
+        state: &Handle,
     ) -> Result<Deployed, LoadError> {
         let _turn = self.deploying.lock().await;
         let started = Instant::now();
         let guest = Arc::clone(self);
         let loading = self.runtime.work(move || {
-            let bytes = Bytes::from(bytes);
             let (facts, loaded) = guest.runtime.load(guest.tenant(), &bytes)?;
-            let source = file.map_or(Source::Bytes(bytes), Source::File);
             let notes = [facts.notes(), loaded.notes()].concat();
             facts.log(guest.name());
             Ok((Arc::new(Release::new(source, Some(facts))), loaded, notes))
         });
         let (release, next, notes): (_, Arc<Loaded>, _) = loading.await.flatten()?;
-        self.tenant().warm(&next, &state).await?;
+        self.tenant().warm(&next, state).await?;
         self.tenant().fit(next.instances());
         self.keep(&release, &next);
         let version = Arc::clone(next.version());
         let previous = self.current.swap(release).version();
         Ok(Deployed { version, previous, took: started.elapsed(), notes })
+    }
+
+    /// Loads a component as a release of this guest would be, and tries it. Nothing changes.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub(crate) async fn try_component(
+        self: &Arc<Self>,
+        bytes: Bytes,
+        state: &Handle,
+    ) -> Result<Vec<String>, LoadError> {
+        let guest = Arc::clone(self);
+        let loading = self.runtime.work(move || {
+            let (facts, loaded) = guest.runtime.load(guest.tenant(), &bytes)?;
+            Ok((loaded.notes(), facts.notes(), loaded))
+        });
+        let (notes, of_facts, loaded): (_, _, Arc<Loaded>) = loading.await.flatten()?;
+        self.tenant().warm(&loaded, state).await?;
+        Ok([of_facts, notes].concat())
+    }
+
+    /// Has another release answer that is loaded when it is asked for.
+    pub(crate) async fn exchange(&self, source: Source) {
+        let _turn = self.deploying.lock().await;
+        self.current.store(Arc::new(Release::new(source, None)));
     }
 
     /// Loads the current release, and makes an instance to see that it can start.

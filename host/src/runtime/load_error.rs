@@ -13,6 +13,9 @@ pub enum LoadError {
         /// What the operating system says.
         reason: String,
     },
+    /// It cannot be read from where it is.
+    #[error("the component cannot be had: {0}")]
+    Fetch(String),
     /// Wasmtime cannot be set up on this machine.
     #[error(
         "the WebAssembly engine cannot start: {0:#}; a smaller --pool or --memory-limit takes less address space"

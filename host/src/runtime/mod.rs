@@ -60,7 +60,7 @@ pub(crate) use self::{
     memory::Memory,
     message::{Body, BodyError, Request, Response},
     rate::OverRate,
-    release::{Release, Source},
+    release::{Fetch, Release, Source},
     swap::SWAPS,
     tenant::Tenant,
     usage::Refused,

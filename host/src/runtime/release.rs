@@ -4,6 +4,7 @@
 //! request loads it again.
 
 use std::{
+    fmt,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -30,18 +31,34 @@ const REMEMBERED: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
     File(PathBuf),
-    /// It was sent.
+    /// It is here.
+    #[cfg_attr(not(feature = "alone"), expect(dead_code, reason = "for measurements"))]
     Bytes(Bytes),
+    /// Somewhere else, from where it is read each time.
+    Elsewhere(Arc<dyn Fetch>),
+}
+
+/// Reads a component.
+pub(crate) trait Fetch: fmt::Debug + Send + Sync {
+    /// The version of the component: the first digits of its digest.
+    fn version(&self) -> Arc<str>;
+
+    /// Its bytes. Blocks, and is not called on a thread that serves.
+    ///
+    /// # Errors
+    /// Why they cannot be had.
+    fn fetch(&self) -> Result<Bytes, String>;
 }
 
 impl Source {
-    /// Its bytes. Blocks on the file.
+    /// Its bytes. Blocks on the file, or the store.
     pub(crate) fn read(&self) -> Result<Bytes, LoadError> {
         match self {
             Self::File(path) => std::fs::read(path).map(Bytes::from).map_err(|reason| {
                 LoadError::File { path: path.clone(), reason: reason.to_string() }
             }),
             Self::Bytes(bytes) => Ok(bytes.clone()),
+            Self::Elsewhere(component) => component.fetch().map_err(LoadError::Fetch),
         }
     }
 }
@@ -101,7 +118,7 @@ impl Facts {
 /// A release of a guest.
 pub(crate) struct Release {
     pub(crate) source: Source,
-    /// `None` for one that could not be read when the host started.
+    /// `None` for one that could not be read when the host started, or has not been read yet.
     facts: Option<Facts>,
     loaded: ArcSwapOption<Loaded>,
     /// When it was last used, in ticks of the clock.
@@ -122,7 +139,11 @@ impl Release {
 
     /// The first digits of its digest.
     pub(crate) fn version(&self) -> Arc<str> {
-        self.facts.as_ref().map_or_else(|| "unknown".into(), |facts| Arc::clone(&facts.version))
+        match (&self.facts, &self.source) {
+            (Some(facts), _) => Arc::clone(&facts.version),
+            (None, Source::Elsewhere(component)) => component.version(),
+            (None, _) => "unknown".into(),
+        }
     }
 
     /// Whether it is the release that this is known of.

@@ -47,14 +47,25 @@ pub(crate) struct Tenant {
 
 impl Tenant {
     /// A guest that may have so many instances at work at once, on a host with so many workers.
-    pub(crate) fn new(limits: Limits, settings: Settings, pool: usize, workers: usize) -> Self {
+    /// What was counted of the guest `before` it goes on.
+    pub(crate) fn new(
+        limits: Limits,
+        settings: Settings,
+        pool: usize,
+        workers: usize,
+        before: Option<&Self>,
+    ) -> Self {
+        let account = match before {
+            Some(before) if before.limits.weight == limits.weight => before.account,
+            _ => Account::open(limits.weight, workers),
+        };
         Self {
             settings: Arc::new(settings),
             admission: ArcSwap::from_pointee(Admission::new(pool, limits.waiting, limits.wait)),
             rate: limits.rate.map(RateLimit::new),
             bodies: Semaphore::new(limits.bodies.min(Semaphore::MAX_PERMITS)),
-            account: Account::open(limits.weight, workers),
-            usage: Arc::default(),
+            account,
+            usage: before.map(|before| Arc::clone(&before.usage)).unwrap_or_default(),
             owner: Owner::another(),
             responses: AtomicUsize::new(0),
             instances: AtomicU64::new(0),

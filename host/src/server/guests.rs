@@ -15,9 +15,8 @@ use tally_state::Handle;
 use super::ServerError;
 use crate::{
     config::{Config, GuestConfig},
-    interfaces::Settings,
-    registry::{Guest, Pattern, Routes},
-    runtime::{LoadError, Runtime},
+    registry::{Guest, Pattern, Table},
+    runtime::{LoadError, Runtime, Source},
 };
 
 /// When the start says that it is compiling: small guests are done by then.
@@ -67,39 +66,28 @@ async fn look_at(
 }
 
 fn look_at_one(config: &GuestConfig, runtime: &Arc<Runtime>) -> Looked {
-    let settings = Settings {
-        name: config.name.as_str().into(),
-        buckets: config.buckets.clone(),
-        environment: config.env.clone().into_iter().collect(),
-        variables: config.settings.clone().into_iter().collect(),
-        outgoing: config.outgoing.clone(),
-        host: config.pattern.host.clone(),
-        databases: config.databases.clone(),
-        spin_headers: config.spin_headers,
-        blob_limit: config.blob_limit,
-        tcp: config.tcp.clone(),
-        files: config.files.clone(),
-    };
+    let settings = config.for_guest();
     settings.files.check(&settings.name);
     let (path, limits) = (config.file.clone(), config.limits.clone());
     let (guest, problem) = Guest::from_file(runtime, path, limits, settings, config.keep_loaded);
     (Arc::new(guest), problem)
 }
 
-/// Finds out which guests there are, and loads some of them. What is wrong with one keeps no other from
+/// Finds out which guests of the file there are, and loads some of them. What is wrong with one keeps no other from
 /// being served, unless that is asked for or there is no other.
 ///
 /// # Errors
 /// [`ServerError`], of the first guest that cannot be served.
 pub(super) async fn prepare(
     config: &Config,
+    guests: &[GuestConfig],
+    has_others: bool,
     runtime: &Arc<Runtime>,
     state: &Handle,
 ) -> Result<Vec<(Pattern, Arc<Guest>)>, ServerError> {
-    let looked = look_at(&config.guests, runtime).await?;
+    let looked = look_at(guests, runtime).await?;
     let (mut routes, mut first, mut served) = (Vec::new(), None, 0_usize);
-    for (number, (config_of, (guest, mut problem))) in config.guests.iter().zip(looked).enumerate()
-    {
+    for (number, (config_of, (guest, mut problem))) in guests.iter().zip(looked).enumerate() {
         if problem.is_none() && (config_of.keep_loaded || number < config.load_ahead) {
             problem = load(config_of, &guest, state).await.err();
         }
@@ -117,7 +105,7 @@ pub(super) async fn prepare(
         routes.push((config_of.pattern.clone(), guest));
     }
     match first {
-        Some(error) if served == 0 => Err(error),
+        Some(error) if served == 0 && !has_others => Err(error),
         _ => Ok(routes),
     }
 }
@@ -157,8 +145,8 @@ const ACCOUNTING: Duration = Duration::from_secs(1);
 const NEARLY_FULL: u64 = 80;
 
 /// Tells the store what this host has recorded since the last account.
-pub(super) async fn account_once(routes: &Routes, state: &Handle) {
-    for (_, guest) in routes.iter() {
+pub(super) async fn account_once(routes: &Table, state: &Handle) {
+    for (_, guest) in routes.routes().iter() {
         if let Err(error) = guest.report_records(state).await {
             tracing::debug!(guest = %guest.name(), %error, "records could not be accounted for");
         }
@@ -166,11 +154,11 @@ pub(super) async fn account_once(routes: &Routes, state: &Handle) {
 }
 
 /// Keeps account of what is recorded of each guest's requests, until dropped.
-pub(super) async fn account(routes: Arc<Routes>, state: Handle) {
+pub(super) async fn account(routes: Arc<Table>, state: Handle) {
     let mut warned = HashSet::new();
     loop {
         tokio::time::sleep(ACCOUNTING).await;
-        for (_, guest) in routes.iter() {
+        for (_, guest) in routes.routes().iter() {
             let budget = guest.idempotency().budget();
             if let Err(error) = guest.report_records(&state).await {
                 tracing::debug!(guest = %guest.name(), %error, "records could not be accounted for");
@@ -233,7 +221,7 @@ struct Watched {
 /// `guests` come with what their files were before they were loaded.
 pub(super) async fn watch(
     guests: Vec<(GuestConfig, Option<Seen>)>,
-    routes: Arc<Routes>,
+    routes: Arc<Table>,
     state: Handle,
 ) {
     let mut files: Vec<Watched> = guests
@@ -256,7 +244,11 @@ pub(super) async fn watch(
                 continue;
             }
             file.loaded = seen;
-            let Some(guest) = routes.named(&file.name) else { continue };
+            let routes = routes.routes();
+            // One that was deployed is no longer what the file says.
+            let Some(guest) = routes.named(&file.name).filter(|guest| guest.is_from_file()) else {
+                continue;
+            };
             let path = file.path.display();
             let source = file.path.clone();
             let bytes = match with_files(move || std::fs::read(source)).await {
@@ -267,7 +259,7 @@ pub(super) async fn watch(
                     continue;
                 }
             };
-            match guest.deploy(bytes, Some(file.path.clone()), state.clone()).await {
+            match guest.deploy(bytes.into(), Source::File(file.path.clone()), &state).await {
                 Ok(done) if done.version == done.previous => {}
                 Ok(done) => tracing::info!(
                     guest = file.name, version = %done.version, previous = %done.previous,

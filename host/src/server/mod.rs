@@ -9,12 +9,13 @@ mod store;
 mod upkeep;
 
 use std::{
+    collections::HashSet,
     fmt::{self, Write as _},
     io,
     net::SocketAddr,
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prometheus::Registry;
@@ -30,12 +31,13 @@ use self::{
 use crate::{
     admin::{
         Admin, Gate, is_loopback,
-        token::{self, Kept, TokenError},
+        token::{self, Kept, Named, TokenError},
     },
-    config::{Config, ListenAddress},
+    config::{Config, GuestConfig, ListenAddress},
     edge::{self, Listening, Protocol, Tls, Workers, WorkersError},
     logging::{self, Logs},
-    registry::Routes,
+    registry::{Guest, Pattern, Routes, Table},
+    releases::{Found, Releases, Store},
     runtime::{Instances, LoadError, Runtime, Sizes, World},
 };
 
@@ -57,7 +59,7 @@ const LAST_ACCOUNT: Duration = Duration::from_millis(500);
 pub enum ServerError {
     /// There is no guest to serve.
     #[error(
-        "no guest given: tally serve GUEST.wasm, or guest = \"GUEST.wasm\" in tally.toml; `just build-guest` builds one"
+        "no guest given: tally serve GUEST.wasm, or guest = \"GUEST.wasm\" in tally.toml; `just build-guest` builds one; --start-empty begins without, and serves what is deployed"
     )]
     NoGuest,
     /// The guest's file cannot be read.
@@ -150,11 +152,12 @@ pub async fn serve(
     reload: impl Fn() -> Result<String, String> + Send + 'static,
 ) -> Result<(), ServerError> {
     let Signals { mut stop, hangup } = signals;
-    if config.guests.is_empty() {
+    // Before anything is made for it.
+    if config.guests.is_empty() && !config.releases.start_empty && is_new(&config.store) {
         return Err(ServerError::NoGuest);
     }
     let access = &config.admin_access;
-    let token = token::configured(access.token.as_ref(), access.token_file.as_deref())?;
+    let tokens = token::configured(access.token.as_ref(), access.token_file.as_deref())?;
     // Listening comes first, as it fails fastest.
     // Before they are read, so that no change is missed.
     let tls_files = config.tls.as_ref().map(certificates::look_at);
@@ -176,20 +179,25 @@ pub async fn serve(
     let Listeners { served, listening, files, .. } = clients;
     let (admin_addresses, admin_listeners): (Vec<_>, Vec<_>) = admin_listeners.into_iter().unzip();
     let outside = admin_addresses.iter().find(|address| !is_loopback(address.ip()));
-    if token.is_none()
+    if tokens.is_empty()
         && let Some(address) = outside
     {
         return Err(ServerError::NoToken { address: *address });
     }
     let is_reachable = outside.is_some();
     // Gone with this function.
-    let kept = if token.is_none() { keep_token(&admin_addresses) } else { None };
-    let token = token.or_else(|| Some(kept.as_ref()?.token().clone()));
+    let kept = if tokens.is_empty() { keep_token(&admin_addresses) } else { None };
+    let own = kept.as_ref().map(|kept| Named::only(kept.token().clone()));
+    let tokens: Vec<Named> = tokens.into_iter().chain(own).collect();
     let registry = Registry::new();
     let metrics = tally_state::Metrics::register(&registry)?;
     let prepared = async {
         let (url, options) = (&config.store, &config.state);
-        let state = store::open(url, options, &metrics, config.store_wait).await?;
+        let dir = config.releases.dir.clone();
+        let kept = tokio::task::spawn_blocking(move || Found::kept(dir.as_deref())).await;
+        let kept = kept.ok().flatten();
+        let (state, is_away) =
+            store::open(url, options, &metrics, config.store_wait, kept.is_some()).await?;
         let worker = state.worker();
         // Before they are read, so that no change is missed.
         let watched = match config.watch {
@@ -206,15 +214,31 @@ pub async fn serve(
         });
         // Guests are loaded, and slots made, from here on.
         tokio::spawn(upkeep(Arc::clone(&runtime)));
-        let routes = prepare(&config, &runtime, &worker).await?;
-        Ok::<_, ServerError>((state, worker, runtime, routes, watched))
+        let table = Table::new(Routes::new(Vec::new()));
+        let store =
+            Store::new(worker.clone()).map_err(|error| ServerError::Ended(error.to_string()))?;
+        let releases = Releases::new(
+            store.clone(),
+            Arc::clone(&runtime),
+            Arc::clone(&table),
+            worker.clone(),
+            &config,
+            &admin_addresses,
+        );
+        table.fill(
+            all_guests(&config, &store, kept.filter(|_| is_away), &releases, &runtime, &worker)
+                .await?,
+        );
+        Ok::<_, ServerError>((state, worker, runtime, table, releases, watched))
     };
-    let (state, worker, runtime, routes, watched) = tokio::select! {
+    let (state, worker, runtime, routes, releases, watched) = tokio::select! {
         prepared = prepared => prepared?,
         // Nothing has been served that would have to be finished.
         () = stop.next() => return Ok(()),
     };
-    let routes = Arc::new(Routes::new(routes));
+    // Until the store has said so.
+    routes.is_current_until(Some(Instant::now()));
+    let mut following = tokio::spawn(Arc::clone(&releases).follow());
     let metrics = edge::Metrics::register(&registry)?;
     let workers = Workers::start(
         config.workers,
@@ -229,11 +253,11 @@ pub async fn serve(
     let admin = Admin::new(
         registry,
         Arc::clone(&runtime),
-        Arc::clone(&routes),
+        Arc::clone(&releases),
         Arc::clone(&workers),
         state.clone(),
         logs.clone(),
-        Gate::new(token, is_reachable, config.admin_access.hosts.clone()),
+        Gate::new(tokens, is_reachable, config.admin_access.hosts.clone()),
     );
     let admin = Arc::new(admin?);
 
@@ -255,7 +279,7 @@ pub async fn serve(
         .map(|((files, tls), seen)| tokio::spawn(certificates::watch(files, tls, seen)));
     let reloading = tokio::spawn(reload_on(hangup, reload, tls));
     let token_files = kept.as_ref().map_or(&[][..], Kept::paths);
-    started(&banner(&config, &routes, &state, &served, &admin_addresses, token_files));
+    started(&banner(&config, &routes.routes(), &state, &served, &admin_addresses, token_files));
 
     let until_stopped = async {
         stop.next().await;
@@ -277,6 +301,7 @@ pub async fn serve(
         // One that goes on without them would look alive.
         part = workers.ended() => return Err(ServerError::Ended(part)),
         _ = &mut admin_task => return Err(ServerError::Ended("the admin listener".into())),
+        _ = &mut following => return Err(ServerError::Ended("following releases".into())),
     };
     tracing::info!(connections = workers.connections(), "stopping; a second signal ends at once");
     if let Some(watching) = watching {
@@ -297,12 +322,17 @@ pub async fn serve(
         () = tokio::time::sleep(config.drain_timeout) => Some(config.drain_timeout),
     };
     let connections = workers.connections();
+    following.abort();
     accounting.abort();
     reporting.abort();
     looking.abort();
     if cut != Some(Duration::ZERO) {
         // What was recorded since the last account; a store that is away does not hold up the end.
-        let _ = tokio::time::timeout(LAST_ACCOUNT, account_once(&routes, &worker)).await;
+        let last = async {
+            account_once(&routes, &worker).await;
+            releases.end().await;
+        };
+        let _ = tokio::time::timeout(LAST_ACCOUNT, last).await;
     }
     admin_task.abort();
     match cut {
@@ -319,6 +349,51 @@ async fn drain(workers: &Workers, runtime: &Runtime, grace: Duration) {
     workers.drained().await;
     while runtime.is_at_work() {
         tokio::time::sleep(DRAIN_LOOK).await;
+    }
+}
+
+/// All guests at the start: those of the file, and in the place of some, what was deployed.
+async fn all_guests(
+    config: &Config,
+    store: &Store,
+    kept: Option<Found>,
+    releases: &Arc<Releases>,
+    runtime: &Arc<Runtime>,
+    worker: &tally_state::Handle,
+) -> Result<Vec<(Pattern, Arc<Guest>)>, ServerError> {
+    let longest = config.state.timeout.saturating_add(config.store_wait);
+    let found = match kept {
+        Some(kept) => kept,
+        None => match tokio::time::timeout(longest, Found::read(store)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => nothing_found(&error),
+            Err(_) => nothing_found(&format!("no answer within {longest:?}")),
+        },
+    };
+    if config.guests.is_empty() && !config.releases.start_empty && !found.has_any() {
+        return Err(ServerError::NoGuest);
+    }
+    let mut of_file: Vec<GuestConfig> = config.guests.clone();
+    let superseded: HashSet<String> =
+        of_file.iter().map(|guest| guest.name.clone()).filter(|name| found.has(name)).collect();
+    let (mut routes, fallen_back) = releases.start(found, config.load_ahead).await;
+    of_file.retain(|guest| !superseded.contains(&guest.name) || fallen_back.contains(&guest.name));
+    routes.extend(prepare(config, &of_file, !routes.is_empty(), runtime, worker).await?);
+    Ok(routes)
+}
+
+fn nothing_found(reason: &dyn fmt::Display) -> Found {
+    tracing::error!(
+        "releases cannot be read from the store; this host begins with its file: {reason}"
+    );
+    Found::nothing()
+}
+
+/// Whether nothing can have been deployed in a store.
+fn is_new(store: &str) -> bool {
+    match tally_state::sqlite_path(store) {
+        Some(file) => !file.exists(),
+        None => store == "memory:",
     }
 }
 

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 /// is not flooded.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Opens a store, again and again for so long while it is away.
+/// Opens a store, again and again for so long while it is away. One that has to be there is given up after that; else it
+/// is connected to when it is back. The second part is whether it is away.
 ///
 /// # Errors
 /// At once what waiting cannot mend, such as a wrong password; else the last reason.
@@ -18,16 +19,25 @@ pub(super) async fn open(
     options: &Options,
     metrics: &Metrics,
     wait: Duration,
-) -> Result<State, OpenError> {
+    may_be_away: bool,
+) -> Result<(State, bool), OpenError> {
     let until = Instant::now().checked_add(wait);
     let mut is_said = false;
     loop {
         let reason = match State::open(url, options.clone(), metrics.clone()).await {
             Err(OpenError::Away(reason)) => reason,
-            opened => return opened,
+            opened => return opened.map(|state| (state, false)),
         };
         let now = Instant::now();
         let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
+        if left.is_zero() && may_be_away {
+            tracing::warn!(
+                "the store is away; this host begins with the releases that it ran last: {reason}"
+            );
+            let options = Options { may_be_away, ..options.clone() };
+            let opened = State::open(url, options, metrics.clone()).await;
+            return opened.map(|state| (state, true));
+        }
         if left.is_zero() {
             let waited = match wait.is_zero() {
                 true => String::new(),

@@ -51,6 +51,9 @@ pub struct Options {
     /// Whether the store is only read: writes are refused, nothing is created, and no lock that a
     /// writer has is waited for.
     pub read_only: bool,
+    /// Whether a server that is away is taken for one that was prepared before, and connected to when it is back.
+    /// What is only found out by asking it is not known then.
+    pub may_be_away: bool,
     /// Buckets that are going to be written. Where a store has rights for each key, they are checked
     /// at the start and with the store's health.
     pub buckets: Vec<Bucket>,
@@ -69,6 +72,7 @@ impl Default for Options {
             sweep_every: Duration::from_secs(10),
             run_records: 1 << 17,
             read_only: false,
+            may_be_away: false,
             buckets: Vec::new(),
         }
     }

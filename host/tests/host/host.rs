@@ -53,6 +53,8 @@ pub fn tally(dir: &Path) -> Command {
             command.env_remove(name);
         }
     }
+    // Not those of a server that had the same port.
+    command.env("TALLY_RELEASES_DIR", dir.join("releases"));
     command
 }
 
@@ -92,8 +94,17 @@ impl Host {
 
     /// Serves what a `tally.toml` says, in a folder that holds further files.
     pub fn start_configured(dir: TempDir, config: &str) -> Self {
+        Self::start_configured_with(dir, config, |_| {})
+    }
+
+    /// As [`Host::start_configured`], with whatever else a command is given.
+    pub fn start_configured_with(
+        dir: TempDir,
+        config: &str,
+        complete: impl FnOnce(&mut Command),
+    ) -> Self {
         std::fs::write(dir.path().join("tally.toml"), config).unwrap();
-        Self::run(dir, |_| {}).unwrap_or_else(|log| panic!("{log}"))
+        Self::run(dir, complete).unwrap_or_else(|log| panic!("{log}"))
     }
 
     /// As [`Host::start`], in a process that may have so much address space.

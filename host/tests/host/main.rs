@@ -48,6 +48,7 @@ mod parking;
 mod proxies;
 mod raw;
 mod readiness;
+mod releases;
 mod routing;
 mod shapes;
 mod slow_clients;

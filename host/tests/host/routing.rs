@@ -284,7 +284,7 @@ async fn a_route_is_deployed_to_by_its_name() {
         let output = run(host.dir(), &arguments);
         String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
     };
-    assert!(deploy(&[]).contains("choose one with --route: probe, api"), "{}", deploy(&[]));
+    assert!(deploy(&[]).contains("choose one with --guest: probe, api"), "{}", deploy(&[]));
     assert!(deploy(&["--route", "probe"]).contains("deployed"));
     assert_eq!(post(host.address, "/increment").await.count(), 1, "the other is as it was");
     assert!(deploy(&["--route", "api"]).contains("deployed"));

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A guest's component with a custom section at its end: the same code, another version.
-fn versioned(name: &str, label: &str) -> Vec<u8> {
+pub fn versioned(name: &str, label: &str) -> Vec<u8> {
     let mut bytes = std::fs::read(guest(name)).unwrap();
     let length = u8::try_from(label.len()).unwrap();
     // Section 0, its length, and its name with its own length: all below 128, so one byte each.

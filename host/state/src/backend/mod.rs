@@ -104,6 +104,18 @@ pub struct Description {
     pub warning: Option<String>,
 }
 
+impl Description {
+    /// Of a server that was away, of which nothing is known but where it is.
+    pub(crate) fn away(backend: &'static str, location: String) -> Self {
+        Self {
+            backend,
+            location,
+            guarantee: String::from("what it guarantees is not known, as it was away at the start"),
+            warning: None,
+        }
+    }
+}
+
 impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.backend, self.location, self.guarantee)

@@ -78,7 +78,14 @@ impl Postgres {
         let prepared = tokio::time::timeout(limit, preparing).await.unwrap_or_else(|_| {
             Err(Unconnected::passing(format!("it did not answer within {limit:?}")))
         });
-        let client = prepared.map_err(|unconnected| unconnected.explain(explain))?;
+        let prepared = prepared.map_err(|unconnected| unconnected.explain(explain));
+        let client = match prepared {
+            Err(OpenError::Away(_)) if options.may_be_away => {
+                let description = Description::away("postgres", location.clone());
+                return Ok((Self::of(target, options), description));
+            }
+            prepared => prepared?,
+        };
         let warning = statement::durability_warning(&client)
             .await
             .map_err(|error| setup::refused(&error).explain(explain))?;
@@ -90,12 +97,15 @@ impl Postgres {
             ),
             warning,
         };
-        let postgres = Self {
+        Ok((Self::of(target, options), description))
+    }
+
+    fn of(target: Target, options: &Options) -> Self {
+        Self {
             target: Arc::new(target),
             window: options.idempotency_window,
             sweep_every: options.sweep_every,
-        };
-        Ok((postgres, description))
+        }
     }
 
     /// A connection for one lane, made when first used.

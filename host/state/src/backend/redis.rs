@@ -70,8 +70,13 @@ impl Redis {
                 .await?;
             Ok::<_, Unconnected>((live, durability))
         };
-        let opened = open.await.map_err(|unconnected| unconnected.explain(explain))?;
-        let (mut live, (guarantee, warning)) = opened;
+        let opened = open.await.map_err(|unconnected| unconnected.explain(explain));
+        let (mut live, (guarantee, warning)) = match opened {
+            Err(OpenError::Away(_)) if options.may_be_away => {
+                return Ok((redis, Description::away("redis", location)));
+            }
+            opened => opened?,
+        };
         let lost = match redis.target.fails_over() {
             true => sentinel::warning(&mut live).await,
             false => None,

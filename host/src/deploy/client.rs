@@ -1,4 +1,4 @@
-//! `tally deploy`: replacing a guest of a running host, over its admin listener.
+//! A client of the admin listener of a host.
 
 use std::path::Path;
 
@@ -8,7 +8,6 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, header, uri::Authority
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tally_net::HostPort;
 use tokio::net::TcpStream;
@@ -18,87 +17,50 @@ use crate::{
     config::{ADMIN_TOKEN, Secret},
 };
 
-/// The admin token that the environment or a file gives, if one does.
+/// The admin token that the environment or a file gives, if one does: the first one of a file with several.
 ///
 /// # Errors
 /// When it is in both, or cannot be a token.
-pub fn token(environment: &[(String, String)], file: Option<&Path>) -> Result<Option<Secret>> {
+pub(super) fn token(
+    environment: &[(String, String)],
+    file: Option<&Path>,
+) -> Result<Option<Secret>> {
     let variable = environment.iter().find(|(name, _)| name == ADMIN_TOKEN);
     let variable = variable.and_then(|(_, token)| Secret::new(token));
-    Ok(token::configured(variable.as_ref(), file)?)
+    let tokens = token::configured(variable.as_ref(), file)?;
+    Ok(tokens.first().map(|token| token.token().clone()))
 }
 
-/// Sends a component to a host, and gives what became of it, for people. Without a token, that of a
-/// host of the same user on this machine is looked for.
-///
-/// # Errors
-/// When the file cannot be read, the host cannot be reached, has no such route, or refuses the token
-/// or the component; the text says why.
-pub async fn deploy(
-    file: &Path,
-    route: Option<&str>,
-    admin: &str,
-    token: Option<Secret>,
-) -> Result<String> {
-    let bytes = crate::server::read_guest(file)?;
-    let host = Host::parse(admin, token)?;
-    let name = match route {
-        Some(route) => route.to_owned(),
-        None => only_guest(&host).await?,
-    };
-    let path = format!("/guests/{}", utf8_percent_encode(&name, NON_ALPHANUMERIC));
-    let (status, body) = host.send(&Method::PUT, &path, bytes.into()).await?;
-    if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        bail!("{admin}: {}", body.trim());
-    }
-    if status != StatusCode::OK {
-        bail!("{}: {}", file.display(), body.trim());
-    }
-    let done: Value = serde_json::from_str(&body).context("the host's answer is no JSON")?;
-    let text = |key: &str| done.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let mut said = format!(
-        "deployed {} to '{name}': version {} instead of {}, after {} ms",
-        file.display(),
-        text("version"),
-        text("previous"),
-        done.get("milliseconds").unwrap_or(&Value::Null),
-    );
-    let notes = done.get("notes").and_then(Value::as_array);
-    for note in notes.into_iter().flatten().filter_map(Value::as_str) {
-        said.push('\n');
-        said.push_str(note);
-    }
-    Ok(said)
-}
-
-/// The guest of a host that has but one.
-async fn only_guest(host: &Host<'_>) -> Result<String> {
-    let (status, body) = host.send(&Method::GET, "/guests", Bytes::new()).await?;
-    let admin = host.url;
-    if status.is_client_error() {
-        bail!("{admin}: {}", body.trim());
-    }
-    let guests: Vec<Value> = serde_json::from_str(&body)
-        .with_context(|| format!("{admin} is no admin listener of tally"))?;
-    let names: Vec<&str> =
-        guests.iter().filter_map(|guest| guest.get("name").and_then(Value::as_str)).collect();
-    match names.as_slice() {
-        [name] => Ok((*name).to_owned()),
-        names => {
-            bail!("the host has several guests; choose one with --route: {}", names.join(", "))
+impl Host<'_> {
+    /// Asks for something, and gives the answer.
+    ///
+    /// # Errors
+    /// What the host says instead, or why it cannot be asked.
+    pub(super) async fn ask(&self, method: &Method, path: &str, body: Bytes) -> Result<Value> {
+        let (status, text) = self.send(method, path, body).await?;
+        if status.is_success() {
+            return serde_json::from_str(&text).with_context(|| {
+                format!("{}: the answer is no JSON; is this an admin listener of tally?", self.url)
+            });
+        }
+        let problem: Option<Value> = serde_json::from_str(&text).ok();
+        let detail = problem.as_ref().and_then(|problem| problem.get("detail")?.as_str());
+        match detail {
+            Some(detail) => bail!("{detail}"),
+            None => bail!("{}: {}", self.url, text.trim()),
         }
     }
 }
 
 /// An admin listener.
-struct Host<'a> {
-    url: &'a str,
+pub(super) struct Host<'a> {
+    pub(super) url: &'a str,
     authority: Authority,
     token: Option<Secret>,
 }
 
 impl<'a> Host<'a> {
-    fn parse(url: &'a str, token: Option<Secret>) -> Result<Self> {
+    pub(super) fn parse(url: &'a str, token: Option<Secret>) -> Result<Self> {
         let advice = "write the admin listener's URL, such as http://127.0.0.1:3001";
         let uri: Uri = url.parse().with_context(|| format!("'{url}' is no URL; {advice}"))?;
         match (uri.scheme_str(), uri.authority()) {
@@ -123,7 +85,12 @@ impl<'a> Host<'a> {
 
     /// Sends a request, with one token after the other where several may be the host's: one that was
     /// killed leaves its own behind.
-    async fn send(&self, method: &Method, path: &str, body: Bytes) -> Result<(StatusCode, String)> {
+    pub(super) async fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, String)> {
         let stream = self.connect().await?;
         let mut tokens = match &self.token {
             Some(token) => vec![token.clone()],
