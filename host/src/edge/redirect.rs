@@ -1,7 +1,7 @@
 //! Listeners that answer nothing themselves, and send clients to the one with TLS.
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header, uri::PathAndQuery};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header, uri::PathAndQuery};
 
 use super::{authority, head, problem::Problem, request_id::RequestId};
 use crate::runtime::Body;
@@ -16,7 +16,11 @@ const HTTPS: u16 = 443;
 pub(super) fn to_https<B>(request: Request<B>, port: u16) -> Response<Body> {
     let mut parts = request.into_parts().0;
     let id = RequestId::of(&parts.headers);
-    if let Err(problem) = head::check(&mut parts) {
+    let checked = head::check(&mut parts).and_then(|()| match parts.version {
+        Version::HTTP_11 => head::check_coding(&parts.headers),
+        _ => Ok(()),
+    });
+    if let Err(problem) = checked {
         return problem.into_response(&id, false);
     }
     // Only HTTP/1.0 may do without.

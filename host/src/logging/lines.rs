@@ -233,6 +233,8 @@ pub(super) struct LogFile {
     file: File,
     /// A write ended within a line.
     is_torn: bool,
+    /// It was moved, and there can be no new one, which has been said.
+    is_stuck: bool,
 }
 
 impl LogFile {
@@ -241,14 +243,27 @@ impl LogFile {
     /// # Errors
     /// What the operating system says.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: open(path)?, is_torn: false })
+        Ok(Self { path: path.to_owned(), file: open(path)?, is_torn: false, is_stuck: false })
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.was_moved() {
-            // If that fails, the file that is open still takes lines.
-            if let Ok(file) = open(&self.path) {
-                (self.file, self.is_torn) = (file, false);
+            match open(&self.path) {
+                Ok(file) => (self.file, self.is_torn, self.is_stuck) = (file, false, false),
+                // What is written to a file that was removed is lost.
+                Err(error) if self.file.metadata().is_ok_and(|file| file.nlink() == 0) => {
+                    return Err(error);
+                }
+                // One that was moved still takes lines.
+                Err(error) => {
+                    if !std::mem::replace(&mut self.is_stuck, true) {
+                        let path = self.path.display();
+                        tracing::warn!(
+                            %error, %path,
+                            "the log file was moved, and a new one cannot be opened: lines go on to the moved one"
+                        );
+                    }
+                }
             }
         }
         if self.is_torn {
@@ -363,6 +378,29 @@ mod tests {
         lines.push(b"three\n");
         lines.flush(LONG);
         assert_eq!(fs::read_to_string(&moved).unwrap(), "one\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
+    }
+
+    #[test]
+    fn where_no_new_file_can_be_opened_no_line_is_lost_unseen() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (dir.path().join("log"), dir.path().join("log.1"));
+        let file = LogFile::open(&path).unwrap();
+        let lines = Lines::start("test", output(Sink::File(file))).unwrap();
+        fs::rename(&path, &moved).unwrap();
+        // Nobody can open a folder as a file.
+        fs::create_dir(&path).unwrap();
+        lines.push(b"one\n");
+        lines.flush(LONG);
+        assert_eq!(fs::read_to_string(&moved).unwrap(), "one\n");
+        assert_eq!(lines.dropped(), 0);
+        fs::remove_file(&moved).unwrap();
+        lines.push(b"two\n");
+        lines.flush(LONG);
+        assert_eq!(lines.dropped(), 1);
+        fs::remove_dir(&path).unwrap();
+        lines.push(b"three\n");
+        lines.flush(LONG);
         assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
     }
 }
