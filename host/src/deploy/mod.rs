@@ -78,7 +78,7 @@ pub struct Deploy {
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
 
-    /// File with further settings of the guest, with the keys of a [[route]] in tally.toml
+    /// File with further settings of the guest, with the keys that a route has in tally.toml
     #[arg(long, value_name = "FILE.toml")]
     settings: Option<PathBuf>,
 
