@@ -663,6 +663,7 @@ mod tests {
             "tcp",
             "files",
             "scratch",
+            "middleware",
             "spin-headers",
             "sqlite",
             "sqlite-dir",
