@@ -205,8 +205,8 @@ pub struct Options {
     #[arg(long, value_name = "TIME", env = "TALLY_BODY_TIMEOUT")]
     pub body_timeout: Option<Span>,
 
-    /// Proxy that is believed when it says who its client is: an address, or a range of them as
-    /// 10.0.0.0/8; can be repeated [default: none]
+    /// Proxy that is believed when it says who its client is: an address, a range of them as
+    /// 10.0.0.0/8, or 'unix' for all that come by Unix sockets; can be repeated [default: none]
     #[arg(
         long = "trusted-proxy",
         value_name = "CIDR",

@@ -7,6 +7,9 @@ use ipnet::IpNet;
 use super::{ConfigError, TrustedHeader};
 use crate::edge::Proxies;
 
+/// Stands for whoever connects to a Unix socket.
+const UNIX: &str = "unix";
+
 /// Checks what is configured of proxies.
 ///
 /// # Errors
@@ -16,19 +19,22 @@ pub(super) fn resolve(
     header: TrustedHeader,
     protocol: bool,
 ) -> Result<Proxies, ConfigError> {
-    let trusted: Vec<IpNet> = trusted.iter().map(|text| net(text)).collect::<Result<_, _>>()?;
-    if protocol && trusted.is_empty() {
+    let (sockets, addresses): (Vec<&String>, Vec<_>) =
+        trusted.iter().partition(|text| text.trim() == UNIX);
+    let (unix, trusted) = (!sockets.is_empty(), addresses.into_iter().map(|text| net(text)));
+    let trusted = trusted.collect::<Result<Vec<IpNet>, _>>()?;
+    if protocol && trusted.is_empty() && !unix {
         return Err(ConfigError(
             "proxy-protocol: only with a trusted-proxy, as others could claim any address".into(),
         ));
     }
-    Ok(Proxies { trusted, header: header.into(), protocol })
+    Ok(Proxies { trusted, unix, header: header.into(), protocol })
 }
 
 fn net(text: &str) -> Result<IpNet, ConfigError> {
     let wrong = || {
         ConfigError(format!(
-            "trusted-proxy: '{text}' is neither an address such as 10.0.0.1 nor a range such as 10.0.0.0/8 or fd00::/8"
+            "trusted-proxy: '{text}' is neither an address such as 10.0.0.1, nor a range such as 10.0.0.0/8 or fd00::/8, nor '{UNIX}'"
         ))
     };
     let address = text.trim();
@@ -51,8 +57,10 @@ mod tests {
         let found = resolve(&["10.0.0.1", "10.1.0.0/16", "fd00::/8", " ::1"], true).unwrap();
         let expected =
             ["10.0.0.1/32", "10.1.0.0/16", "fd00::/8", "::1/128"].map(|net| net.parse().unwrap());
-        assert_eq!(found.trusted, expected);
-        for wrong in ["", "10.0.0", "10.0.0.0/33", "proxy.example", "*"] {
+        assert_eq!((found.trusted, found.unix), (expected.to_vec(), false));
+        let found = resolve(&["10.0.0.1", "unix"], true).unwrap();
+        assert_eq!((found.trusted.len(), found.unix), (1, true));
+        for wrong in ["", "10.0.0", "10.0.0.0/33", "proxy.example", "*", "unix:"] {
             let error = resolve(&[wrong], false).unwrap_err().to_string();
             assert!(error.contains("10.0.0.0/8"), "{error}");
         }

@@ -44,6 +44,8 @@ pub enum ProxyHeader {
 pub struct Proxies {
     /// Their addresses.
     pub trusted: Vec<IpNet>,
+    /// Whether they are at Unix sockets as well, which have none.
+    pub unix: bool,
     /// The field in which they say who their client is.
     pub header: ProxyHeader,
     /// Whether their connections begin with the PROXY protocol.
@@ -115,6 +117,11 @@ impl Peer {
         let client = Client { address, port, is_secure, host: None };
         let fields = client.fields();
         Self { client, is_trusted, is_internal: false, fields }
+    }
+
+    /// It came by a Unix socket, where a proxy is believed.
+    pub(super) fn is_proxy_without_address(&mut self) {
+        self.is_trusted = true;
     }
 
     /// Its address, as far as the connection tells.
@@ -224,7 +231,7 @@ mod tests {
 
     fn proxies(header: ProxyHeader) -> Proxies {
         let trusted = ["10.0.0.0/8", "fd00::/8"].map(|net| net.parse().unwrap());
-        Proxies { trusted: trusted.into(), header, protocol: false }
+        Proxies { trusted: trusted.into(), unix: false, header, protocol: false }
     }
 
     /// The client of a request with these fields from an address, and the fields that guests see.

@@ -42,7 +42,8 @@ pub(super) async fn open(
     let (address, proxies, is_internal) = (socket.client(), &limits.proxies, socket.is_internal());
     let mut socket = socket.register()?;
     let is_proxy = |address: SocketAddr| proxies.trust(address.ip().to_canonical());
-    let client = if proxies.protocol && address.is_some_and(is_proxy) {
+    let is_unix_proxy = address.is_none() && !is_internal && proxies.unix;
+    let client = if proxies.protocol && (is_unix_proxy || address.is_some_and(is_proxy)) {
         // Boxed here and below: what a connection begins with would take its memory to the end.
         let reading = Box::pin(proxy_protocol::read(&mut socket));
         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
@@ -53,6 +54,10 @@ pub(super) async fn open(
     let is_secure = matches!(protocol, Protocol::Tls(_));
     let mut peer = Peer::new(address, client, is_secure, proxies);
     peer.is_internal = is_internal;
+    // Else the client that it names is the one to be believed, or not.
+    if is_unix_proxy && client.is_none() {
+        peer.is_proxy_without_address();
+    }
     let socket = Watched::new(socket, patience);
     let transport = match protocol {
         Protocol::Plain | Protocol::Redirect { .. } => Transport::Plain(socket),

@@ -1,6 +1,11 @@
 //! What proxies say of their clients, and who is believed.
 
-use std::process::Command;
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    process::Command,
+    time::Duration,
+};
 
 use crate::{
     client::{Client, raw},
@@ -116,4 +121,30 @@ fn what_cannot_be_a_proxy_is_refused_at_the_start() {
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && error.contains(hint), "{flags:?}: {error}");
     }
+}
+
+/// Proxies at Unix sockets have no address to be known by.
+#[test]
+fn a_proxy_at_a_unix_socket_is_believed_where_that_is_asked_for() {
+    let ask = |flags: &[&str], first: &str| {
+        let flags = [&["--listen", "unix:tally.sock"], flags].concat();
+        let host = host(&flags);
+        let mut stream = UnixStream::connect(host.dir().join("tally.sock")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let request = format!(
+            "{first}GET /header?x-forwarded-for HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+            x-forwarded-for: 1.1.1.1, 192.0.2.7\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        response.rsplit("\r\n\r\n").next().unwrap().to_owned()
+    };
+    let trusts = ["--trusted-proxy", "unix"];
+    assert_eq!(ask(&[], ""), "(none)");
+    assert_eq!(ask(&["--trusted-proxy", "0.0.0.0/0"], ""), "(none)");
+    assert_eq!(ask(&trusts, ""), "192.0.2.7");
+    let protocol = [&trusts[..], &["--proxy-protocol"]].concat();
+    let line = "PROXY TCP4 192.0.2.9 10.0.0.1 4711 80\r\n";
+    assert_eq!(ask(&protocol, line), "192.0.2.9", "the client that it names is no proxy");
 }
