@@ -1,7 +1,7 @@
 //! Version 1 of what programs ask of a host: `/admin/v1/…`. The commands of `tally` are its client; `openapi.json`
 //! describes it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{Admin, Who, connections::Peer, route::V1};
 use crate::{
     config::ReleaseSettings,
+    registry::{Guest, Pattern},
     releases::{Change, Component, Deployment, Error, Made, Record, Rollout, Where},
     runtime::World,
 };
@@ -109,12 +110,13 @@ impl Admin {
             V1::Guest(name) => {
                 let name = decode(name);
                 let head = self.releases.head(&name).await?;
-                let is_known = self.table.routes().named(&name).is_some();
-                if head.number == 0 && !is_known {
+                let routes = self.table.routes();
+                let found = routes.named_with_pattern(&name);
+                if head.number == 0 && found.is_none() {
                     let detail = format!("there is no guest named '{name}'");
                     return Err(Refusal::new(StatusCode::NOT_FOUND, detail));
                 }
-                Ok(answer(&self.guest(&name, &head, &[])))
+                Ok(answer(&self.guest(&name, found, &head, &[])))
             }
             V1::Upload => self.upload(request, peer).await,
             V1::Release(name) => {
@@ -195,20 +197,26 @@ impl Admin {
         let mut heads: HashMap<String, _> = heads.into_iter().collect();
         let routes = self.table.routes();
         let mut guests = Vec::new();
-        for (_, guest) in routes.iter() {
-            let head = heads.remove(&**guest.name()).unwrap_or_default();
-            guests.push(self.guest(guest.name(), &head, &hosts));
+        for found in routes.iter() {
+            let name = found.1.name();
+            let head = heads.remove(&**name).unwrap_or_default();
+            guests.push(self.guest(name, Some(found), &head, &hosts));
         }
         // What cannot run here.
         for (name, head) in heads.into_iter().filter(|(_, head)| head.release.is_some()) {
-            guests.push(self.guest(&name, &head, &hosts));
+            guests.push(self.guest(&name, None, &head, &hosts));
         }
         Ok(answer(&guests.into()))
     }
 
-    fn guest(&self, name: &str, head: &crate::releases::Head, hosts: &[Record]) -> Value {
-        let routes = self.table.routes();
-        let found = routes.iter().find(|(_, guest)| &**guest.name() == name);
+    /// A guest, with its route if it has one here.
+    fn guest(
+        &self,
+        name: &str,
+        found: Option<(&Pattern, &Arc<Guest>)>,
+        head: &crate::releases::Head,
+        hosts: &[Record],
+    ) -> Value {
         let release = found.map(|(_, guest)| guest.release());
         let wanted = head.release.as_ref().map(|release| release.number);
         let failed = hosts.iter().filter_map(|host| {

@@ -38,12 +38,28 @@ impl Host<'_> {
     /// What the host says instead, or why it cannot be asked.
     pub(super) async fn ask(&self, method: &Method, path: &str, body: Bytes) -> Result<Value> {
         let (status, text) = self.send(method, path, body).await?;
+        self.value(status, &text)
+    }
+
+    /// The same of something that there may not be.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub(super) async fn find(&self, path: &str) -> Result<Option<Value>> {
+        let (status, text) = self.send(&Method::GET, path, Bytes::new()).await?;
+        if status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        self.value(status, &text).map(Some)
+    }
+
+    fn value(&self, status: StatusCode, text: &str) -> Result<Value> {
         if status.is_success() {
-            return serde_json::from_str(&text).with_context(|| {
+            return serde_json::from_str(text).with_context(|| {
                 format!("{}: the answer is no JSON; is this an admin listener of tally?", self.url)
             });
         }
-        let problem: Option<Value> = serde_json::from_str(&text).ok();
+        let problem: Option<Value> = serde_json::from_str(text).ok();
         let detail = problem.as_ref().and_then(|problem| problem.get("detail")?.as_str());
         match detail {
             Some(detail) => bail!("{detail}"),

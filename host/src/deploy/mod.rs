@@ -167,10 +167,9 @@ pub async fn deploy(arguments: Deploy, environment: &[(String, String)]) -> Resu
         None => only_guest(&host).await?,
     };
     // What was seen before anything was sent: who changes the guest meanwhile is not written over.
-    let all = host.ask(&Method::GET, "/admin/v1/guests", Bytes::new()).await?;
-    let found = all.as_array().into_iter().flatten().find(|guest| text(guest, "name") == name);
-    let base = found.map_or(&Value::Null, |guest| &guest["entry"]);
-    let here = found.map_or(&Value::Null, |guest| &guest["here"]);
+    let found = host.find(&format!("/admin/v1/guests/{}", escape(&name))).await?;
+    let base = found.as_ref().map_or(&Value::Null, |guest| &guest["entry"]);
+    let here = found.as_ref().map_or(&Value::Null, |guest| &guest["here"]);
     let of_file = || file.display().to_string();
     let component = host.ask(&Method::POST, "/admin/v1/components", bytes).await;
     let component = component.with_context(of_file)?;

@@ -333,8 +333,13 @@ impl Routes {
 
     /// The guest of this name.
     pub(crate) fn named(&self, name: &str) -> Option<&Arc<Guest>> {
+        self.named_with_pattern(name).map(|(_, guest)| guest)
+    }
+
+    /// The same, with what it is asked by.
+    pub(crate) fn named_with_pattern(&self, name: &str) -> Option<(&Pattern, &Arc<Guest>)> {
         let place = self.names.get(name)?;
-        self.routes.get(*place).map(|(_, guest)| guest)
+        self.routes.get(*place).map(|(pattern, guest)| (pattern, guest))
     }
 }
 
