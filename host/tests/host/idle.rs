@@ -105,7 +105,9 @@ async fn an_idle_host_sleeps() {
         let (before, looked) = (sleeps(host.id()), Instant::now());
         tokio::time::sleep(Duration::from_secs(3)).await;
         let a_second = (sleeps(host.id()) - before) as f64 / looked.elapsed().as_secs_f64();
-        if a_second < 10.0 {
+        // It looks for releases four times a second and keeps its session, each by some threads. Something that ticks
+        // wakes up a hundred times, or a thousand.
+        if a_second < 45.0 {
             break;
         }
         assert!(Instant::now() < limit, "it wakes up {a_second:.0} times a second");
