@@ -188,13 +188,21 @@ pub async fn post(address: SocketAddr, target: &str) -> Response {
 
 /// Waits until the metrics of an admin listener say something.
 pub async fn until_metrics_say(admin: SocketAddr, text: &str) {
+    let mut last = String::new();
     let waiting = async {
-        while !get(admin, "/metrics").await.text().contains(text) {
+        loop {
+            last = get(admin, "/metrics").await.text().to_owned();
+            if last.contains(text) {
+                return;
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let waited = tokio::time::timeout(Duration::from_secs(120), waiting).await;
-    waited.unwrap_or_else(|_| panic!("the metrics never say {text}"));
+    if tokio::time::timeout(Duration::from_secs(120), waiting).await.is_err() {
+        let name = text.split(['{', ' ']).next().unwrap_or_default();
+        let alike: Vec<&str> = last.lines().filter(|line| line.starts_with(name)).collect();
+        panic!("the metrics never say {text}, but {alike:#?}");
+    }
 }
 
 /// A request that is under way for as long as the test wants: its body has not ended.

@@ -138,7 +138,11 @@ async fn a_dozen_guests_are_each_asked_a_thousand_times_at_once() {
     let host = Host::start_configured(dir, &config);
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
-        connections.push(Client::connect_http2(host.address).await);
+        let mut connection = Client::connect_http2(host.address).await;
+        // Its worker is connected to the store from here on, and the host has looked for releases.
+        let request = Request::get("http://g0.test/report").body(Full::default()).unwrap();
+        assert_eq!(connection.try_send(request).await.unwrap().status, 200);
+        connections.push(connection);
     }
     for number in 0..GUESTS {
         proxy.stall(tally_testkit::Way::Requests, 0);
