@@ -27,7 +27,8 @@ mkdir -p dist
 wit=../../wit
 if [ "$module" = service ]; then
     # In one folder, as the tool wants them: the world, this repository's interfaces, and those of WASI 0.3, which
-    # the crate `wasip3` of the Rust guests has in the version of Cargo.lock.
+    # the crate `wasip3` of the Rust guests has: of those in Cargo.lock, the one with the version that the world names.
+    version=$(sed -n 's/.*include wasi:http\/service@\(.*\);/\1/p' service.wit)
     wit=dist/wit
     rm -rf "$wit"
     mkdir -p "$wit"
@@ -35,7 +36,9 @@ if [ "$module" = service ]; then
     cp ../../wit/plugin.wit "$wit/deps/tally-plugin.wit"
     wasip3=$(cargo metadata --locked --format-version 1 --manifest-path ../Cargo.toml | python3 -c '
 import json, sys
-print(next(found["manifest_path"] for found in json.load(sys.stdin)["packages"] if found["name"] == "wasip3"))')
+crates = [crate for crate in json.load(sys.stdin)["packages"] if crate["name"] == "wasip3"]
+crates = [crate for crate in crates if crate["version"].endswith("+wasi-" + sys.argv[1])]
+print(crates[0]["manifest_path"] if crates else sys.exit("no crate wasip3 in Cargo.lock has WASI " + sys.argv[1]))' "$version")
     cp "$(dirname "$wasip3")"/wit/deps/*.wit "$wit/deps"
 fi
 .venv/bin/componentize-py --quiet -d "$wit" -w "$world" componentize "$module" -o "$component.new"
