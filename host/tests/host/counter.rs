@@ -79,7 +79,9 @@ pub async fn many_clients_count_exactly(host: Host) {
             if response.status == 200 {
                 values.push(response.count());
             } else {
-                response.problem(503, "busy");
+                // Places or turns: which of them there are too few of depends on the machine.
+                assert_eq!(response.status, 503, "{response:?}");
+                assert_eq!(response.json()["applied"], "no", "{response:?}");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
