@@ -193,7 +193,7 @@ impl Counts {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Fails where there was none of what the load is to be made of.
+    /// Fails if one part of the load never happened: no answers, no failures, no deploys or no cuts.
     fn are_of_all_kinds(&self) -> Result<()> {
         let Self { answered, failed, none: _, deploys, cuts } = self;
         let kinds = [

@@ -54,7 +54,7 @@ const MAX_DISCARDED: usize = 130 << 20;
 /// Longest time that a refused body is read on.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The same without a byte of it: whoever has stopped sending can read the answer.
+/// Longest pause in a refused body: a client that has stopped sending is answered then.
 const DISCARD_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a component takes of [`UPLOAD_BYTES`], until dropped.
